@@ -1,0 +1,9 @@
+//go:build !cgo
+
+package backend
+
+import "fmt"
+
+func openXLA(spec, _ string) (*Device, error) {
+	return nil, fmt.Errorf("backend %q: this program was built without cgo, which XLA needs; build it with CGO_ENABLED=1 and a C compiler", spec)
+}
