@@ -11,7 +11,7 @@ import (
 
 // element is what Values can take as it is.
 type element interface {
-	~float32 | ~int32 | ~uint32 | ~uint8
+	float32 | int32 | uint32 | uint8
 }
 
 // Bytes is the memory of values, not a copy of it.
