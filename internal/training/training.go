@@ -1,0 +1,55 @@
+// Package training holds what a trainer and the programs that it drives say to each other: batches in, sums and
+// gradient norms out. It keeps package sft free of devices and the layer-wise runner free of data sets.
+package training
+
+import "context"
+
+// Batch is Rows sequences of Length tokens, row after row.
+type Batch struct {
+	Rows, Length int
+	IDs          []int32  // token ids [Rows·Length]
+	Labels       []int32  // the token that should follow each position, within its document; -100: none
+	Positions    []int32  // position in the document; nil: counted from the start of the row
+	Segments     []int32  // document within the row, from 1; 0: padding; nil: one document per row, no padding
+	RowSeeds     []uint64 // [Rows] what the random streams of a row are keyed by; nil: its index
+	NumLabels    int      // labels that are not -100
+	NumTokens    int      // tokens that are not padding
+}
+
+// Stats are sums over a batch's labels.
+type Stats struct {
+	LossSum    float64 // cross entropy in nats
+	EntropySum float64 // entropy of the predictions in nats
+	Correct    int     // labels ranked first
+	Labels     int     // labels scored
+}
+
+// SessionOptions configure a session. AdamW's defaults are the caller's to set.
+type SessionOptions struct {
+	// ResidualBudget is how many bytes of activations may be kept for the backward pass ("auto", "0", "12GiB").
+	ResidualBudget                                 string
+	AdamBeta1, AdamBeta2, AdamEpsilon, WeightDecay float64
+	Seed                                           int64 // of dropout
+}
+
+// ApplyOptions configure one optimizer step.
+type ApplyOptions struct {
+	LearningRate float64
+	NumItems     float64 // what the summed gradients are divided by: the number of labels
+	MaxGradNorm  float64 // 0: no clipping
+}
+
+// Session trains one model. It is used by one goroutine.
+type Session interface {
+	// MicroStep runs forward and backward and adds the gradients of the summed loss to the sums.
+	MicroStep(ctx context.Context, b *Batch) (Stats, error)
+	// Apply updates with the summed gradients, clears them and returns their norm before clipping.
+	Apply(ctx context.Context, o ApplyOptions) (gradNorm float64, err error)
+	// Evaluate scores a batch without training.
+	Evaluate(ctx context.Context, b *Batch) (Stats, error)
+	// SaveState writes trainable values, moments and step count into dir; LoadState puts them back.
+	SaveState(dir string) error
+	LoadState(dir string) error
+	MemoryInUse() (bytes int64, ok bool)
+	Close() error
+}
