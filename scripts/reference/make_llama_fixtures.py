@@ -17,7 +17,6 @@ import shutil
 import sys
 
 import bitsandbytes
-import bitsandbytes.functional as bnb_functional
 import numpy
 import peft
 import safetensors
@@ -25,9 +24,11 @@ import tokenizers
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 from transformers.trainer import Trainer
+
+from nf4 import through_nf4
 
 IGNORE = -100
 LORA_STEPS, FULL_STEPS, BATCHES = 20, 5, 4
@@ -257,14 +258,7 @@ def full_reference(folder, batches):
 def nf4_reference(folder, batches):
     """The base's block linears through bitsandbytes NF4 with double quantization and back, in float32; lm_head stays."""
     tuned = load_tuned(folder, torch.float32)
-    errors = {}
-    with torch.no_grad():
-        for name, p in tuned.named_parameters():
-            if ".base_layer.weight" in name:
-                packed, state = bnb_functional.quantize_4bit(p.data, blocksize=64, compress_statistics=True, quant_type="nf4")
-                back = bnb_functional.dequantize_4bit(packed, state)
-                errors[name.replace("base_model.model.", "").replace(".base_layer", "")] = relative(back, p.data)
-                p.copy_(back)
+    errors = {n.replace("base_model.model.", "").replace(".base_layer", ""): e for n, e in through_nf4(tuned).items()}
     with torch.no_grad(), tuned.disable_adapter():
         base_loss, base_logits = loss_of(tuned, batches[0])
     loss, logits = gradients(tuned, batches[0])
