@@ -59,17 +59,18 @@ type foreignError struct{ message string }
 func (e *foreignError) Error() string { return e.message }
 
 func checkLength(start []byte, n uint64, size int64) error {
+	fits := n <= uint64(size-lengthBytes)
 	switch {
+	case fits && n <= maxHeader:
+		return nil // before anything else: a length may look like the start of another format
 	case bytes.HasPrefix(start, []byte("version https://git-lfs")):
 		return &foreignError{"it is a Git LFS pointer, not the weights; run git lfs pull, or download the file itself"}
-	case bytes.HasPrefix(start, []byte("PK\x03\x04")) || start[0] == 0x80:
+	case bytes.HasPrefix(start, []byte("PK\x03\x04")) || bytes.HasPrefix(start, []byte("\x80\x02\x8a\x0a")):
 		return &foreignError{"it is a PyTorch pickle; load it with torch and save it with safetensors.torch.save_file"}
 	case n > maxHeader:
 		return fmt.Errorf("header length %d is above the format's limit of %d: this is no safetensors file, or it is damaged", n, maxHeader)
-	case n > uint64(size-lengthBytes):
-		return fmt.Errorf("header of %d bytes reaches beyond the file's %d bytes: the file is truncated", n, size)
 	}
-	return nil
+	return fmt.Errorf("header of %d bytes reaches beyond the file's %d bytes: the file is truncated", n, size)
 }
 
 // entry is the JSON object of one tensor; pointers tell absent fields from empty ones.

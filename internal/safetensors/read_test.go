@@ -209,6 +209,7 @@ func TestDamagedFilesAreErrorsThatSayWhere(t *testing.T) {
 		{"text after the object", file(`{`+a+`}}`, 8), []string{"follows the JSON object"}},
 		{"invalid UTF-8", file("{\"\xff\":1}", 0), []string{"UTF-8"}},
 		{"Git LFS pointer", []byte("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"), []string{"Git LFS pointer", "git lfs pull"}},
+		{"PyTorch pickle", append([]byte("\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."), make([]byte, 100)...), []string{"PyTorch", "save_file"}},
 		{"PyTorch zip", append([]byte("PK\x03\x04"), make([]byte, 100)...), []string{"PyTorch", "save_file"}},
 	}
 	for _, c := range cases {
@@ -247,6 +248,20 @@ func TestUnusualFilesAreRead(t *testing.T) {
 		}
 		if err := f.Close(); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// The first byte of a header's length may be that of a pickle, a zip or any other file.
+func TestHeadersOfEveryLengthAreRead(t *testing.T) {
+	const entry = `{"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}`
+	for n := len(entry); n < 1100; n++ {
+		content := file(entry+strings.Repeat(" ", n-len(entry)), 3)
+		if _, err := openBytes(content); err != nil {
+			t.Fatalf("header of %d bytes: %v", n, err)
+		}
+		if _, err := openBytes(content[:n]); err == nil || !strings.Contains(err.Error(), "truncated") {
+			t.Fatalf("header of %d bytes, truncated: %v", n, err)
 		}
 	}
 }
