@@ -1,0 +1,242 @@
+package tokenizer
+
+import (
+	"fmt"
+	"hash/maphash"
+	"strings"
+	"sync/atomic"
+	"unicode/utf8"
+)
+
+// bpe is byte-pair encoding: the symbols of a word are merged pair by pair, the lowest rank first, until no pair is left.
+type bpe struct {
+	n     node
+	vocab *vocabulary
+	merge mergeTable
+
+	ascii  [utf8.RuneSelf]int32 // symbol of a character, or -1
+	runes  map[rune]int32       // the same beyond ASCII
+	bytes  [256]int32           // symbol of a byte: <0x0A> for byte fallback, the byte-level character when byteLevel
+	unk    int32                // -1: the file names none
+	unkErr error                // the file names one that the vocabulary lacks
+
+	prefix, suffix string // marks of continuing and final symbols
+	byteLevel      bool   // words come as plain bytes and are mapped to the byte-level alphabet here
+	byteFallback   bool
+	fuseUnk        bool
+	ignoreMerges   bool // a word that is a token is not built from merges
+
+	cache wordCache
+}
+
+func newBPE(n node, v *vocabulary, merges [][2]string, f *modelFields, byteLevel bool) (*bpe, error) {
+	if f.Dropout != nil && *f.Dropout != 0 {
+		return nil, n.unsupported(fmt.Sprintf("dropout %v", *f.Dropout))
+	}
+	m := &bpe{n: n, vocab: v, unk: -1, byteFallback: f.ByteFallback, fuseUnk: f.FuseUnk, ignoreMerges: f.IgnoreMerges}
+	if f.Prefix != nil {
+		m.prefix = *f.Prefix
+	}
+	if f.Suffix != nil {
+		m.suffix = *f.Suffix
+	}
+	m.merge = newMergeTable(len(merges))
+	for rank, p := range merges {
+		left, ok1 := v.lookup(p[0])
+		right, ok2 := v.lookup(p[1])
+		joined, ok3 := v.lookup(p[0] + strings.TrimPrefix(p[1], m.prefix))
+		if !ok1 || !ok2 || !ok3 {
+			return nil, n.errorf("merges[%d]: %q and %q, or what they make, is not in model.vocab", rank, p[0], p[1])
+		}
+		m.merge.put(left, right, mergeRule{int32(rank), joined})
+	}
+	if f.UnkToken != nil {
+		if id, ok := v.lookup(*f.UnkToken); ok {
+			m.unk = id
+		} else {
+			m.unkErr = n.errorf("unk_token: %q is not in model.vocab", *f.UnkToken)
+		}
+	}
+	m.indexSymbols(byteLevel)
+	m.cache.init()
+	return m, nil
+}
+
+func (m *bpe) indexSymbols(byteLevel bool) {
+	for i := range m.ascii {
+		m.ascii[i] = -1
+	}
+	m.runes = map[rune]int32{}
+	for s, id := range m.vocab.ids {
+		if r, w := utf8.DecodeRuneInString(s); w > 0 && w == len(s) && utf8.ValidString(s) {
+			if r < utf8.RuneSelf {
+				m.ascii[r] = id
+			} else {
+				m.runes[r] = id
+			}
+		}
+	}
+	m.byteLevel = byteLevel && m.prefix == "" && m.suffix == ""
+	for b := range m.bytes {
+		m.bytes[b] = -1
+		if id, ok := m.vocab.lookup(byteChar[b]); ok {
+			m.bytes[b] = id
+		}
+		m.byteLevel = m.byteLevel && m.bytes[b] >= 0 // a vocabulary without all bytes takes the general way
+	}
+	if m.byteLevel {
+		return
+	}
+	for b := range m.bytes {
+		m.bytes[b] = -1
+		if id, ok := m.vocab.lookup(fmt.Sprintf("<0x%02X>", b)); ok {
+			m.bytes[b] = id
+		}
+	}
+}
+
+func (m *bpe) appendTokens(dst []token, word string) ([]token, error) {
+	slot := m.cache.slot(word)
+	if slot != nil {
+		if e := slot.Load(); e != nil && e.word == word {
+			return append(dst, e.tokens...), nil
+		}
+	}
+	n := len(dst)
+	dst, err := m.encode(dst, word)
+	if err == nil && slot != nil {
+		slot.Store(&cachedWord{strings.Clone(word), append([]token(nil), dst[n:]...)})
+	}
+	return dst, err
+}
+
+func (m *bpe) encode(dst []token, word string) ([]token, error) {
+	if m.ignoreMerges {
+		if id, ok := m.wholeWord(word); ok {
+			return append(dst, token{id, 0, int32(len(word))}), nil
+		}
+	}
+	n := len(dst)
+	if m.byteLevel {
+		for i := 0; i < len(word); i++ {
+			dst = append(dst, token{m.bytes[word[i]], int32(i), int32(i) + 1})
+		}
+	} else {
+		var err error
+		if dst, err = m.appendSymbols(dst, word); err != nil {
+			return dst, err
+		}
+	}
+	return dst[:n+m.merge.apply(dst[n:])], nil
+}
+
+func (m *bpe) wholeWord(word string) (int32, bool) {
+	if !m.byteLevel {
+		return m.vocab.lookup(word)
+	}
+	var stack [96]byte
+	mapped := stack[:0]
+	for i := 0; i < len(word); i++ {
+		mapped = append(mapped, byteChar[word[i]]...)
+	}
+	id, ok := m.vocab.ids[string(mapped)]
+	return id, ok
+}
+
+// appendSymbols writes the characters of a word as symbols. As in the reference, unknown characters wait for the next
+// known one, so that fuse_unk can join them; offsets are the running sum of the symbols' widths.
+func (m *bpe) appendSymbols(dst []token, word string) ([]token, error) {
+	var at, unknown int32
+	add := func(id, width int32) {
+		dst = append(dst, token{id, at, at + width})
+		at += width
+	}
+	for i, r := range word {
+		width := utf8.RuneLen(r)
+		if id, ok := m.symbol(word, i, r, width); ok {
+			if unknown > 0 {
+				add(m.unk, unknown)
+				unknown = 0
+			}
+			add(id, int32(width))
+			continue
+		}
+		if m.byteFallback && m.hasBytes(word[i:i+width]) {
+			for k := range width {
+				add(m.bytes[word[i+k]], 1)
+			}
+			continue
+		}
+		if m.unkErr != nil {
+			return dst, m.unkErr
+		}
+		if m.unk < 0 {
+			continue // the reference drops it too
+		}
+		if unknown > 0 && !m.fuseUnk {
+			add(m.unk, unknown)
+			unknown = 0
+		}
+		unknown += int32(width)
+	}
+	if unknown > 0 {
+		add(m.unk, unknown)
+	}
+	return dst, nil
+}
+
+func (m *bpe) symbol(word string, i int, r rune, width int) (int32, bool) {
+	if m.prefix != "" || m.suffix != "" {
+		s := word[i : i+width]
+		if i > 0 {
+			s = m.prefix + s
+		}
+		if i+width == len(word) {
+			s += m.suffix
+		}
+		return m.vocab.lookup(s)
+	}
+	if r < utf8.RuneSelf {
+		return m.ascii[r], m.ascii[r] >= 0
+	}
+	id, ok := m.runes[r]
+	return id, ok
+}
+
+func (m *bpe) hasBytes(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if m.bytes[s[i]] < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// wordCache remembers what became of short words: a fixed number of slots, a word replaces what its slot held, no locks.
+type wordCache struct {
+	seed  maphash.Seed
+	slots []atomic.Pointer[cachedWord]
+}
+
+type cachedWord struct {
+	word   string
+	tokens []token
+}
+
+const (
+	cacheSlots    = 1 << 15
+	maxCachedWord = 48 // bytes
+)
+
+func (c *wordCache) init() {
+	c.seed = maphash.MakeSeed()
+	c.slots = make([]atomic.Pointer[cachedWord], cacheSlots)
+}
+
+// slot returns the place of a word, or nil for a word that is too long to remember.
+func (c *wordCache) slot(word string) *atomic.Pointer[cachedWord] {
+	if len(word) > maxCachedWord {
+		return nil
+	}
+	return &c.slots[maphash.String(c.seed, word)%cacheSlots]
+}

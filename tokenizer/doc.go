@@ -1,0 +1,14 @@
+// Package tokenizer turns text into token ids and back, exactly as the published tokenizer.json of a model says.
+//
+// It reads tokenizer.json (byte-level BPE, SentencePiece-style BPE with byte fallback, Unigram, WordPiece, WordLevel with
+// their normalizers, pre-tokenizers, post-processors and decoders) or the vocabulary inside a GGUF file, gives byte offsets
+// into the original text, renders chats of the ChatML family and saves what it loaded. Ids, offsets and decoded text equal
+// the Rust tokenizers library; a component that is not known is an error that names it, never a guess.
+//
+// It is not for training vocabularies, for padding and truncation (the trainer does both), or for pairs of texts.
+//
+// Character classes (\p{L}, white space, punctuation) come from Go's package unicode, so that code points assigned after
+// the Unicode version of the Rust library can be classed differently; no tokenizer of the tests is affected otherwise.
+//
+// Start reading at [FromPretrained], then tokenizer.go (the pipeline), load.go (file to pipeline), bpe.go (the model).
+package tokenizer

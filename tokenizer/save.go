@@ -1,0 +1,135 @@
+package tokenizer
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/loris-ml/loris/internal/atomicfile"
+)
+
+// SavePretrained writes the tokenizer to a folder in Hugging Face layout, made if absent: tokenizer.json (the bytes it was
+// loaded from; from a GGUF file one that the Rust library loads to the same ids), tokenizer_config.json,
+// special_tokens_map.json and the chat templates. Every file is whole or not there.
+func (t *Tokenizer) SavePretrained(dir string) error {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return fmt.Errorf("tokenizer: %w", err)
+	}
+	config, err := indented(t.files.config)
+	if err != nil {
+		return fmt.Errorf("tokenizer: tokenizer_config.json: %w", err)
+	}
+	special := t.files.specialTokens
+	if special == nil {
+		roles := map[string]string{}
+		for key, token := range t.special.named() {
+			if *token != "" {
+				roles[key] = *token
+			}
+		}
+		if special, err = indented(roles); err != nil {
+			return fmt.Errorf("tokenizer: special_tokens_map.json: %w", err)
+		}
+	}
+	write := func(name string, data []byte) error {
+		return atomicfile.Write(filepath.Join(dir, name), func(w io.Writer) error {
+			_, err := w.Write(data)
+			return err
+		})
+	}
+	if err := write("tokenizer.json", t.files.tokenizerJSON); err != nil {
+		return err
+	}
+	if err := write("tokenizer_config.json", config); err != nil {
+		return err
+	}
+	if err := write("special_tokens_map.json", special); err != nil {
+		return err
+	}
+	return t.templates.save(dir, write)
+}
+
+func (t *templates) save(dir string, write func(name string, data []byte) error) error {
+	if t.standard != "" {
+		if err := write("chat_template.jinja", []byte(t.standard)); err != nil {
+			return err
+		}
+	}
+	const more = "additional_chat_templates"
+	if len(t.named) > 0 {
+		if err := os.MkdirAll(filepath.Join(dir, more), 0o777); err != nil {
+			return fmt.Errorf("tokenizer: %w", err)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(t.named)) {
+		if name == "" || strings.ContainsAny(name, `/\:`) || strings.HasPrefix(name, ".") {
+			return fmt.Errorf("tokenizer: the chat template named %q cannot be a file name; rename it in tokenizer_config.json", name)
+		}
+		if err := write(filepath.Join(more, name+".jinja"), []byte(t.named[name])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// indented marshals without escaping <, > and &, as Python does.
+func indented(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	err := e.Encode(v)
+	return b.Bytes(), err
+}
+
+// jsonTokenizer is a tokenizer.json as it is written.
+type jsonTokenizer struct {
+	Version       string          `json:"version"`
+	Truncation    *struct{}       `json:"truncation"`
+	Padding       *struct{}       `json:"padding"`
+	AddedTokens   []addedToken    `json:"added_tokens"`
+	Normalizer    json.RawMessage `json:"normalizer"`
+	PreTokenizer  json.RawMessage `json:"pre_tokenizer"`
+	PostProcessor json.RawMessage `json:"post_processor"`
+	Decoder       json.RawMessage `json:"decoder"`
+	Model         jsonBPE         `json:"model"`
+}
+
+type jsonBPE struct {
+	Type         string      `json:"type"`
+	Dropout      *float64    `json:"dropout"`
+	UnkToken     *string     `json:"unk_token"`
+	Prefix       *string     `json:"continuing_subword_prefix"`
+	Suffix       *string     `json:"end_of_word_suffix"`
+	FuseUnk      bool        `json:"fuse_unk"`
+	ByteFallback bool        `json:"byte_fallback"`
+	IgnoreMerges bool        `json:"ignore_merges"`
+	Vocab        jsonVocab   `json:"vocab"`
+	Merges       [][2]string `json:"merges"`
+}
+
+// jsonVocab is written as an object in order of ids.
+type jsonVocab []string
+
+func (v jsonVocab) MarshalJSON() ([]byte, error) {
+	var b bytes.Buffer
+	b.WriteByte('{')
+	for id, s := range v {
+		if id > 0 {
+			b.WriteByte(',')
+		}
+		key, err := json.Marshal(s)
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(&b, "%s:%d", key, id)
+	}
+	b.WriteByte('}')
+	return b.Bytes(), nil
+}

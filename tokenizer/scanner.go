@@ -1,0 +1,269 @@
+package tokenizer
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/dlclark/regexp2"
+)
+
+// The regular expressions that nearly every byte-level BPE uses; they have hand-written scanners because a general engine
+// with look-ahead is two to four times slower.
+const (
+	gpt2Pattern  = `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
+	llama3Regex  = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+	qwen2Regex   = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+	regexTimeout = 10 * time.Second // of one match: only a pathological expression comes near it
+)
+
+// regex finds the matches of a regular expression of a tokenizer file.
+type regex struct {
+	scan func(s string) int // length of the match at the start of s; nil without a hand-written scanner
+	re   *regexp2.Regexp
+}
+
+func compileRegex(pattern string) (*regex, error) {
+	switch pattern {
+	case gpt2Pattern:
+		return &regex{scan: scanGPT2}, nil
+	case llama3Regex:
+		return &regex{scan: func(s string) int { return scanLlama3(s, 3) }}, nil
+	case qwen2Regex:
+		return &regex{scan: func(s string) int { return scanLlama3(s, 1) }}, nil
+	}
+	return compileGeneral(pattern)
+}
+
+func compileGeneral(pattern string) (*regex, error) {
+	re, err := regexp2.Compile(pattern, regexp2.Unicode)
+	if err != nil {
+		if re, err = regexp2.Compile(pattern, regexp2.None); err != nil {
+			return nil, fmt.Errorf("regular expression %q: %w", pattern, err)
+		}
+	}
+	re.MatchTimeout = regexTimeout
+	return &regex{re: re}, nil
+}
+
+// each calls found with the byte range of every match that is not empty.
+func (r *regex) each(s string, found func(lo, hi int)) error {
+	if r.scan != nil {
+		for i := 0; i < len(s); {
+			n := r.scan(s[i:])
+			if n == 0 {
+				_, n = utf8.DecodeRuneInString(s[i:])
+			} else {
+				found(i, i+n)
+			}
+			i += n
+		}
+		return nil
+	}
+	runes := []rune(s)
+	m, err := r.re.FindRunesMatch(runes)
+	at, pos := 0, 0 // byte offset of rune pos
+	advance := func(to int) int {
+		for ; pos < to; pos++ {
+			at += utf8.RuneLen(runes[pos])
+		}
+		return at
+	}
+	for m != nil && err == nil {
+		if m.Length > 0 {
+			lo := advance(m.Index)
+			found(lo, advance(m.Index+m.Length))
+		}
+		m, err = r.re.FindNextMatch(m)
+	}
+	if err != nil {
+		return fmt.Errorf("regular expression %q: %w", r.re.String(), err)
+	}
+	return nil
+}
+
+// Character classes of the scanners.
+const (
+	letter = 1 << iota
+	number
+	space
+	newline
+)
+
+var asciiClass = func() (t [utf8.RuneSelf]byte) {
+	for i := range t {
+		switch r := rune(i); {
+		case unicode.IsLetter(r):
+			t[i] = letter
+		case unicode.IsDigit(r):
+			t[i] = number
+		case r == '\n' || r == '\r':
+			t[i] = space | newline
+		case unicode.IsSpace(r):
+			t[i] = space
+		}
+	}
+	return t
+}()
+
+// class returns the class of the first character of s and its width; 0, 0 for an empty string.
+func class(s string) (byte, int) {
+	if s == "" {
+		return 0, 0
+	}
+	if s[0] < utf8.RuneSelf {
+		return asciiClass[s[0]], 1
+	}
+	r, n := utf8.DecodeRuneInString(s)
+	switch {
+	case unicode.IsLetter(r):
+		return letter, n
+	case unicode.In(r, unicode.N):
+		return number, n
+	case unicode.IsSpace(r):
+		return space, n
+	}
+	return 0, n
+}
+
+// run returns the length of the leading run of characters of a class.
+func run(s string, want byte) int {
+	i := 0
+	for i < len(s) {
+		if b := s[i]; b < utf8.RuneSelf {
+			if asciiClass[b]&want == 0 {
+				break
+			}
+			i++
+			continue
+		}
+		c, n := class(s[i:])
+		if c&want == 0 {
+			break
+		}
+		i += n
+	}
+	return i
+}
+
+// runOther returns the length of the leading run of [^\s\p{L}\p{N}].
+func runOther(s string) int {
+	i := 0
+	for i < len(s) {
+		c, n := class(s[i:])
+		if c != 0 {
+			break
+		}
+		i += n
+	}
+	return i
+}
+
+// contraction returns the length of 's 't 're 've 'm 'll 'd at the start of s; fold ignores case, and knows that ſ folds to s.
+func contraction(s string, fold bool) int {
+	if len(s) < 2 || s[0] != '\'' {
+		return 0
+	}
+	lower := func(i int) (byte, int) {
+		if i >= len(s) {
+			return 0, 0
+		}
+		c := s[i]
+		if fold {
+			if 'A' <= c && c <= 'Z' {
+				return c + 'a' - 'A', 1
+			}
+			if strings.HasPrefix(s[i:], "ſ") {
+				return 's', len("ſ")
+			}
+		}
+		return c, 1
+	}
+	c, n := lower(1)
+	switch c {
+	case 's', 't', 'm', 'd':
+		return 1 + n
+	case 'r', 'v':
+		if d, k := lower(2); d == 'e' {
+			return 2 + k
+		}
+	case 'l':
+		if d, k := lower(2); d == 'l' {
+			return 2 + k
+		}
+	}
+	return 0
+}
+
+// blanks is \s+(?!\S)|\s+: a run of white space without its last character when text follows.
+func blanks(s string) int {
+	n := run(s, space)
+	if n == 0 || n == len(s) {
+		return n
+	}
+	if _, w := utf8.DecodeLastRuneInString(s[:n]); n > w {
+		return n - w
+	}
+	return n
+}
+
+func scanGPT2(s string) int {
+	if n := contraction(s, false); n > 0 {
+		return n
+	}
+	lead := 0
+	if s[0] == ' ' {
+		lead = 1
+	}
+	switch c, _ := class(s[lead:]); {
+	case c == letter || c == number:
+		return lead + run(s[lead:], c)
+	case c&space == 0 && lead < len(s):
+		return lead + runOther(s[lead:])
+	}
+	return blanks(s)
+}
+
+// scanLlama3 is the cl100k expression; digits is the longest run of \p{N} in one match: 3 for Llama 3, 1 for Qwen.
+func scanLlama3(s string, digits int) int {
+	if n := contraction(s, true); n > 0 {
+		return n
+	}
+	c, w := class(s)
+	switch {
+	case c == letter:
+		return run(s, letter)
+	case c == number:
+		n := w
+		for k := 1; k < digits; k++ {
+			d, x := class(s[n:])
+			if d != number {
+				break
+			}
+			n += x
+		}
+		return n
+	case c&newline == 0:
+		if n := run(s[w:], letter); n > 0 {
+			return w + n
+		}
+	}
+	lead := 0
+	if s[0] == ' ' {
+		lead = 1
+	}
+	if n := runOther(s[lead:]); n > 0 {
+		n += lead
+		for n < len(s) && (s[n] == '\n' || s[n] == '\r') {
+			n++
+		}
+		return n
+	}
+	n := run(s, space)
+	if k := strings.LastIndexAny(s[:n], "\r\n"); k >= 0 {
+		return k + 1
+	}
+	return blanks(s)
+}

@@ -1,0 +1,97 @@
+package tokenizer
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// templates are the chat templates of a tokenizer.
+type templates struct {
+	standard string            // the one named default
+	named    map[string]string // the others, such as tool_use
+}
+
+// readTemplates looks, weakest first, at chat_template in tokenizer_config.json (a text or a list of {name, template}),
+// the folder additional_chat_templates, and chat_template.jinja.
+func (t *Tokenizer) readTemplates(dir string, config node) error {
+	if err := t.readConfigTemplates(config); err != nil {
+		return err
+	}
+	more, err := filepath.Glob(filepath.Join(globEscape(dir), "additional_chat_templates", "*.jinja"))
+	if err != nil {
+		return fmt.Errorf("tokenizer: %s: %w", dir, err)
+	}
+	for _, file := range more {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("tokenizer: %w", err)
+		}
+		t.templates.set(strings.TrimSuffix(filepath.Base(file), ".jinja"), string(data))
+	}
+	file, err := readJSON(dir, "chat_template.jinja")
+	if err != nil {
+		return err
+	}
+	if file.raw != nil {
+		t.templates.standard = string(file.raw)
+	}
+	return nil
+}
+
+// readConfigTemplates takes the templates out of the fields of tokenizer_config.json.
+func (t *Tokenizer) readConfigTemplates(config node) error {
+	n := config.child("chat_template", t.files.config["chat_template"])
+	delete(t.files.config, "chat_template")
+	if n.absent() {
+		return nil
+	}
+	if json.Unmarshal(n.raw, &t.templates.standard) == nil {
+		return nil
+	}
+	var list []struct {
+		Name     *string `json:"name"`
+		Template *string `json:"template"`
+	}
+	if err := n.decode(&list); err != nil {
+		return n.errorf("want a text or a list of {name, template}: %w", err)
+	}
+	for i, e := range list {
+		if e.Name == nil || e.Template == nil {
+			return n.errorf("[%d]: want both name and template", i)
+		}
+		t.templates.set(*e.Name, *e.Template)
+	}
+	return nil
+}
+
+func globEscape(dir string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(dir)
+}
+
+func (t *templates) set(name, text string) {
+	if name == "default" {
+		t.standard = text
+		return
+	}
+	if t.named == nil {
+		t.named = map[string]string{}
+	}
+	t.named[name] = text
+}
+
+// choose returns the template for a conversation: the one named tool_use where tools are given, else the default.
+func (t *templates) choose(tools bool) (string, error) {
+	if s := t.named["tool_use"]; tools && s != "" {
+		return s, nil
+	}
+	if t.standard == "" {
+		return "", fmt.Errorf("tokenizer: no chat template: want chat_template.jinja, or chat_template in tokenizer_config.json")
+	}
+	return t.standard, nil
+}
+
+// ChatTemplate returns the text of the default chat template, "" when there is none.
+func (t *Tokenizer) ChatTemplate() string { return t.templates.standard }
