@@ -116,12 +116,12 @@ func (m *matcher) split(p piece, yield func(piece, *addedToken)) {
 	}
 }
 
-// isWord is \w of Unicode regular expressions: alphabetic, marks, decimal digits, connectors, joiners.
+// isWord is \w: alphabetic, marks, decimal digits, connectors, joiners.
 func isWord(r rune) bool {
 	if r < utf8.RuneSelf {
 		return r == '_' || '0' <= r && r <= '9' || 'a' <= r|0x20 && r|0x20 <= 'z'
 	}
-	return unicode.IsLetter(r) || unicode.In(r, unicode.M, unicode.Nd, unicode.Nl, unicode.Pc, unicode.Other_Alphabetic, unicode.Join_Control)
+	return unicode.Is(wordChars, r)
 }
 
 func endsInWord(s string) bool {

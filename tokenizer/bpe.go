@@ -76,20 +76,14 @@ func (m *bpe) indexSymbols(byteLevel bool) {
 			}
 		}
 	}
-	m.byteLevel = byteLevel && m.prefix == "" && m.suffix == ""
+	m.byteLevel = byteLevel && m.prefix == "" && m.suffix == "" && !m.byteFallback
 	for b := range m.bytes {
-		m.bytes[b] = -1
-		if id, ok := m.vocab.lookup(byteChar[b]); ok {
-			m.bytes[b] = id
+		spelling := byteChar[b]
+		if !m.byteLevel {
+			spelling = fmt.Sprintf("<0x%02X>", b)
 		}
-		m.byteLevel = m.byteLevel && m.bytes[b] >= 0 // a vocabulary without all bytes takes the general way
-	}
-	if m.byteLevel {
-		return
-	}
-	for b := range m.bytes {
 		m.bytes[b] = -1
-		if id, ok := m.vocab.lookup(fmt.Sprintf("<0x%02X>", b)); ok {
+		if id, ok := m.vocab.lookup(spelling); ok {
 			m.bytes[b] = id
 		}
 	}
@@ -118,6 +112,9 @@ func (m *bpe) encode(dst []token, word string) ([]token, error) {
 	}
 	n := len(dst)
 	if m.byteLevel {
+		if !m.hasBytes(word) {
+			return m.encodeMapped(dst, word)
+		}
 		for i := 0; i < len(word); i++ {
 			dst = append(dst, token{m.bytes[word[i]], int32(i), int32(i) + 1})
 		}
@@ -141,6 +138,30 @@ func (m *bpe) wholeWord(word string) (int32, bool) {
 	}
 	id, ok := m.vocab.ids[string(mapped)]
 	return id, ok
+}
+
+// encodeMapped is for words with bytes that the vocabulary lacks: they are mapped to the byte-level alphabet as in the
+// reference, because what its offsets are beside a dropped character depends on the widths there.
+func (m *bpe) encodeMapped(dst []token, word string) ([]token, error) {
+	var mapped []byte
+	var from []int32 // per byte of mapped, the byte of word
+	for i := 0; i < len(word); i++ {
+		mapped = append(mapped, byteChar[word[i]]...)
+		for len(from) < len(mapped) {
+			from = append(from, int32(i))
+		}
+	}
+	n := len(dst)
+	dst, err := m.appendSymbols(dst, string(mapped))
+	if err != nil {
+		return dst, err
+	}
+	dst = dst[:n+m.merge.apply(dst[n:])]
+	for i := range dst[n:] {
+		t := &dst[n+i]
+		t.lo, t.hi = from[t.lo], from[t.hi-1]+1
+	}
+	return dst, nil
 }
 
 // appendSymbols writes the characters of a word as symbols. As in the reference, unknown characters wait for the next

@@ -7,8 +7,8 @@
 //
 // It is not for training vocabularies, for padding and truncation (the trainer does both), or for pairs of texts.
 //
-// Character classes (\p{L}, white space, punctuation) come from Go's package unicode, so that code points assigned after
-// the Unicode version of the Rust library can be classed differently; no tokenizer of the tests is affected otherwise.
+// The character classes that cut words are pinned to those of the Rust library (charclass.go says which are not), so that
+// ids do not change with the Go toolchain.
 //
 // Start reading at [FromPretrained], then tokenizer.go (the pipeline), load.go (file to pipeline), bpe.go (the model).
 package tokenizer

@@ -47,7 +47,8 @@ func readGolden(t testing.TB, name string) []golden {
 }
 
 var layouts = []string{"gpt2", "roberta", "smollm2", "llama3", "qwen2", "falcon", "o200k", "llama2", "mistral", "gemma", "metaspace",
-	"unigram", "bert", "wordlevel", "bpe_suffix"}
+	"unigram", "bert", "wordlevel", "bpe_suffix",
+	"sparse", "sparse_unk"}
 
 func TestLayoutsEqualRustWithOffsets(t *testing.T) {
 	for _, name := range layouts {

@@ -186,8 +186,6 @@ func TestDamagedConfigurationNamesFileAndField(t *testing.T) {
 		{"tokenizer_config.json", `[]`, []string{"tokenizer_config.json", "array"}},
 		{"tokenizer_config.json", `{"bos_token":3}`, []string{"tokenizer_config.json", "bos_token", "3"}},
 		{"tokenizer_config.json", `{"bos_token":{"text":"x"}}`, []string{"bos_token", "content"}},
-		{"tokenizer_config.json", `{"add_bos_token":"yes"}`, []string{"tokenizer_config.json", "add_bos_token"}},
-		{"tokenizer_config.json", `{"add_bos_token":true,"bos_token":"<none>"}`, []string{"add_bos_token", "<none>"}},
 		{"tokenizer_config.json", `{"chat_template":3}`, []string{"chat_template", "name, template"}},
 		{"tokenizer_config.json", `{"chat_template":[{"name":"default"}]}`, []string{"chat_template", "[0]"}},
 		{"special_tokens_map.json", `{"eos_token":[]}`, []string{"special_tokens_map.json", "eos_token"}},

@@ -179,7 +179,7 @@ func mapRunes(p piece, track bool, f func(rune) rune) piece {
 }
 
 func dropMarks(r rune) rune {
-	if unicode.Is(unicode.M, r) {
+	if unicode.Is(marks, r) {
 		return -1
 	}
 	return r
@@ -240,7 +240,7 @@ func loadBertNormalizer(n node) (normalizer, error) {
 		if accents {
 			p = unicodeForms["NFD"].normalize(p, track)
 			p = mapRunes(p, track, func(r rune) rune {
-				if unicode.Is(unicode.Mn, r) {
+				if unicode.Is(accentMarks, r) {
 					return -1
 				}
 				return r
@@ -257,7 +257,7 @@ func bertClean(r rune) rune {
 	switch {
 	case r == '\t' || r == '\n' || r == '\r':
 		return ' '
-	case r == 0 || r == utf8.RuneError || unicode.In(r, unicode.Cc, unicode.Cf, unicode.Co):
+	case unicode.Is(controls, r):
 		return -1
 	case unicode.IsSpace(r):
 		return ' '

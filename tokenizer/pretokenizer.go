@@ -229,7 +229,7 @@ func loadDigits(n node) (preTokenizer, error) {
 		if r < utf8.RuneSelf {
 			return '0' <= r && r <= '9'
 		}
-		return unicode.Is(unicode.N, r)
+		return unicode.Is(digits, r)
 	}, how), nil
 }
 
@@ -251,7 +251,7 @@ func isPunctuation(r rune) bool {
 	if r < utf8.RuneSelf {
 		return '!' <= r && r <= '/' || ':' <= r && r <= '@' || '[' <= r && r <= '`' || '{' <= r && r <= '~'
 	}
-	return unicode.IsPunct(r)
+	return unicode.Is(punctuation, r)
 }
 
 // splitWords is the Whitespace pre-tokenizer: \w+|[^\w\s]+, the rest dropped.

@@ -12,9 +12,10 @@ import (
 
 // FromPretrained loads a tokenizer from a folder in Hugging Face layout or from a .gguf file.
 //
-// A folder must hold tokenizer.json. Read beside it, where present: tokenizer_config.json (special tokens, add_bos_token,
-// chat template), special_tokens_map.json, generation_config.json (end-of-sequence ids), chat_template.jinja and
-// additional_chat_templates. The truncation and padding in a tokenizer.json are not applied.
+// A folder must hold tokenizer.json. Read beside it, where present: tokenizer_config.json (special tokens, chat
+// template), special_tokens_map.json, generation_config.json (end-of-sequence ids), chat_template.jinja and
+// additional_chat_templates. As in transformers 5, the post-processor of tokenizer.json decides which special tokens
+// Encode adds, whatever add_bos_token says; the truncation and padding in a tokenizer.json are not applied.
 // Errors name the file and the field; a component that is not known is an [UnsupportedError].
 func FromPretrained(path string) (*Tokenizer, error) {
 	info, err := os.Stat(path)
@@ -59,9 +60,6 @@ func fromFolder(dir string) (*Tokenizer, error) {
 		return nil, err
 	}
 	if err := t.readSpecialTokens(dir, config); err != nil {
-		return nil, err
-	}
-	if err := t.readPostProcessing(config); err != nil {
 		return nil, err
 	}
 	if err := t.readEOSIDs(dir); err != nil {
@@ -140,49 +138,6 @@ func (n node) tokenText() (string, error) {
 		return "", n.errorf(`want a token as text or {"content": text}, got %.80s`, n.raw)
 	}
 	return *c.Content, nil
-}
-
-// readPostProcessing applies add_bos_token and add_eos_token. As in transformers, naming either in tokenizer_config.json
-// replaces the post-processor of tokenizer.json.
-func (t *Tokenizer) readPostProcessing(config node) error {
-	var c struct {
-		AddBOS *bool `json:"add_bos_token"`
-		AddEOS *bool `json:"add_eos_token"`
-	}
-	if config.absent() {
-		return nil
-	}
-	if err := config.decode(&c); err != nil {
-		return err
-	}
-	if c.AddBOS == nil && c.AddEOS == nil {
-		return nil
-	}
-	var parts []templatePart
-	add := func(field, token string) error {
-		if token == "" {
-			return nil
-		}
-		id, ok := t.TokenToID(token)
-		if !ok {
-			return config.child(field, nil).errorf("is true, but the token %q is not in the vocabulary", token)
-		}
-		parts = append(parts, templatePart{ids: []int{id}, tokens: []string{token}})
-		return nil
-	}
-	if c.AddBOS != nil && *c.AddBOS {
-		if err := add("add_bos_token", t.special.bos); err != nil {
-			return err
-		}
-	}
-	parts = append(parts, templatePart{text: true})
-	if c.AddEOS != nil && *c.AddEOS {
-		if err := add("add_eos_token", t.special.eos); err != nil {
-			return err
-		}
-	}
-	t.postProcessor = func(e *Encoding, add bool) { e.assemble(parts, add) }
-	return nil
 }
 
 // readEOSIDs takes the ids that end a generation from generation_config.json.

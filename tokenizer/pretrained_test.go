@@ -56,23 +56,16 @@ func TestTemplateFileComesBeforeConfiguration(t *testing.T) {
 	}
 }
 
-// As transformers 5.24.0: naming add_bos_token or add_eos_token replaces the post-processor.
-func TestAddBOSTokenReplacesThePostProcessor(t *testing.T) {
+// As transformers 5.24.0, which drops the two fields where there is a tokenizer.json.
+func TestPostProcessorDecidesWhateverTheConfigurationSays(t *testing.T) {
 	post := `{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],"special_tokens":{"<s>":{"id":"<s>","ids":[6],"tokens":["<s>"]}}}`
-	for config, want := range map[string][]int{
-		`{}`: {6, 3},
-		`{"bos_token":"<s>","add_bos_token":false}`:                                     {3},
-		`{"bos_token":"<s>","eos_token":"c","add_bos_token":true,"add_eos_token":true}`: {6, 3, 2},
-		`{"bos_token":"<s>","eos_token":"c","add_eos_token":true}`:                      {3, 2},
-		`{"bos_token":null,"add_bos_token":true}`:                                       {3},
-		`{"bos_token":"<s>","add_bos_token":null}`:                                      {6, 3},
-	} {
+	for _, config := range []string{`{}`, `{"bos_token":"<s>","add_bos_token":false}`, `{"bos_token":"<s>","eos_token":"c","add_bos_token":true,"add_eos_token":true}`} {
 		tok, err := FromPretrained(folder(t, map[string]string{"tokenizer.json": document1("POST", post), "tokenizer_config.json": config}))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := tok.Encode("ab", true); err != nil || !slices.Equal(got, want) {
-			t.Errorf("%s: %v %v, want %v", config, got, err, want)
+		if got, err := tok.Encode("ab", true); err != nil || !slices.Equal(got, []int{6, 3}) {
+			t.Errorf("%s: %v %v", config, got, err)
 		}
 		if got, err := tok.Encode("ab", false); err != nil || !slices.Equal(got, []int{3}) {
 			t.Errorf("%s without special tokens: %v %v", config, got, err)

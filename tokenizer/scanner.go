@@ -118,9 +118,9 @@ func class(s string) (byte, int) {
 	}
 	r, n := utf8.DecodeRuneInString(s)
 	switch {
-	case unicode.IsLetter(r):
+	case unicode.Is(letters, r):
 		return letter, n
-	case unicode.In(r, unicode.N):
+	case unicode.Is(numbers, r):
 		return number, n
 	case unicode.IsSpace(r):
 		return space, n
@@ -226,8 +226,8 @@ func scanGPT2(s string) int {
 	return blanks(s)
 }
 
-// scanLlama3 is the cl100k expression; digits is the longest run of \p{N} in one match: 3 for Llama 3, 1 for Qwen.
-func scanLlama3(s string, digits int) int {
+// scanLlama3 is the cl100k expression; maxDigits is the longest run of \p{N} in one match: 3 for Llama 3, 1 for Qwen.
+func scanLlama3(s string, maxDigits int) int {
 	if n := contraction(s, true); n > 0 {
 		return n
 	}
@@ -237,7 +237,7 @@ func scanLlama3(s string, digits int) int {
 		return run(s, letter)
 	case c == number:
 		n := w
-		for k := 1; k < digits; k++ {
+		for k := 1; k < maxDigits; k++ {
 			d, x := class(s[n:])
 			if d != number {
 				break

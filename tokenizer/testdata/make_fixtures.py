@@ -5,6 +5,7 @@
 Needs tokenizers (written with 0.23.3) and gguf (0.17). Writes NAME/tokenizer.json, NAME.golden.json.gz and tiny.gguf
 beside this script. With the GGUF file of SmolLM2-135M-Instruct, also smollm2.golden.json.gz: the ids of the Rust library
 over a tokenizer.json with SmolLM2's published components and the vocabulary of that file.
+A tokenizer.json that is there already is kept: equally frequent pairs are learned in an order that differs from run to run.
 Offsets of the golden data are bytes of the UTF-8 text (the library counts characters).
 """
 import gzip, json, os, random, sys
@@ -78,9 +79,11 @@ def put(name, value):
 
 
 def save(name, tok, texts=ALL):
-    os.makedirs(os.path.join(here, name), exist_ok=True)
-    tok.save(os.path.join(here, name, "tokenizer.json"), pretty=False)
-    put(name, golden(Tokenizer.from_file(os.path.join(here, name, "tokenizer.json")), texts))
+    path = os.path.join(here, name, "tokenizer.json")
+    if not os.path.exists(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        tok.save(path, pretty=False)
+    put(name, golden(Tokenizer.from_file(path), texts))
 
 
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -141,7 +144,13 @@ def byte_level_layouts():
     t.normalizer = normalizers.NFKC()
     t.pre_tokenizer = split(O200K)
     save("o200k", t)
-    return t
+
+    for name, unk in ("sparse", None), ("sparse_unk", "<unk>"):  # a vocabulary without all bytes, as SmolLM2's
+        t = Tokenizer(models.BPE(unk_token=unk))
+        t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        t.decoder = decoders.ByteLevel()
+        t.train_from_iterator(TRAINING[:1], trainers.BpeTrainer(vocab_size=60, show_progress=False, special_tokens=["<unk>", "<s>"]))
+        save(name, t)
 
 
 def sentence_piece():
