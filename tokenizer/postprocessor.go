@@ -164,10 +164,7 @@ func loadClsSep(n node, roberta bool) (postProcessor, error) {
 func (e *Encoding) assemble(parts []templatePart, add bool) {
 	in := *e
 	full := in.Offsets != nil
-	*e = Encoding{text: in.text, IDs: make([]int, 0, len(in.IDs)+4)}
-	if full {
-		e.Offsets, e.TypeIDs, e.SpecialTokensMask, e.Tokens = [][2]int{}, []int{}, []int{}, []string{}
-	}
+	*e = *newEncoding(in.text, len(in.IDs)+4, full)
 	for _, p := range parts {
 		ids, offsets, mask, tokens := in.IDs, in.Offsets, in.SpecialTokensMask, in.Tokens
 		if !p.text {

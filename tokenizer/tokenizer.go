@@ -26,6 +26,15 @@ type Encoding struct {
 	text string // what was encoded
 }
 
+// newEncoding has room for n tokens; only the ids without full.
+func newEncoding(text string, n int, full bool) *Encoding {
+	e := &Encoding{text: text, IDs: make([]int, 0, n)}
+	if full {
+		e.Offsets, e.TypeIDs, e.SpecialTokensMask, e.Tokens = make([][2]int, 0, n), make([]int, 0, n), make([]int, 0, n), make([]string, 0, n)
+	}
+	return e
+}
+
 // Encode returns the ids of text. addSpecialTokens lets the post-processor put its tokens around them (such as BOS); text
 // that spells a special token becomes that token in any case. The error reports text that is not UTF-8.
 func (t *Tokenizer) Encode(text string, addSpecialTokens bool) ([]int, error) {
@@ -50,10 +59,7 @@ func (t *Tokenizer) encode(text string, add, full bool) (*Encoding, error) {
 		return nil, fmt.Errorf("tokenizer: the text has %d bytes; want at most %d, encode it in parts", len(text), math.MaxInt32/4)
 	}
 	e := encoder{pipeline: t.pipeline, full: full, track: full || t.normalizer != nil && t.needsOrigin}
-	e.out = &Encoding{text: text, IDs: make([]int, 0, len(text)/3+4)}
-	if full {
-		e.out.Offsets, e.out.TypeIDs, e.out.SpecialTokensMask, e.out.Tokens = [][2]int{}, []int{}, []int{}, []string{}
-	}
+	e.out = newEncoding(text, len(text)/3+4, full)
 	t.verbatim.split(piece{text: text}, e.verbatim)
 	if e.err != nil {
 		return nil, e.err
