@@ -1,0 +1,170 @@
+package quant
+
+import (
+	"fmt"
+	"math"
+	"sync/atomic"
+
+	"github.com/gomlx/compute/dtypes"
+)
+
+// Quantize4Bit encodes values in blocks of blocksize (0: 64) to bitsandbytes' bytes, [(n+1)/2], and the state that
+// decodes them; doubleQuant quantizes the block scales too. The state has shape [n] and dtype Float32; set its Shape to
+// the weight's, and its DType if decoding is to round to another. It uses all CPUs.
+//
+// No values, an unknown type, a blocksize that bitsandbytes does not have, and a value that is NaN or infinite are
+// errors; the last names the value and its index.
+func Quantize4Bit(values []float32, qt QuantType, blocksize int, doubleQuant bool) (packed []byte, state *QuantState, err error) {
+	load := func(_ []float32, begin, end int) []float32 { return values[begin:end] }
+	return quantize(load, []int{len(values)}, dtypes.Float32, qt, blocksize, doubleQuant)
+}
+
+// Quantize4BitRaw is [Quantize4Bit] on the little-endian bytes of a tensor of shape and dtype Float32, Float16 or
+// BFloat16, as they lie in a safetensors file. The whole tensor never exists in float32.
+func Quantize4BitRaw(raw []byte, dtype dtypes.DType, shape []int, qt QuantType, blocksize int, doubleQuant bool) (packed []byte, state *QuantState, err error) {
+	if err := checkDType(dtype); err != nil {
+		return nil, nil, err
+	}
+	n, err := size(shape)
+	if err != nil {
+		return nil, nil, err
+	}
+	if want := n * dtype.Size(); len(raw) != want {
+		return nil, nil, fmt.Errorf("%d bytes for a tensor of shape %v and dtype %s, want %d", len(raw), shape, dtype, want)
+	}
+	widen := widener(dtype)
+	load := func(scratch []float32, begin, end int) []float32 {
+		widen(scratch[:end-begin], raw[begin*dtype.Size():])
+		return scratch[:end-begin]
+	}
+	return quantize(load, shape, dtype, qt, blocksize, doubleQuant)
+}
+
+// A loader returns values [begin, end), at most 4096 of them, in scratch or where they are.
+type loader func(scratch []float32, begin, end int) []float32
+
+func quantize(load loader, shape []int, dtype dtypes.DType, qt QuantType, blocksize int, doubleQuant bool) ([]byte, *QuantState, error) {
+	book, err := qt.book()
+	if err != nil {
+		return nil, nil, err
+	}
+	if blocksize, err = checkBlocksize(blocksize); err != nil {
+		return nil, nil, err
+	}
+	n, err := size(shape)
+	if err != nil {
+		return nil, nil, err
+	}
+	packed := make([]byte, (n+1)/2)
+	state := &QuantState{
+		QuantType: qt,
+		Blocksize: blocksize,
+		Shape:     append([]int(nil), shape...),
+		DType:     dtype,
+		Absmax:    make([]float32, blocks(n, blocksize)),
+	}
+	var firstBad atomic.Int64 // index of the first NaN or infinity
+	firstBad.Store(math.MaxInt64)
+	parallel(n, 1<<14, func(begin, end int) {
+		scratch := make([]float32, blocksize)
+		for ; begin < end; begin += blocksize {
+			stop := min(begin+blocksize, end)
+			x := load(scratch, begin, stop)
+			absmax, finite := book.encodeBlock(packed[begin/2:(stop+1)/2], x, len(x) < blocksize)
+			if !finite {
+				lower(&firstBad, int64(begin+indexNotFinite(x)))
+				return
+			}
+			state.Absmax[begin/blocksize] = absmax
+		}
+	})
+	if i := int(firstBad.Load()); i < n {
+		bad := load(make([]float32, 1), i, i+1)[0]
+		return nil, nil, fmt.Errorf("value %d of %d (shape %v) is %v: only finite values can be quantized", i, n, shape, bad)
+	}
+	if doubleQuant {
+		if state.Nested, err = newNestedState(state.Absmax); err != nil {
+			return nil, nil, err
+		}
+		state.Absmax = state.Nested.decode()
+	}
+	return packed, state, nil
+}
+
+// lower sets a to v if that is less.
+func lower(a *atomic.Int64, v int64) {
+	for old := a.Load(); v < old && !a.CompareAndSwap(old, v); old = a.Load() {
+	}
+}
+
+const infBits = 0x7f800000 // of +Inf; all magnitudes above are NaN
+
+func indexNotFinite(x []float32) int {
+	for i, v := range x {
+		if math.Float32bits(v)&^(1<<31) >= infBits {
+			return i
+		}
+	}
+	return -1
+}
+
+// absmaxBits returns the bits of max|x|: magnitudes order like their bits, and NaN and infinity come last.
+func absmaxBits(x []float32) uint32 {
+	const abs = 1<<31 - 1
+	var m0, m1, m2, m3 uint32
+	for ; len(x) >= 4; x = x[4:] {
+		m0 = max(m0, math.Float32bits(x[0])&abs)
+		m1 = max(m1, math.Float32bits(x[1])&abs)
+		m2 = max(m2, math.Float32bits(x[2])&abs)
+		m3 = max(m3, math.Float32bits(x[3])&abs)
+	}
+	for _, v := range x {
+		m0 = max(m0, math.Float32bits(v)&abs)
+	}
+	return max(m0, m1, m2, m3)
+}
+
+// tiny is the least divisor that bitsandbytes uses; blocks below it do not fill the range of the codes.
+const tiny = float32(1e-38)
+
+// encodeBlock writes the codes of x to dst, [(len(x)+1)/2], and returns the block's absmax; finite is false, and dst
+// unspecified, if some value is not. short marks a last block of less than the blocksize, which bitsandbytes divides by
+// absmax instead of multiplying by its reciprocal, and whose absmax it stores as at least tiny.
+func (c *codebook) encodeBlock(dst []byte, x []float32, short bool) (absmax float32, finite bool) {
+	bits := absmaxBits(x)
+	if bits >= infBits {
+		return 0, false
+	}
+	absmax = math.Float32frombits(bits)
+	if short {
+		absmax = max(absmax, tiny)
+		scaled := make([]float32, len(x)+len(x)%2) // with the 0 that fills up an odd count
+		for i, v := range x {
+			scaled[i] = v / absmax
+		}
+		c.encodeScaled(dst, scaled, 1)
+		return absmax, true
+	}
+	c.encodeScaled(dst, x, 1/max(absmax, tiny))
+	return absmax, true
+}
+
+// encodeScaled writes the codes of x·inverse, of even length, two to a byte.
+func (c *codebook) encodeScaled(dst []byte, x []float32, inverse float32) {
+	for i := range dst {
+		two := (*[2]float32)(x[2*i:])
+		high := c.nearest(two[0] * inverse)
+		low := c.nearest(two[1] * inverse)
+		dst[i] = c.pair[high<<4|low]
+	}
+}
+
+// nearest returns how many boundaries lie below s, 0 to 15.
+func (c *codebook) nearest(s float32) uint8 {
+	rank := c.rank[cellOf(s)]
+	above := uint8(0)
+	if s > c.bounds[rank&15] {
+		above = 1
+	}
+	return rank + above
+}
