@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -34,6 +36,11 @@ type Device struct {
 	compute.Backend
 	Kind Kind
 	Num  compute.DeviceNum
+
+	mu    sync.Mutex // guards what the driver last told
+	asked time.Time
+	inUse int64
+	told  bool
 }
 
 // Open opens the backend that spec names and returns its first device. Close it with [Device.Close].

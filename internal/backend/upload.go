@@ -1,12 +1,14 @@
 package backend
 
 import (
+	"fmt"
 	"unsafe"
 
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/dtypes/bfloat16"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/loris-ml/loris/internal/safetensors/floats"
 )
 
 // element is what Values can take as it is.
@@ -29,25 +31,22 @@ func UploadValues[T element](d *Device, values []T, dims ...int) (*tensors.Tenso
 
 // UploadFloats copies values to the device in dtype Float32 or BFloat16 (rounded to nearest even).
 func UploadFloats(d *Device, dtype dtypes.DType, values []float32, dims ...int) (*tensors.Tensor, error) {
-	if dtype == dtypes.Float32 {
-		return UploadValues(d, values, dims...)
+	raw, err := EncodeFloats(dtype, values)
+	if err != nil {
+		return nil, err
 	}
-	return d.Upload(shapes.Make(dtype, dims...), EncodeFloats(dtype, values))
+	return d.Upload(shapes.Make(dtype, dims...), raw)
 }
 
-// EncodeFloats returns values as the bytes of dtype, one of Float32, BFloat16.
-func EncodeFloats(dtype dtypes.DType, values []float32) []byte {
-	if dtype == dtypes.Float32 {
-		return Bytes(values)
+// EncodeFloats returns values as the bytes of dtype, Float32 or BFloat16; those of float32 are not copied.
+func EncodeFloats(dtype dtypes.DType, values []float32) ([]byte, error) {
+	switch dtype {
+	case dtypes.Float32:
+		return Bytes(values), nil
+	case dtypes.BFloat16:
+		return floats.Encode("BF16", values)
 	}
-	half := make([]bfloat16.BFloat16, len(values))
-	for i, v := range values {
-		half[i] = bfloat16.FromFloat32(v)
-	}
-	if len(half) == 0 {
-		return nil
-	}
-	return unsafe.Slice((*byte)(unsafe.Pointer(&half[0])), 2*len(half))
+	return nil, fmt.Errorf("dtype %s is not supported for weights", dtype)
 }
 
 // DownloadFloats copies a Float32 or BFloat16 tensor to the host as float32.
@@ -55,13 +54,15 @@ func DownloadFloats(t *tensors.Tensor) ([]float32, error) {
 	if t.DType() == dtypes.Float32 {
 		return tensors.CopyFlatData[float32](t)
 	}
-	half, err := tensors.CopyFlatData[bfloat16.BFloat16](t)
-	if err != nil {
-		return nil, err
+	var out []float32
+	err := t.ConstBytes(func(raw []byte) {
+		out = make([]float32, t.Size())
+		if t.DType() == dtypes.BFloat16 {
+			floats.Decode(out, "BF16", raw)
+		}
+	})
+	if err == nil && t.DType() != dtypes.BFloat16 {
+		err = fmt.Errorf("a tensor of %s holds no weights", t.DType())
 	}
-	out := make([]float32, len(half))
-	for i, v := range half {
-		out[i] = v.Float32()
-	}
-	return out, nil
+	return out, err
 }
