@@ -1,0 +1,198 @@
+package sft
+
+import (
+	"io"
+	"log/slog"
+)
+
+// SFTConfig are the settings of a training run: trl.SFTConfig with the transformers.TrainingArguments that matter to it,
+// under their names in Go case. A zero field stands for TRL's default; the json tags are TRL's own names.
+//
+// What TRL has and is absent here: precision (bf16, fp16) follows from how the model was loaded, gradient_checkpointing
+// and activation_offloading are replaced by ResidualBudget, padding_free by fixed-shape packing; NEFTune, label
+// smoothing, the DFT loss, trackers and pushing to a hub are not offered. Two defaults differ on purpose: unpacked
+// batches are padded to a multiple of 64, so that few shapes are compiled (PadToMultipleOf), and the order of the rows
+// is drawn by a generator of our own, because torch's permutations cannot be reproduced without torch.
+type SFTConfig struct {
+	// OutputDir receives the folders checkpoint-<step>, trainer_state.json and loss.png. "" is "trainer_output".
+	OutputDir string `json:"output_dir"`
+
+	// MaxLength is the number of tokens to which examples are truncated, and the block length when packing.
+	// 0 is 1024, NoMaxLength does not truncate.
+	MaxLength int `json:"max_length"`
+	// ExcessLengthStrategy says what becomes of examples longer than MaxLength: "" or "truncate" keeps their start as
+	// TRL does, "drop" leaves them out, "raise" refuses the data set. Not used by packing that splits (bfd_split, wrapped).
+	ExcessLengthStrategy string `json:"excess_length_strategy"`
+	// Packing puts several examples into one row of MaxLength tokens; they do not see each other (except with Wrapped).
+	Packing bool `json:"packing"`
+	// PackingStrategy is "" or BFD, BFDSplit or Wrapped.
+	PackingStrategy string `json:"packing_strategy"`
+	// EvalPacking is whether EvalDataset is packed too; nil: as Packing.
+	EvalPacking *bool `json:"eval_packing"`
+	// PadToMultipleOf rounds the length of unpacked batches up. 0 is 64, but not beyond MaxLength.
+	PadToMultipleOf int `json:"pad_to_multiple_of"`
+
+	// DatasetTextField is the column of plain-text rows. "" is "text".
+	DatasetTextField string `json:"dataset_text_field"`
+	// FormattingFunc turns a row into plain text; the row's own columns are then ignored.
+	FormattingFunc func(Row) (string, error) `json:"-"`
+	// ShuffleDataset shuffles once, with Seed, before and after packing. Epochs are shuffled anyway (TrainSamplingStrategy).
+	ShuffleDataset bool `json:"shuffle_dataset"`
+	// CompletionOnlyLoss trains only completions of prompt-completion rows. nil: yes if the first row has both.
+	CompletionOnlyLoss *bool `json:"completion_only_loss"`
+	// AssistantOnlyLoss trains only the assistant's turns of conversational rows.
+	AssistantOnlyLoss bool `json:"assistant_only_loss"`
+	// EOSToken ends plain-text examples and completions. "" is the tokenizer's.
+	EOSToken string `json:"eos_token"`
+	// PadToken fills short rows; no number depends on it. "" is the tokenizer's, or its EOS token.
+	PadToken string `json:"pad_token"`
+	// LossType is "" or "nll", the cross entropy per label; "chunked_nll" is an alias.
+	LossType string `json:"loss_type"`
+
+	PerDeviceTrainBatchSize   int  `json:"per_device_train_batch_size"` // rows of a micro-step; 0 is 8
+	PerDeviceEvalBatchSize    int  `json:"per_device_eval_batch_size"`  // 0 is 8
+	GradientAccumulationSteps int  `json:"gradient_accumulation_steps"` // micro-steps of an optimizer step; 0 is 1
+	DataloaderDropLast        bool `json:"dataloader_drop_last"`        // leaves out an epoch's last batch if it is short
+	// TrainSamplingStrategy is "" or "random", "sequential", or "group_by_length" (batches of similar lengths).
+	TrainSamplingStrategy string `json:"train_sampling_strategy"`
+
+	NumTrainEpochs float64 `json:"num_train_epochs"` // 0 is 3
+	MaxSteps       int     `json:"max_steps"`        // optimizer steps; positive: overrides NumTrainEpochs
+
+	LearningRate    float64 `json:"learning_rate"`     // 0 is 2e-5
+	LRSchedulerType string  `json:"lr_scheduler_type"` // "" is Linear
+	// LRSchedulerKwargs are num_cycles, power, lr_end, min_lr, min_lr_rate or timescale, where the schedule reads them.
+	LRSchedulerKwargs map[string]float64 `json:"lr_scheduler_kwargs"`
+	WarmupSteps       float64            `json:"warmup_steps"` // steps; below 1: fraction of all steps
+	WarmupRatio       float64            `json:"warmup_ratio"` // older name of a fraction in WarmupSteps
+
+	// Optim is "" or "adamw_torch" or "adamw_torch_fused": AdamW with float32 moments.
+	Optim       string  `json:"optim"`
+	WeightDecay float64 `json:"weight_decay"`
+	AdamBeta1   float64 `json:"adam_beta1"`   // 0 is 0.9
+	AdamBeta2   float64 `json:"adam_beta2"`   // 0 is 0.999
+	AdamEpsilon float64 `json:"adam_epsilon"` // 0 is 1e-8
+	// MaxGradNorm clips the global gradient norm. nil is 1, a pointer to 0 does not clip.
+	MaxGradNorm *float64 `json:"max_grad_norm"`
+
+	LoggingStrategy  string  `json:"logging_strategy"` // "" is Steps; Epoch, No
+	LoggingSteps     float64 `json:"logging_steps"`    // 0 is 10; below 1: fraction of all steps
+	LoggingFirstStep bool    `json:"logging_first_step"`
+
+	EvalDataset  []Row   `json:"-"`             // rows for evaluation, in the same format as the training rows
+	EvalStrategy string  `json:"eval_strategy"` // "" is No; Steps, Epoch
+	EvalSteps    float64 `json:"eval_steps"`    // 0 is LoggingSteps; below 1: fraction of all steps
+	EvalDelay    float64 `json:"eval_delay"`    // steps or epochs before the first evaluation
+	EvalOnStart  bool    `json:"eval_on_start"`
+
+	SaveStrategy   string  `json:"save_strategy"`    // "" is Steps; Epoch, Best, No (not even when cancelled)
+	SaveSteps      float64 `json:"save_steps"`       // 0 is 500; below 1: fraction of all steps
+	SaveTotalLimit int     `json:"save_total_limit"` // checkpoints kept, the best one besides; 0: all
+	SaveOnlyModel  bool    `json:"save_only_model"`  // without what resuming needs
+	// LoadBestModelAtEnd puts the best checkpoint's weights back when training ends.
+	LoadBestModelAtEnd bool `json:"load_best_model_at_end"`
+	// MetricForBestModel names an evaluation metric, with or without "eval_"; "" is "loss" where one is needed.
+	MetricForBestModel string `json:"metric_for_best_model"`
+	GreaterIsBetter    *bool  `json:"greater_is_better"` // nil: unless the metric's name ends in "loss"
+
+	// ResumeFromCheckpoint continues a run: a checkpoint folder, LastCheckpoint (it must exist) or AutoCheckpoint.
+	ResumeFromCheckpoint string `json:"resume_from_checkpoint"`
+	// IgnoreDataSkip resumes at the start of the checkpoint's epoch, also with other data.
+	IgnoreDataSkip bool `json:"ignore_data_skip"`
+
+	Seed     int64 `json:"seed"`      // of dropout and ShuffleDataset; 0 is 42
+	DataSeed int64 `json:"data_seed"` // of the order of the rows; 0 is Seed
+
+	// ResidualBudget is how many bytes of activations the device may keep for the backward pass instead of computing
+	// them again: "" or "auto" is what is free, or an amount such as "0", "512MB", "12GiB". Values do not depend on it.
+	ResidualBudget string `json:"residual_budget"`
+
+	// Logger receives what happens; nil is slog.Default().
+	Logger *slog.Logger `json:"-"`
+	// Progress receives the progress bar; nil is standard error if that is a terminal.
+	Progress    io.Writer  `json:"-"`
+	DisableTQDM bool       `json:"disable_tqdm"` // no progress bar
+	Callbacks   []Callback `json:"-"`
+}
+
+// NoMaxLength as SFTConfig.MaxLength keeps examples at their full length.
+const NoMaxLength = -1
+
+// Values of SFTConfig.PackingStrategy.
+const (
+	BFD      = "bfd"       // best fit decreasing; what exceeds MaxLength is cut off
+	BFDSplit = "bfd_split" // best fit decreasing; what exceeds MaxLength becomes an example of its own
+	Wrapped  = "wrapped"   // examples joined and cut every MaxLength tokens, seeing each other
+)
+
+// Values of LoggingStrategy, EvalStrategy and SaveStrategy.
+const (
+	No    = "no"
+	Steps = "steps"
+	Epoch = "epoch"
+	Best  = "best" // SaveStrategy only: whenever an evaluation was the best so far
+)
+
+// Values of TrainSamplingStrategy.
+const (
+	Random        = "random"
+	Sequential    = "sequential"
+	GroupByLength = "group_by_length"
+)
+
+// Values of ResumeFromCheckpoint that are not a folder.
+const (
+	LastCheckpoint = "last" // the highest checkpoint of OutputDir
+	AutoCheckpoint = "auto" // LastCheckpoint if there is one, else a fresh start
+)
+
+// defaultBucket is the multiple to which unpacked batches are padded.
+const defaultBucket = 64
+
+// withDefaults replaces zero fields by what they stand for.
+func (c SFTConfig) withDefaults() SFTConfig {
+	orDefault(&c.OutputDir, "trainer_output")
+	orDefault(&c.MaxLength, 1024)
+	orDefault(&c.ExcessLengthStrategy, "truncate")
+	orDefault(&c.PackingStrategy, BFD)
+	orDefault(&c.EvalPacking, &c.Packing)
+	orDefault(&c.DatasetTextField, "text")
+	orDefault(&c.LossType, "nll")
+	orDefault(&c.PerDeviceTrainBatchSize, 8)
+	orDefault(&c.PerDeviceEvalBatchSize, 8)
+	orDefault(&c.GradientAccumulationSteps, 1)
+	orDefault(&c.TrainSamplingStrategy, Random)
+	orDefault(&c.NumTrainEpochs, 3)
+	orDefault(&c.MaxSteps, -1)
+	orDefault(&c.LearningRate, 2e-5)
+	orDefault(&c.LRSchedulerType, Linear)
+	orDefault(&c.Optim, "adamw_torch")
+	orDefault(&c.AdamBeta1, 0.9)
+	orDefault(&c.AdamBeta2, 0.999)
+	orDefault(&c.AdamEpsilon, 1e-8)
+	orDefault(&c.MaxGradNorm, new(1.0))
+	orDefault(&c.LoggingStrategy, Steps)
+	orDefault(&c.LoggingSteps, 10)
+	orDefault(&c.EvalStrategy, No)
+	orDefault(&c.EvalSteps, c.LoggingSteps)
+	orDefault(&c.SaveStrategy, Steps)
+	orDefault(&c.SaveSteps, 500)
+	if c.LoadBestModelAtEnd || c.SaveStrategy == Best {
+		orDefault(&c.MetricForBestModel, "loss")
+	}
+	orDefault(&c.GreaterIsBetter, new(!endsInLoss(c.MetricForBestModel)))
+	orDefault(&c.Seed, 42)
+	orDefault(&c.DataSeed, c.Seed)
+	orDefault(&c.ResidualBudget, "auto")
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c
+}
+
+func orDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}

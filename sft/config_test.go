@@ -1,0 +1,88 @@
+package sft
+
+import (
+	"encoding/json"
+	"testing"
+)
+
+func TestZeroConfigHasTRLsDefaults(t *testing.T) {
+	var got map[string]any
+	if err := json.Unmarshal([]byte(mustJSON(t, SFTConfig{}.withDefaults())), &got); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]any{
+		"output_dir": "trainer_output", "max_length": 1024.0, "packing": false, "packing_strategy": "bfd", "dataset_text_field": "text",
+		"shuffle_dataset": false, "completion_only_loss": nil, "assistant_only_loss": false, "loss_type": "nll",
+		"per_device_train_batch_size": 8.0, "per_device_eval_batch_size": 8.0, "gradient_accumulation_steps": 1.0,
+		"num_train_epochs": 3.0, "max_steps": -1.0, "learning_rate": 2e-5, "lr_scheduler_type": "linear", "warmup_steps": 0.0,
+		"weight_decay": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "max_grad_norm": 1.0,
+		"logging_strategy": "steps", "logging_steps": 10.0, "logging_first_step": false, "eval_strategy": "no", "eval_delay": 0.0,
+		"save_strategy": "steps", "save_steps": 500.0, "save_only_model": false, "seed": 42.0, "data_seed": 42.0,
+		"train_sampling_strategy": "random", "dataloader_drop_last": false, "load_best_model_at_end": false, "eval_steps": 10.0,
+		"eval_packing": false, "residual_budget": "auto", "ignore_data_skip": false,
+	} {
+		if have, ok := got[name]; !ok || have != want {
+			t.Errorf("%s is %v, want %v", name, have, want)
+		}
+	}
+	if err := (SFTConfig{}).Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestValidateNamesFieldValueAndRemedy(t *testing.T) {
+	rows := []Row{{"text": "a"}}
+	for _, c := range []struct {
+		config SFTConfig
+		says   []string
+	}{
+		{SFTConfig{MaxLength: -5}, []string{"MaxLength", "-5", "NoMaxLength"}},
+		{SFTConfig{Packing: true, MaxLength: NoMaxLength}, []string{"MaxLength", "block length"}},
+		{SFTConfig{EvalPacking: new(true), MaxLength: NoMaxLength}, []string{"MaxLength", "block length"}},
+		{SFTConfig{PackingStrategy: "ffd"}, []string{"PackingStrategy", `"ffd"`, "bfd, bfd_split, wrapped"}},
+		{SFTConfig{ExcessLengthStrategy: "cut"}, []string{"ExcessLengthStrategy", `"cut"`, "truncate"}},
+		{SFTConfig{PadToMultipleOf: -1}, []string{"PadToMultipleOf", "-1"}},
+		{SFTConfig{PerDeviceTrainBatchSize: -1}, []string{"PerDeviceTrainBatchSize", "-1"}},
+		{SFTConfig{PerDeviceEvalBatchSize: -1}, []string{"PerDeviceEvalBatchSize", "-1"}},
+		{SFTConfig{GradientAccumulationSteps: -2}, []string{"GradientAccumulationSteps", "-2"}},
+		{SFTConfig{NumTrainEpochs: -1}, []string{"NumTrainEpochs", "-1"}},
+		{SFTConfig{MaxSteps: -2}, []string{"MaxSteps", "-2"}},
+		{SFTConfig{LearningRate: -1}, []string{"LearningRate", "-1"}},
+		{SFTConfig{LRSchedulerType: "greedy"}, []string{"LRSchedulerType", `"greedy"`, "cosine_with_min_lr"}},
+		{SFTConfig{LRSchedulerKwargs: map[string]float64{"power": 2}}, []string{"LRSchedulerKwargs", `"power"`, "the linear schedule reads none"}},
+		{SFTConfig{LRSchedulerType: CosineWithMinLR}, []string{"LRSchedulerKwargs", "min_lr"}},
+		{SFTConfig{LRSchedulerType: Polynomial, LearningRate: 1e-8}, []string{"LearningRate", "lr_end"}},
+		{SFTConfig{WarmupSteps: 1.5}, []string{"WarmupSteps", "1.5", "whole number"}},
+		{SFTConfig{WarmupRatio: 1}, []string{"WarmupRatio", "1"}},
+		{SFTConfig{WarmupRatio: 0.1, WarmupSteps: 3}, []string{"WarmupRatio", "WarmupSteps is 3"}},
+		{SFTConfig{Optim: "adafactor"}, []string{"Optim", `"adafactor"`, "adamw_torch"}},
+		{SFTConfig{LossType: "dft"}, []string{"LossType", `"dft"`, "nll"}},
+		{SFTConfig{WeightDecay: -0.1}, []string{"WeightDecay", "-0.1"}},
+		{SFTConfig{AdamBeta1: 1}, []string{"AdamBeta1", "1"}},
+		{SFTConfig{AdamBeta2: -1}, []string{"AdamBeta2", "-1"}},
+		{SFTConfig{AdamEpsilon: -1}, []string{"AdamEpsilon", "-1"}},
+		{SFTConfig{MaxGradNorm: new(-1.0)}, []string{"MaxGradNorm", "-1"}},
+		{SFTConfig{LoggingSteps: 2.5}, []string{"LoggingSteps", "2.5"}},
+		{SFTConfig{LoggingStrategy: "always"}, []string{"LoggingStrategy", `"always"`}},
+		{SFTConfig{SaveSteps: -1}, []string{"SaveSteps", "-1"}},
+		{SFTConfig{SaveTotalLimit: -1}, []string{"SaveTotalLimit", "-1"}},
+		{SFTConfig{SaveStrategy: "often"}, []string{"SaveStrategy", `"often"`}},
+		{SFTConfig{EvalStrategy: "often"}, []string{"EvalStrategy", `"often"`}},
+		{SFTConfig{EvalStrategy: Steps}, []string{"EvalDataset", "give rows"}},
+		{SFTConfig{EvalStrategy: Steps, EvalSteps: -1, EvalDataset: rows}, []string{"EvalSteps", "-1"}},
+		{SFTConfig{TrainSamplingStrategy: "best"}, []string{"TrainSamplingStrategy", `"best"`}},
+		{SFTConfig{FormattingFunc: func(Row) (string, error) { return "", nil }, CompletionOnlyLoss: new(true)}, []string{"CompletionOnlyLoss", "FormattingFunc"}},
+		{SFTConfig{FormattingFunc: func(Row) (string, error) { return "", nil }, AssistantOnlyLoss: true}, []string{"AssistantOnlyLoss", "FormattingFunc"}},
+		{SFTConfig{LoadBestModelAtEnd: true}, []string{"EvalStrategy", "best checkpoint"}},
+		{SFTConfig{SaveStrategy: Best}, []string{"EvalStrategy", "best checkpoint"}},
+		{SFTConfig{LoadBestModelAtEnd: true, EvalStrategy: Epoch, EvalDataset: rows}, []string{"SaveStrategy", `"epoch"`}},
+		{SFTConfig{LoadBestModelAtEnd: true, EvalStrategy: Steps, EvalSteps: 3, SaveSteps: 10, EvalDataset: rows}, []string{"SaveSteps", "multiple of EvalSteps"}},
+		{SFTConfig{LoadBestModelAtEnd: true, EvalStrategy: Steps, SaveOnlyModel: true, EvalDataset: rows}, []string{"SaveOnlyModel"}},
+	} {
+		wantError(t, c.config.Validate(), append(c.says, "sft: SFTConfig.")...)
+	}
+}
+
+func TestValidateReportsAllFaultsAtOnce(t *testing.T) {
+	wantError(t, SFTConfig{MaxLength: -5, LearningRate: -1, Optim: "sgd"}.Validate(), "MaxLength", "LearningRate", "Optim")
+}

@@ -1,0 +1,70 @@
+package sft
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/loris-ml/loris/tokenizer"
+)
+
+func TestPrepareEqualsTRL(t *testing.T) {
+	var fixture struct {
+		Cases []struct {
+			Name       string
+			Rows       json.RawMessage
+			Options    json.RawMessage
+			InputIDs   [][]int32 `json:"input_ids"`
+			Labels     [][]int32
+			SeqLengths [][]int `json:"seq_lengths"`
+		}
+	}
+	readFixture(t, "preparation.json", &fixture)
+	tok, err := tokenizer.FromPretrained(filepath.Join("testdata", "tokenizer"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range fixture.Cases {
+		t.Run(want.Name, func(t *testing.T) {
+			in := decodeRows(t, want.Rows)
+			c := readConfig(t, want.Options).withDefaults()
+			d, _, err := prepare(in, tok, c, c.Packing, "training")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(d.rows) != len(want.InputIDs) {
+				t.Fatalf("%d rows, TRL %d", len(d.rows), len(want.InputIDs))
+			}
+			for i, row := range d.rows {
+				var ids, labels []int32
+				var lengths []int
+				for _, e := range row {
+					ids, labels, lengths = append(ids, e.ids...), append(labels, e.labels...), append(lengths, len(e.ids))
+				}
+				if !slices.Equal(ids, want.InputIDs[i]) || !slices.Equal(labels, want.Labels[i]) {
+					t.Errorf("row %d:\n ids %v\nTRL %v\n labels %v\nTRL    %v", i, ids, want.InputIDs[i], labels, want.Labels[i])
+				}
+				if want.SeqLengths != nil && !slices.Equal(lengths, want.SeqLengths[i]) {
+					t.Errorf("row %d: documents of %v, TRL %v", i, lengths, want.SeqLengths[i])
+				}
+			}
+		})
+	}
+}
+
+func decodeRows(t *testing.T, text []byte) (rows []Row) {
+	t.Helper()
+	var raw []json.RawMessage
+	if err := json.Unmarshal(text, &raw); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range raw {
+		row, err := decodeRow(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}

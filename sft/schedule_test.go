@@ -1,0 +1,138 @@
+package sft
+
+import (
+	"math"
+	"slices"
+	"testing"
+)
+
+func TestSchedulesEqualTransformers(t *testing.T) {
+	var fixture struct {
+		Cases []struct {
+			Name         string
+			LearningRate float64 `json:"learning_rate"`
+			WarmupSteps  float64 `json:"warmup_steps"`
+			Steps        int
+			Kwargs       map[string]float64
+			Rates        []float64
+		}
+	}
+	readFixture(t, "schedules.json", &fixture)
+	seen := map[string]bool{}
+	for _, c := range fixture.Cases {
+		seen[c.Name] = true
+		config := SFTConfig{LRSchedulerType: c.Name, LearningRate: c.LearningRate, WarmupSteps: c.WarmupSteps, LRSchedulerKwargs: c.Kwargs}
+		rate, err := newSchedule(config, c.Steps)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for step, want := range c.Rates {
+			if got := rate(step); math.Abs(got-want) > 1e-14*c.LearningRate {
+				t.Errorf("%s, warmup %v, %v, step %d of %d: %v, transformers %v", c.Name, c.WarmupSteps, c.Kwargs, step, c.Steps, got, want)
+			}
+		}
+	}
+	for _, name := range scheduleNames() {
+		if !seen[name] {
+			t.Errorf("no fixture for %s", name)
+		}
+	}
+}
+
+func TestWarmupRatioIsAFractionOfWarmupSteps(t *testing.T) {
+	a, err1 := newSchedule(SFTConfig{LearningRate: 1, LRSchedulerType: Linear, WarmupRatio: 0.3}, 11)
+	b, err2 := newSchedule(SFTConfig{LearningRate: 1, LRSchedulerType: Linear, WarmupSteps: 4}, 11)
+	if err1 != nil || err2 != nil {
+		t.Fatal(err1, err2)
+	}
+	for s := range 11 {
+		if a(s) != b(s) {
+			t.Errorf("step %d: %v, want %v", s, a(s), b(s))
+		}
+	}
+}
+
+func TestPlanCountsStepsAsTransformers(t *testing.T) {
+	for _, c := range []struct {
+		rows                                     int
+		config                                   SFTConfig
+		batches, stepsPerEpoch, maxSteps, epochs int
+		samples                                  float64
+	}{
+		{13, SFTConfig{PerDeviceTrainBatchSize: 2, GradientAccumulationSteps: 2}, 7, 4, 12, 3, 39},
+		{13, SFTConfig{PerDeviceTrainBatchSize: 2, GradientAccumulationSteps: 2, DataloaderDropLast: true}, 6, 3, 9, 3, 39},
+		{13, SFTConfig{}, 2, 2, 6, 3, 39},
+		{3, SFTConfig{}, 1, 1, 3, 3, 9},
+		{3, SFTConfig{DataloaderDropLast: true}, 1, 1, 3, 3, 9},
+		{13, SFTConfig{PerDeviceTrainBatchSize: 1, NumTrainEpochs: 0.5}, 13, 13, 7, 1, 6.5},
+		{13, SFTConfig{PerDeviceTrainBatchSize: 1, NumTrainEpochs: 1.5, GradientAccumulationSteps: 4}, 13, 4, 6, 2, 19.5},
+		{13, SFTConfig{PerDeviceTrainBatchSize: 2, MaxSteps: 10}, 7, 7, 10, 2, 20},
+		{13, SFTConfig{PerDeviceTrainBatchSize: 2, MaxSteps: 14, NumTrainEpochs: 9}, 7, 7, 14, 2, 28},
+	} {
+		want := stepPlan{c.batches, c.stepsPerEpoch, c.maxSteps, c.epochs, c.samples}
+		if got := c.config.withDefaults().plan(c.rows); got != want {
+			t.Errorf("%d rows, %+v:\ngot  %+v\nwant %+v", c.rows, c.config, got, want)
+		}
+	}
+}
+
+func TestOrderIsAPermutationThatOnlySeedAndEpochDecide(t *testing.T) {
+	d := &dataset{rows: make([]packedRow, 101)}
+	c := SFTConfig{}.withDefaults()
+	first := d.order(c, 0)
+	sorted := slices.Sorted(slices.Values(first))
+	for i, n := range sorted {
+		if i != n {
+			t.Fatalf("not a permutation: %v", first)
+		}
+	}
+	if slices.Equal(first, sorted) || !slices.Equal(first, d.order(c, 0)) || slices.Equal(first, d.order(c, 1)) {
+		t.Error("the order is not random, not reproducible, or the same in two epochs")
+	}
+	c.DataSeed = 7
+	if slices.Equal(first, d.order(c, 0)) {
+		t.Error("two seeds give one order")
+	}
+	c.TrainSamplingStrategy = Sequential
+	if !slices.Equal(d.order(c, 3), sorted) {
+		t.Error("sequential order is not sequential")
+	}
+}
+
+// The first numbers are pinned: a checkpoint must find the same order in every later release.
+func TestOrderIsPinned(t *testing.T) {
+	d := &dataset{rows: make([]packedRow, 10)}
+	if got, want := d.order(SFTConfig{}.withDefaults(), 1), []int{1, 9, 3, 4, 0, 2, 5, 6, 7, 8}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestGroupByLengthKeepsLengthsTogether(t *testing.T) {
+	d := &dataset{}
+	for i := range 96 {
+		n := 1 + i*37%61
+		d.rows = append(d.rows, packedRow{{ids: make([]int32, n), labels: make([]int32, n)}})
+	}
+	c := SFTConfig{PerDeviceTrainBatchSize: 4, TrainSamplingStrategy: GroupByLength}.withDefaults()
+	order := d.order(c, 0)
+	spread := func(order []int) (total int) {
+		for batch := range slices.Chunk(order, 4) {
+			var lengths []int
+			for _, n := range batch {
+				lengths = append(lengths, d.rows[n].length())
+			}
+			total += slices.Max(lengths) - slices.Min(lengths)
+		}
+		return total
+	}
+	c.TrainSamplingStrategy = Random
+	if a, b := spread(order), spread(d.order(c, 0)); a*3 > b {
+		t.Errorf("lengths in batches spread over %d, without grouping over %d", a, b)
+	}
+	if d.rows[order[0]].length() != 61 {
+		t.Errorf("the first row has %d tokens, the longest has 61", d.rows[order[0]].length())
+	}
+	if got := slices.Sorted(slices.Values(order)); got[0] != 0 || got[95] != 95 || len(slices.Compact(got)) != 96 {
+		t.Error("not a permutation")
+	}
+}

@@ -1,0 +1,220 @@
+package sft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"slices"
+
+	"github.com/loris-ml/loris/internal/training"
+)
+
+// What a model and its device programs implement; see package internal/training.
+type (
+	// SessionOptions configure a Session.
+	SessionOptions = training.SessionOptions
+	// ApplyOptions configure one optimizer step.
+	ApplyOptions = training.ApplyOptions
+	// Stats are sums over a batch's labels.
+	Stats = training.Stats
+	// Session trains one model: MicroStep sums gradients, Apply updates.
+	Session = training.Session
+)
+
+// Model is what can be trained: a *peft.PeftModel, or a *models.CausalLM loaded for full fine-tuning.
+type Model interface {
+	NewSession(o SessionOptions) (Session, error)
+	// SavePretrained writes what was trained into a folder: an adapter, or a whole model.
+	SavePretrained(dir string) error
+}
+
+// SFTTrainer fine-tunes a model on rows of text (trl.SFTTrainer). It is for one goroutine.
+type SFTTrainer struct {
+	model       Model
+	tok         Tokenizer
+	cfg         SFTConfig // defaults filled in
+	pad         int32
+	train, eval *dataset
+	report      DataReport
+	evalReport  *DataReport
+	active      *run  // while Train runs
+	lastTokens  int64 // num_tokens of the last run
+}
+
+// NewSFTTrainer checks the configuration and that its OutputDir can be written, and tokenizes and packs the rows.
+// Errors name the field or the row.
+func NewSFTTrainer(model Model, tok Tokenizer, rows []Row, cfg SFTConfig) (*SFTTrainer, error) {
+	if model == nil || tok == nil {
+		return nil, errors.New("sft: NewSFTTrainer needs a model and a tokenizer; one of them is nil")
+	}
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	if err := checkTokens(tok, cfg); err != nil {
+		return nil, err
+	}
+	if err := checkWritable(cfg.OutputDir); err != nil {
+		return nil, err
+	}
+	t := &SFTTrainer{model: model, tok: tok, cfg: cfg, pad: padID(tok, cfg)}
+	train, report, err := prepare(rows, tok, cfg, cfg.Packing, "training")
+	if err != nil {
+		return nil, err
+	}
+	t.train, t.report = train, *report
+	if len(cfg.EvalDataset) > 0 {
+		if t.eval, t.evalReport, err = prepare(cfg.EvalDataset, tok, cfg, *cfg.EvalPacking, "evaluation"); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// checkTokens refuses configured tokens that the vocabulary lacks.
+func checkTokens(tok Tokenizer, c SFTConfig) error {
+	v := validator{}
+	for field, token := range map[string]string{"EOSToken": c.EOSToken, "PadToken": c.PadToken} {
+		if _, ok := tok.TokenToID(token); token != "" && !ok {
+			v.fail(field, token, "the tokenizer's vocabulary has no such token")
+		}
+	}
+	return errors.Join(v.errs...)
+}
+
+// padID is the id of padding: the configured token, the tokenizer's, its EOS token, or 0. It changes no number.
+func padID(tok Tokenizer, c SFTConfig) int32 {
+	for _, token := range []string{c.PadToken, tok.PadToken(), tok.EOSToken()} {
+		if id, ok := tok.TokenToID(token); ok && token != "" {
+			return int32(id)
+		}
+	}
+	return 0
+}
+
+// checkWritable creates the folder and tries a file in it.
+func checkWritable(dir string) error {
+	err := os.MkdirAll(dir, 0o777)
+	var f *os.File
+	if err == nil {
+		f, err = os.CreateTemp(dir, ".writable-*")
+	}
+	if err == nil {
+		err = errors.Join(f.Close(), os.Remove(f.Name()))
+	}
+	if err != nil {
+		return fmt.Errorf("sft: SFTConfig.OutputDir %q cannot be written: %w; choose another folder or change its permissions", dir, err)
+	}
+	return nil
+}
+
+// Data says what became of the training rows.
+func (t *SFTTrainer) Data() DataReport { return t.report }
+
+// Train runs the training and returns what came of it. Cancelling ctx ends the present micro-step, saves a checkpoint
+// from which ResumeFromCheckpoint continues as if nothing had happened (unless SaveStrategy is No), and returns the report
+// so far together with ctx's error. An error of a step names it. A loss or gradient that is not finite is an error.
+func (t *SFTTrainer) Train(ctx context.Context) (*Report, error) {
+	if t.active != nil {
+		return nil, errors.New("sft: Train is already running")
+	}
+	r, err := t.newRun()
+	if err != nil {
+		return nil, err
+	}
+	t.active = r
+	defer func() { t.active = nil }()
+	err = r.loop(ctx)
+	report, err := r.finish(ctx, err)
+	return report, errors.Join(err, r.close())
+}
+
+// loop goes through epochs and their optimizer steps; what is due at the end of each (log, evaluate, save) follows it.
+func (r *run) loop(ctx context.Context) error {
+	if err := r.begin(ctx); err != nil {
+		return err
+	}
+	for epoch := r.state.GlobalStep / r.plan.stepsPerEpoch; epoch < r.plan.epochs && !r.stopped(); epoch++ {
+		for done, batches := range r.steps(epoch) {
+			if err := r.step(ctx, batches); err != nil {
+				return err
+			}
+			r.state.Epoch = float64(epoch) + float64(done)/float64(r.plan.batches)
+			if err := r.stepEnd(ctx); err != nil {
+				return err
+			}
+			if r.stopped() || r.control.ShouldEpochStop {
+				break
+			}
+		}
+		if err := r.epochEnd(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// steps yields an epoch's optimizer steps: batches done in the epoch after the step, and the step's micro-batches.
+// Steps that a resumed run has behind it are left out.
+func (r *run) steps(epoch int) iter.Seq2[int, []*Batch] {
+	c := r.cfg
+	first := 0
+	if epoch == r.startStep/r.plan.stepsPerEpoch && !c.IgnoreDataSkip {
+		first = r.startStep % r.plan.stepsPerEpoch
+	}
+	return func(yield func(int, []*Batch) bool) {
+		order := r.train.order(c, epoch)
+		order = order[:min(len(order), r.plan.batches*c.PerDeviceTrainBatchSize)]
+		for i, part := range slices.Collect(slices.Chunk(order, c.PerDeviceTrainBatchSize*c.GradientAccumulationSteps)) {
+			if i < first {
+				continue
+			}
+			var batches []*Batch
+			for numbers := range slices.Chunk(part, c.PerDeviceTrainBatchSize) {
+				batches = append(batches, r.train.batch(numbers, c.PerDeviceTrainBatchSize, c, r.pad))
+			}
+			if !yield(i*c.GradientAccumulationSteps+len(batches), batches) {
+				return
+			}
+		}
+	}
+}
+
+// step is one optimizer step. It changes the run's state only when the whole step has succeeded.
+func (r *run) step(ctx context.Context, batches []*Batch) error {
+	number := r.state.GlobalStep + 1
+	m, loss, labels, tokens := r.meter, 0.0, 0, 0
+	for i, b := range batches {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		stats, err := r.session.MicroStep(ctx, b)
+		if err != nil {
+			return fmt.Errorf("sft: step %d, micro-step %d of %d: %w", number, i+1, len(batches), err)
+		}
+		if !finite(stats.LossSum) {
+			return fmt.Errorf("sft: step %d, micro-step %d of %d: the loss is %v (data set rows %v): lower LearningRate, add warmup steps, or look at these rows; the last checkpoint is intact", number, i+1, len(batches), stats.LossSum, b.RowSeeds)
+		}
+		loss, labels, tokens = loss+stats.LossSum, labels+b.NumLabels, tokens+b.NumTokens
+		m.micro(stats.EntropySum, stats.Correct, b.NumLabels)
+	}
+	items := float64(max(1, labels))
+	rate := r.schedule(r.state.GlobalStep)
+	norm, err := r.session.Apply(ctx, ApplyOptions{LearningRate: rate, NumItems: items, MaxGradNorm: *r.cfg.MaxGradNorm})
+	if err != nil {
+		return fmt.Errorf("sft: step %d: %w", number, err)
+	}
+	if !finite(norm) {
+		return fmt.Errorf("sft: step %d: the gradient norm is %v: lower LearningRate or add warmup steps, and resume from the last checkpoint", number, norm)
+	}
+	m.LossSum += loss / items
+	m.Steps++
+	r.meter, r.gradNorm, r.rate = m, norm, rate
+	r.lossTotal += loss / items
+	r.tokens, r.labels = r.tokens+int64(tokens), r.labels+int64(labels)
+	r.state.GlobalStep = number
+	r.bar.step(r, loss/items)
+	return nil
+}
