@@ -1,0 +1,174 @@
+// Command step times whole training steps (embedding, blocks, head, loss and optimizer) of a model with random weights
+// on random tokens, and prints one line of JSON.
+//
+//	go run ./bench/step -backend xla:cuda -shape llama-3-8b -batch 2 -length 2048 -budget auto
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/loris-ml/loris/internal/training"
+	"github.com/loris-ml/loris/models"
+	"github.com/loris-ml/loris/peft"
+	"github.com/loris-ml/loris/quant"
+)
+
+var started = time.Now()
+
+// shapes are the models that can be timed.
+var shapes = map[string]models.LlamaConfig{
+	"llama-3-8b": {
+		VocabSize: 128256, HiddenSize: 4096, IntermediateSize: 14336, NumHiddenLayers: 32, NumAttentionHeads: 32,
+		NumKeyValueHeads: 8, MaxPositionEmbeddings: 8192, RMSNormEps: 1e-5, RopeTheta: 500000,
+	},
+	"smollm2-135m": {
+		VocabSize: 49152, HiddenSize: 576, IntermediateSize: 1536, NumHiddenLayers: 30, NumAttentionHeads: 9,
+		NumKeyValueHeads: 3, MaxPositionEmbeddings: 8192, RMSNormEps: 1e-5, RopeTheta: 100000, TieWordEmbeddings: true,
+	},
+	"tiny": {
+		VocabSize: 512, HiddenSize: 64, IntermediateSize: 172, NumHiddenLayers: 5, NumAttentionHeads: 8,
+		NumKeyValueHeads: 4, MaxPositionEmbeddings: 512, RMSNormEps: 1e-5, TieWordEmbeddings: true,
+	},
+}
+
+type options struct {
+	shape, base, backend, budget, dtype        string
+	layers, rank, batch, length, warmup, steps int
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.shape, "shape", "llama-3-8b", "llama-3-8b, smollm2-135m or tiny")
+	flag.StringVar(&o.base, "base", "nf4", "nf4, 16bit, or full (full fine-tuning, no adapters)")
+	flag.StringVar(&o.backend, "backend", "", "\"\" (pure Go), xla:cpu or xla:cuda")
+	flag.StringVar(&o.budget, "budget", "auto", "bytes of activations to keep: auto, 0, 12GiB")
+	flag.StringVar(&o.dtype, "dtype", "", "float32 or bfloat16; \"\": the backend's own")
+	flag.IntVar(&o.layers, "layers", 0, "number of layers; 0: the shape's")
+	flag.IntVar(&o.rank, "r", 16, "rank of the adapters, on all linears")
+	flag.IntVar(&o.batch, "batch", 2, "rows")
+	flag.IntVar(&o.length, "length", 2048, "tokens per row")
+	flag.IntVar(&o.warmup, "warmup", 3, "steps before timing")
+	flag.IntVar(&o.steps, "steps", 20, "timed steps")
+	flag.Parse()
+	if err := run(context.Background(), o); err != nil {
+		fmt.Fprintln(os.Stderr, "step:", err)
+		os.Exit(1)
+	}
+}
+
+// result is what is printed.
+type result struct {
+	Shape         string  `json:"shape"`
+	Base          string  `json:"base"`
+	Backend       string  `json:"backend"`
+	Batch         int     `json:"batch"`
+	Length        int     `json:"length"`
+	Budget        string  `json:"budget"`
+	LoadSeconds   float64 `json:"load_s"`
+	FirstStep     float64 `json:"first_step_s"` // from process start to the end of the first step
+	MedianMS      float64 `json:"median_ms"`
+	MinMS         float64 `json:"min_ms"`
+	MaxMS         float64 `json:"max_ms"`
+	TokensPerS    float64 `json:"tokens_per_s"`
+	MemoryGiB     float64 `json:"memory_gib"` // in use on the device after the last step, as the session tells
+	FirstLoss     float64 `json:"first_loss"`
+	LastLoss      float64 `json:"last_loss"`
+	TrainedParams string  `json:"trained"`
+}
+
+func run(ctx context.Context, o options) (err error) {
+	cfg, ok := shapes[o.shape]
+	if !ok {
+		return fmt.Errorf("unknown shape %q", o.shape)
+	}
+	if o.layers > 0 {
+		cfg.NumHiddenLayers = o.layers
+	}
+	session, trained, closeAll, err := open(ctx, o, &cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeAll()) }()
+	r := result{
+		Shape: o.shape, Base: o.base, Backend: o.backend, Batch: o.batch, Length: o.length, Budget: o.budget,
+		LoadSeconds: time.Since(started).Seconds(), TrainedParams: trained,
+	}
+	batch := randomBatch(o, cfg.VocabSize)
+	var ms []float64
+	for i := range o.warmup + o.steps {
+		t := time.Now()
+		stats, err := session.MicroStep(ctx, batch)
+		if err != nil {
+			return err
+		}
+		if _, err := session.Apply(ctx, training.ApplyOptions{LearningRate: 2e-4, NumItems: float64(stats.Labels), MaxGradNorm: 1}); err != nil {
+			return err
+		}
+		r.LastLoss = stats.LossSum / float64(stats.Labels)
+		if i == 0 {
+			r.FirstStep, r.FirstLoss = time.Since(started).Seconds(), r.LastLoss
+		}
+		if i >= o.warmup {
+			ms = append(ms, float64(time.Since(t).Microseconds())/1e3)
+		}
+	}
+	if bytes, ok := session.MemoryInUse(); ok {
+		r.MemoryGiB = float64(bytes) / (1 << 30)
+	}
+	slices.Sort(ms)
+	r.MinMS, r.MedianMS, r.MaxMS = ms[0], ms[len(ms)/2], ms[len(ms)-1]
+	r.TokensPerS = float64(o.batch*o.length) / r.MedianMS * 1e3
+	return json.NewEncoder(os.Stdout).Encode(r)
+}
+
+// open makes the model and a session on it.
+func open(ctx context.Context, o options, cfg *models.LlamaConfig) (training.Session, string, func() error, error) {
+	m := models.Options{Backend: o.backend, DType: models.DType(o.dtype), Trainable: o.base == "full"}
+	if o.base == "nf4" {
+		m.Quantization = &quant.BitsAndBytesConfig{
+			LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true, BNB4BitComputeDType: o.dtype,
+		}
+	}
+	model, err := models.NewRandom(ctx, cfg, 1, m)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	so := training.SessionOptions{ResidualBudget: o.budget, AdamBeta1: 0.9, AdamBeta2: 0.999, AdamEpsilon: 1e-8, Seed: 1}
+	if m.Trainable {
+		s, err := model.NewSession(so)
+		return s, fmt.Sprintf("all %d parameters", model.NumParameters()), model.Close, err
+	}
+	tuned, err := peft.GetPeftModel(model, peft.LoraConfig{R: o.rank, LoraAlpha: float64(o.rank), TargetModules: peft.AllLinear})
+	if err != nil {
+		return nil, "", nil, errors.Join(err, model.Close())
+	}
+	s, err := tuned.NewSession(so)
+	return s, tuned.TrainableParameters(), func() error { return errors.Join(s.Close(), tuned.Close(), model.Close()) }, err
+}
+
+// randomBatch is full rows of random tokens, every token but a row's first a label.
+func randomBatch(o options, vocab int) *training.Batch {
+	random := rand.New(rand.NewPCG(7, 7))
+	b := &training.Batch{Rows: o.batch, Length: o.length}
+	for range o.batch * o.length {
+		b.IDs = append(b.IDs, int32(random.IntN(vocab)))
+	}
+	for i := range b.IDs {
+		label := int32(-100)
+		if (i+1)%o.length != 0 {
+			label = b.IDs[i+1]
+			b.NumLabels++
+		}
+		b.Labels = append(b.Labels, label)
+	}
+	b.NumTokens = len(b.IDs)
+	return b
+}

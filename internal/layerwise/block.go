@@ -1,0 +1,158 @@
+package layerwise
+
+import (
+	"fmt"
+	"strings"
+
+	. "github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/loris-ml/loris/internal/nn"
+)
+
+// span is a run of consecutive layers that one program covers.
+type span struct {
+	first  int
+	layers []layer
+}
+
+// layer is one layer's base weights and adapters.
+type layer struct {
+	base    *nn.Weights
+	adapter *nn.Weights // nil: none
+}
+
+func (l layer) stores() []*nn.Weights {
+	if l.adapter == nil {
+		return []*nn.Weights{l.base}
+	}
+	return []*nn.Weights{l.base, l.adapter}
+}
+
+// spans cuts the model's layers into runs of n.
+func spans(base, adapters []*nn.Weights, n int) (out []span) {
+	for i := range base {
+		if i%n == 0 {
+			out = append(out, span{first: i})
+		}
+		l := layer{base: base[i]}
+		if adapters != nil {
+			l.adapter = adapters[i]
+		}
+		s := &out[len(out)-1]
+		s.layers = append(s.layers, l)
+	}
+	return out
+}
+
+// key says what a graph over the span depends on.
+func (s span) key() string {
+	var k strings.Builder
+	for _, l := range s.layers {
+		for _, w := range l.stores() {
+			k.WriteString(w.Layout.Key())
+			k.WriteByte('|')
+		}
+	}
+	return k.String()
+}
+
+// tensors returns the span's tensors as program inputs.
+func (s span) tensors() (ts []*tensors.Tensor) {
+	for _, l := range s.layers {
+		for _, w := range l.stores() {
+			ts = append(ts, w.Tensors...)
+		}
+	}
+	return ts
+}
+
+// shared are the inputs of every block program of one batch.
+type shared struct {
+	cos, sin *tensors.Tensor // [1 or rows, length, head_dim/2]
+	segments *tensors.Tensor // [rows, length] int32, or nil
+	rowKeys  *tensors.Tensor // [rows] uint32, or nil: no dropout
+}
+
+// variant says which of the optional inputs there are.
+func (s shared) variant() string { return fmt.Sprint(s.segments != nil, s.rowKeys != nil) }
+
+// inputs returns the shared inputs, and the number of the span's first layer where random streams need it.
+func (s shared) inputs(index *tensors.Tensor) []*tensors.Tensor {
+	in := []*tensors.Tensor{s.cos, s.sin}
+	if s.segments != nil {
+		in = append(in, s.segments)
+	}
+	if s.rowKeys != nil {
+		in = append(in, s.rowKeys, index)
+	}
+	return in
+}
+
+// reader takes a program's input nodes in order.
+type reader struct{ in []*Node }
+
+func (r *reader) take(n int) []*Node {
+	head := r.in[:n]
+	r.in = r.in[n:]
+	return head
+}
+
+func (r *reader) one() *Node { return r.take(1)[0] }
+
+// batch reads what shared.inputs wrote.
+func (r *reader) batch(segments, dropout bool) (b nn.Batch, index *Node) {
+	b.Cos, b.Sin = r.one(), r.one()
+	if segments {
+		b.Segments = r.one()
+	}
+	if dropout {
+		b.RowKeys, index = r.one(), r.one()
+	}
+	return b, index
+}
+
+// run applies the layers of the span to x. It returns the block's output and the trainable tensors' nodes in order.
+func (m *Model) run(s span, r *reader, b nn.Batch, index *Node, tape *nn.Tape, x *Node) (y *Node, trainable []*Node) {
+	for i, sl := range s.layers {
+		l := nn.NewLayer(m.Shape, b, tape)
+		if index != nil {
+			l.At(AddScalar(index, float64(i)))
+		}
+		for _, w := range sl.stores() {
+			nodes := r.take(len(w.Layout.Slots))
+			l.Bind(w.Layout, nodes)
+			for _, t := range w.Layout.Trainable() {
+				trainable = append(trainable, nodes[t])
+			}
+		}
+		x = m.Block(l, x)
+	}
+	return x, trainable
+}
+
+// forward is the program x, shared, weights → x', kept values.
+func (m *Model) forward(s span, sh shared, keep nn.Keep) *program {
+	segments, dropout := sh.segments != nil, sh.rowKeys != nil
+	return m.programs.get(m.Device, "block_forward", fmt.Sprint(keep, sh.variant(), s.key()), func(in []*Node) []*Node {
+		r := &reader{in}
+		x := r.one()
+		b, index := r.batch(segments, dropout)
+		tape := nn.Record(keep)
+		y, _ := m.run(s, r, b, index, tape, x)
+		return append([]*Node{y}, tape.Kept(y)...)
+	})
+}
+
+// backward is the program x, dx', shared, kept values, weights → dx, gradients of the trainable tensors in float32.
+func (m *Model) backward(s span, sh shared, keep nn.Keep, kept int) *program {
+	segments, dropout := sh.segments != nil, sh.rowKeys != nil
+	return m.programs.get(m.Device, "block_backward", fmt.Sprint(keep, kept, sh.variant(), s.key()), func(in []*Node) []*Node {
+		r := &reader{in}
+		x, dy := r.one(), r.one()
+		b, index := r.batch(segments, dropout)
+		tape := nn.Replay(keep, r.take(kept))
+		y, trainable := m.run(s, r, b, index, tape, x)
+		return tape.Gradients(y, dy, append([]*Node{x}, trainable...))
+	})
+}

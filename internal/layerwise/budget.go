@@ -1,0 +1,143 @@
+package layerwise
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/loris-ml/loris/internal/backend"
+	"github.com/loris-ml/loris/internal/nn"
+)
+
+// Auto as a residual budget stands for what the device has free.
+const Auto = -1
+
+// parseBudget reads "" and "auto", or a number of bytes with an optional unit: "0", "2e9", "512MB", "12GiB".
+func parseBudget(s string) (int64, error) {
+	text := strings.TrimSpace(s)
+	if text == "" || strings.EqualFold(text, "auto") {
+		return Auto, nil
+	}
+	number, factor := text, 1.0
+	for _, u := range []struct {
+		suffix string
+		factor float64
+	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"B", 1}} {
+		if cut, ok := strings.CutSuffix(text, u.suffix); ok {
+			number, factor = strings.TrimSpace(cut), u.factor
+			break
+		}
+	}
+	v, err := strconv.ParseFloat(number, 64)
+	if err != nil || v < 0 || math.IsNaN(v) || v*factor > math.MaxInt64 {
+		return 0, fmt.Errorf(`ResidualBudget %q: want "auto" or a number of bytes such as "0", "512MB" or "12GiB"`, s)
+	}
+	return int64(v * factor), nil
+}
+
+// levels are what a span may keep, from little to much; each step saves the recomputation of more.
+var levels = []nn.Keep{nn.KeepNothing, nn.KeepAttention | nn.KeepResidual, nn.KeepAll}
+
+// planner spends a residual budget on the spans.
+type planner struct {
+	budget int64 // bytes, or Auto
+	plans  map[[2]int][]nn.Keep
+}
+
+// keep returns what each span keeps for batches of the given shape. The first plan for a shape stands.
+func (p *planner) keep(m *Model, spans []span, rows, length int) []nn.Keep {
+	shape := [2]int{rows, length}
+	if got := p.plans[shape]; got != nil {
+		return got
+	}
+	budget := p.budget
+	if budget == Auto {
+		budget = m.spare(rows * length)
+	}
+	plan := make([]nn.Keep, len(spans))
+	var size []int64 // by level, of one span; spans of a model differ at most by their adapters
+	for _, l := range levels {
+		size = append(size, m.keptBytes(spans[0], l, rows, length))
+	}
+	for i := 1; i < len(levels); i++ {
+		for j := range plan {
+			if cost := size[i] - size[i-1]; plan[j] == levels[i-1] && cost <= budget {
+				plan[j], budget = levels[i], budget-cost
+			}
+		}
+	}
+	if p.plans == nil {
+		p.plans = map[[2]int][]nn.Keep{}
+	}
+	p.plans[shape] = plan
+	return plan
+}
+
+// keptBytes is the size of what a span keeps: the graph is built, not compiled.
+func (m *Model) keptBytes(s span, keep nn.Keep, rows, length int) (bytes int64) {
+	if keep == nn.KeepNothing {
+		return 0
+	}
+	g := NewGraph(m.Device.Backend, "kept")
+	defer g.Finalize()
+	half := len(m.Inverse)
+	table := shapes.Make(dtypes.Float32, 1, length, half)
+	in := []*Node{
+		Parameter(g, "x", shapes.Make(m.Shape.Compute, rows, length, m.Shape.Hidden)),
+		Parameter(g, "cos", table), Parameter(g, "sin", table),
+	}
+	for i, t := range s.tensors() {
+		in = append(in, Parameter(g, fmt.Sprint("w", i), t.Shape()))
+	}
+	r := &reader{in}
+	x := r.one()
+	b, _ := r.batch(false, false)
+	tape := nn.Record(keep)
+	y, _ := m.run(s, r, b, nil, tape, x)
+	for _, n := range tape.Kept(y) {
+		bytes += n.Shape().ByteSize()
+	}
+	return bytes
+}
+
+// spare is what Auto allows: on a GPU the free memory less what the programs need to work in, on the host half of what
+// is available.
+func (m *Model) spare(tokens int) int64 {
+	free, ok := m.Device.FreeMemory()
+	if !ok {
+		return 0
+	}
+	if m.Device.Kind != backend.CUDA {
+		return free / 2
+	}
+	widest := 0
+	for _, s := range m.Layers[0].Layout.Slots {
+		widest += s.Shape.Size() / max(1, s.Shape.Dim(-1))
+	}
+	logits := int64(m.chunkTokens(tokens)) * int64(m.Vocab) * 4
+	return max(0, free-3*logits-8*int64(tokens)*int64(widest)-2<<30)
+}
+
+// spanLayers is how many layers run per call. A call on a GPU costs tens of microseconds, which a small layer does not
+// outlast; elsewhere a layer per call compiles fastest.
+func (m *Model) spanLayers() int {
+	if m.Device.Kind != backend.CUDA || len(m.Layers) == 0 {
+		return 1
+	}
+	params := 0
+	for _, s := range m.Layers[0].Layout.Slots {
+		params += s.Shape.Size()
+	}
+	const worthwhile = 25e6
+	for n := min(len(m.Layers), max(1, int(worthwhile/float64(params)))); n > 1; n-- {
+		if len(m.Layers)%n == 0 {
+			return n
+		}
+	}
+	return 1
+}

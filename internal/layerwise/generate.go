@@ -1,0 +1,187 @@
+package layerwise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/loris-ml/loris/internal/backend"
+	"github.com/loris-ml/loris/internal/nn"
+)
+
+// Logits runs the model over ids [rows][length] and returns [rows·length·vocab] float32. segments [rows·length] may be
+// nil; positions of different segments do not see each other.
+func (m *Model) Logits(ctx context.Context, adapters []*nn.Weights, ids, segments []int32, rows, length int) (out []float32, err error) {
+	sh, err := m.share(nil, segments, nil, rows, length)
+	defer sh.free()
+	if err != nil {
+		return nil, err
+	}
+	x, err := m.embed(ids, rows, length)
+	if err != nil {
+		return nil, err
+	}
+	for _, sp := range spans(m.Layers, adapters, m.spanLayers()) {
+		if err := ctx.Err(); err != nil {
+			return nil, errors.Join(err, backend.Free(x))
+		}
+		in := append(append([]*tensors.Tensor{x}, sh.inputs(nil)...), sp.tensors()...)
+		next, err := m.forward(sp, sh, nn.KeepNothing).call(in...)
+		if err := errors.Join(err, backend.Free(x)); err != nil {
+			return nil, err
+		}
+		x = next[0]
+	}
+	defer x.FinalizeAll()
+	y, err := m.programs.get(m.Device, "logits", "", func(in []*Node) []*Node {
+		h := nn.RMSNorm(in[0], in[1], m.Shape.NormEps)
+		return []*Node{ConvertDType(nn.Dense(h, ConvertDType(in[2], m.Shape.Compute)), dtypes.Float32)}
+	}).call(x, m.Norm, m.head())
+	if err != nil {
+		return nil, err
+	}
+	defer backend.Free(y...)
+	return tensors.CopyFlatData[float32](y[0])
+}
+
+// Decoder generates from one prompt, token by token, with the keys and values of earlier tokens in a cache.
+type Decoder struct {
+	m        *Model
+	spans    []span
+	caches   [][]*tensors.Tensor // per span: k, v of each layer
+	capacity int
+	position int
+}
+
+// NewDecoder reserves room for capacity tokens.
+func (m *Model) NewDecoder(adapters []*nn.Weights, capacity int) (*Decoder, error) {
+	d := &Decoder{m: m, spans: spans(m.Layers, adapters, m.spanLayers()), capacity: capacity}
+	shape := shapes.Make(m.Shape.Compute, 1, capacity, m.Shape.KVHeads, m.Shape.HeadDim)
+	empty := make([]byte, shape.ByteSize())
+	for _, sp := range d.spans {
+		var kv []*tensors.Tensor
+		for range 2 * len(sp.layers) {
+			t, err := m.Device.Upload(shape, empty)
+			if err != nil {
+				return nil, errors.Join(err, d.Close())
+			}
+			kv = append(kv, t)
+		}
+		d.caches = append(d.caches, kv)
+	}
+	return d, nil
+}
+
+// Close frees the cache.
+func (d *Decoder) Close() error {
+	var errs []error
+	for _, kv := range d.caches {
+		errs = append(errs, backend.Free(kv...))
+	}
+	d.caches = nil
+	return errors.Join(errs...)
+}
+
+// padded is the length that a prompt of n tokens is run at, so that few shapes are compiled.
+func (d *Decoder) padded(n int) int {
+	if n == 1 {
+		return 1
+	}
+	size := 32
+	for size < n {
+		size *= 2
+	}
+	return min(size, d.capacity-d.position)
+}
+
+// Next appends ids to what was generated so far and returns the logits [vocab] after the last of them.
+func (d *Decoder) Next(ctx context.Context, ids []int32) ([]float32, error) {
+	if len(ids) == 0 || d.position+len(ids) > d.capacity {
+		return nil, fmt.Errorf("%d more tokens after %d do not fit the cache of %d", len(ids), d.position, d.capacity)
+	}
+	length := d.padded(len(ids))
+	input, positions := make([]int32, length), make([]int32, length)
+	copy(input, ids)
+	for i := range positions {
+		positions[i] = int32(d.position + i)
+	}
+	sh, err := d.m.share(positions, nil, nil, 1, length)
+	defer sh.free()
+	if err != nil {
+		return nil, err
+	}
+	at, err := backend.UploadValues(d.m.Device, []int32{int32(d.position)})
+	if err != nil {
+		return nil, err
+	}
+	defer at.FinalizeAll()
+	x, err := d.m.embed(input, 1, length)
+	if err != nil {
+		return nil, err
+	}
+	for i := range d.spans {
+		if err := ctx.Err(); err != nil {
+			return nil, errors.Join(err, backend.Free(x))
+		}
+		if x, err = d.layers(i, x, at, sh); err != nil {
+			return nil, err
+		}
+	}
+	d.position += len(ids)
+	return d.last(x, len(ids)-1)
+}
+
+// layers runs one span over x, which it frees, and replaces the span's cache.
+func (d *Decoder) layers(i int, x, at *tensors.Tensor, sh shared) (*tensors.Tensor, error) {
+	sp, m := d.spans[i], d.m
+	n := len(d.caches[i])
+	in := append(append([]*tensors.Tensor{x, at}, sh.inputs(nil)...), d.caches[i]...)
+	out, err := m.programs.get(m.Device, "block_decode", sp.key(), func(in []*Node) []*Node {
+		r := &reader{in}
+		x, at := r.one(), r.one()
+		b, _ := r.batch(false, false)
+		kv := r.take(n)
+		var caches []*Node
+		for j, sl := range sp.layers {
+			c := &nn.Cache{K: kv[2*j], V: kv[2*j+1], Position: at}
+			l := nn.NewLayer(m.Shape, b, nil).WithCache(c)
+			for _, w := range sl.stores() {
+				l.Bind(w.Layout, r.take(len(w.Layout.Slots)))
+			}
+			x = m.Block(l, x)
+			caches = append(caches, c.K, c.V)
+		}
+		return append([]*Node{x}, caches...)
+	}).call(append(in, sp.tensors()...)...)
+	if err := errors.Join(err, backend.Free(x)); err != nil {
+		return nil, err
+	}
+	err = backend.Free(d.caches[i]...)
+	d.caches[i] = out[1:]
+	return out[0], err
+}
+
+// last returns the logits after position i of x, which it frees.
+func (d *Decoder) last(x *tensors.Tensor, i int) ([]float32, error) {
+	m := d.m
+	defer x.FinalizeAll()
+	at, err := backend.UploadValues(m.Device, []int32{0, int32(i)}, 1, 2)
+	if err != nil {
+		return nil, err
+	}
+	defer at.FinalizeAll()
+	y, err := m.programs.get(m.Device, "next_token", "", func(in []*Node) []*Node {
+		h := nn.RMSNorm(Gather(in[0], in[1]), in[2], m.Shape.NormEps)
+		return []*Node{ConvertDType(nn.Dense(h, ConvertDType(in[3], m.Shape.Compute)), dtypes.Float32)}
+	}).call(x, at, m.Norm, m.head())
+	if err != nil {
+		return nil, err
+	}
+	defer backend.Free(y...)
+	return tensors.CopyFlatData[float32](y[0])
+}

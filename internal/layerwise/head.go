@@ -1,0 +1,126 @@
+package layerwise
+
+import (
+	"fmt"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/loris-ml/loris/internal/nn"
+)
+
+// IgnoreIndex marks a position without a label.
+const IgnoreIndex = -100
+
+// logitElements bounds the logits of one chunk: 2^27 elements are 512 MB in float32.
+const logitElements = 1 << 27
+
+// chunkTokens is how many tokens the head takes at a time.
+func (m *Model) chunkTokens(tokens int) int {
+	return min(tokens, max(16, logitElements/m.Vocab/256*256))
+}
+
+// lossOutputs are the scalars of the loss program: Σ cross entropy, Σ entropy of the predictions in nats, number of
+// labels that the model ranks first. All float32.
+const lossOutputs = 3
+
+// loss is the program x [B, S, hidden], labels [B, S] int32, norm, head → the scalars of lossOutputs and, with
+// gradient, dx of the summed cross entropy; when the ends are trained, also the gradients of norm and head in float32.
+// Position t is scored against label t: the caller has shifted.
+func (m *Model) loss(gradient bool) *program {
+	train := gradient && m.Trainable
+	return m.programs.get(m.Device, "head_loss", fmt.Sprint(gradient, train), func(in []*Node) []*Node {
+		x, labels, norm, head := in[0], in[1], in[2], in[3]
+		d := x.Shape().Dimensions
+		tokens := d[0] * d[1]
+		w := ConvertDType(head, m.Shape.Compute)
+		hidden := nn.RMSNorm(Reshape(x, tokens, d[2]), norm, m.Shape.NormEps)
+		sums, dHidden, dHead := m.chunks(hidden, Reshape(labels, tokens), w, gradient, train)
+		if !gradient {
+			return sums
+		}
+		wrt := []*Node{x}
+		if train {
+			wrt = append(wrt, norm)
+		}
+		out := append(sums, Gradient(ReduceAllSum(ConvertDType(Mul(hidden, StopGradient(dHidden)), dtypes.Float32)), wrt...)...)
+		if train {
+			out = append(out, dHead)
+		}
+		return out
+	})
+}
+
+// chunks walks over the tokens, chunk after chunk, so that only one chunk's logits are alive.
+func (m *Model) chunks(hidden, labels, w *Node, gradient, train bool) (sums []*Node, dHidden, dHead *Node) {
+	tokens, size := hidden.Shape().Dim(0), m.chunkTokens(hidden.Shape().Dim(0))
+	var parts []*Node
+	for at := 0; at < tokens; at += size {
+		rows := AxisRange(at, min(at+size, tokens))
+		h, l := SliceAxis(hidden, 0, rows), SliceAxis(labels, 0, rows)
+		if len(sums) > 0 { // not before the chunk ahead is done
+			after := OptimizationBarriers(append([]*Node{h}, sums...)...)
+			h, sums = after[0], after[1:]
+		}
+		s, dLogits := crossEntropy(nn.Dense(h, w), l, gradient)
+		if gradient {
+			dLogits = ConvertDType(dLogits, h.DType())
+			parts = append(parts, Dot(dLogits, w).WithAccumulatorDType(dtypes.InvalidDType).General([]int{1}, nil, []int{0}, nil))
+			if train {
+				dHead = sum(dHead, ConvertDType(Dot(dLogits, h).General([]int{0}, nil, []int{0}, nil), dtypes.Float32))
+			}
+			if len(parts) > 1 { // the next chunk waits for this one's gradient too
+				b := OptimizationBarriers(append(s, parts[len(parts)-1])...)
+				s, parts[len(parts)-1] = b[:lossOutputs], b[lossOutputs]
+			}
+		}
+		if sums == nil {
+			sums = s
+			continue
+		}
+		for i := range sums {
+			sums[i] = Add(sums[i], s[i])
+		}
+	}
+	if gradient {
+		dHidden = parts[0]
+		if len(parts) > 1 {
+			dHidden = Concatenate(parts, 0)
+		}
+	}
+	return sums, dHidden, dHead
+}
+
+func sum(a, b *Node) *Node {
+	if a == nil {
+		return b
+	}
+	return Add(a, b)
+}
+
+// crossEntropy scores logits [n, vocab] against labels [n]: the sums of lossOutputs, and the gradient of the summed
+// cross entropy, softmax minus one-hot, zero where there is no label. In float32.
+func crossEntropy(logits, labels *Node, gradient bool) (sums []*Node, dLogits *Node) {
+	g := logits.Graph()
+	logits = ConvertDType(logits, dtypes.Float32)
+	n, vocab := logits.Shape().Dim(0), logits.Shape().Dim(1)
+	labels = Reshape(labels, n, 1)
+	scored := ConvertDType(NotEqual(labels, Const(g, int32(IgnoreIndex))), dtypes.Float32) // [n, 1]
+	hit := Equal(Iota(g, shapes.Make(dtypes.Int32, n, vocab), 1), labels)
+	top := ReduceAndKeep(logits, ReduceMax, -1)
+	e := Exp(Sub(logits, top))
+	z := ReduceAndKeep(e, ReduceSum, -1)
+	logSum := Add(top, Log(z))
+	picked := ReduceAndKeep(Where(hit, logits, ZerosLike(logits)), ReduceSum, -1)
+	p := Div(e, z)
+	entropy := Sub(logSum, ReduceAndKeep(Mul(p, logits), ReduceSum, -1))
+	first := ConvertDType(GreaterOrEqual(picked, top), dtypes.Float32)
+	for _, v := range []*Node{Sub(logSum, picked), entropy, first} {
+		sums = append(sums, ReduceAllSum(Mul(v, scored)))
+	}
+	if gradient {
+		dLogits = Mul(Sub(p, ConvertDType(hit, dtypes.Float32)), scored)
+	}
+	return sums, dLogits
+}

@@ -1,0 +1,312 @@
+package layerwise_test
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/loris-ml/loris/internal/reference"
+	"github.com/loris-ml/loris/internal/training"
+	"github.com/loris-ml/loris/models"
+	"github.com/loris-ml/loris/quant"
+)
+
+var tiny = models.LlamaConfig{
+	VocabSize: 97, HiddenSize: 32, IntermediateSize: 52, NumHiddenLayers: 3, NumAttentionHeads: 4, NumKeyValueHeads: 2,
+	MaxPositionEmbeddings: 64,
+}
+
+// trainee is a small model with adapters on all linears, B not zero.
+func trainee(t *testing.T, o models.Options, dropout float64) (*models.CausalLM, models.Adapters) {
+	t.Helper()
+	cfg := tiny
+	m, err := models.NewRandom(context.Background(), &cfg, 3, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(5, 5))
+	values := func(n int) []float32 {
+		v := make([]float32, n)
+		for i := range v {
+			v[i] = float32(random.NormFloat64() * 0.1)
+		}
+		return v
+	}
+	var loras []models.LoRA
+	for _, l := range m.Linears() {
+		if !l.Head {
+			loras = append(loras, models.LoRA{Path: l.Path, R: 3, Scaling: 2, Dropout: dropout, A: values(3 * l.In), B: values(3 * l.Out)})
+		}
+	}
+	a, err := m.NewAdapters(loras)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return m, a
+}
+
+var settings = training.SessionOptions{AdamBeta1: 0.9, AdamBeta2: 0.999, AdamEpsilon: 1e-8, Seed: 9}
+
+func session(t *testing.T, m *models.CausalLM, a models.Adapters, o training.SessionOptions) training.Session {
+	t.Helper()
+	s, err := m.SessionWith(a, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// documents are random sequences of the given lengths.
+func documents(seed uint64, lengths ...int) (docs [][]int32) {
+	random := rand.New(rand.NewPCG(seed, 1))
+	for _, n := range lengths {
+		d := make([]int32, n)
+		for i := range d {
+			d[i] = random.Int32N(int32(tiny.VocabSize))
+		}
+		docs = append(docs, d)
+	}
+	return docs
+}
+
+// packed lays documents into rows of the given length, one after the other; each inner list is a row.
+func packed(length int, rows ...[][]int32) *training.Batch {
+	b := &training.Batch{Rows: len(rows), Length: length}
+	for r, docs := range rows {
+		b.RowSeeds = append(b.RowSeeds, uint64(r))
+		at := 0
+		for s, d := range docs {
+			for i, id := range d {
+				label := int32(-100)
+				if i+1 < len(d) {
+					label = d[i+1]
+					b.NumLabels++
+				}
+				b.IDs, b.Labels = append(b.IDs, id), append(b.Labels, label)
+				b.Positions, b.Segments = append(b.Positions, int32(i)), append(b.Segments, int32(s+1))
+				at++
+			}
+		}
+		b.NumTokens += at
+		for ; at < length; at++ {
+			b.IDs, b.Labels = append(b.IDs, 0), append(b.Labels, -100)
+			b.Positions, b.Segments = append(b.Positions, 0), append(b.Segments, 0)
+		}
+	}
+	return b
+}
+
+// run trains n steps, each over all batches, and returns losses and gradient norms.
+func run(t *testing.T, s training.Session, n int, batches ...*training.Batch) (loss, norm []float64) {
+	t.Helper()
+	ctx := context.Background()
+	for range n {
+		sum, labels := 0.0, 0
+		for _, b := range batches {
+			st, err := s.MicroStep(ctx, b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if st.Labels != b.NumLabels {
+				t.Fatalf("%d labels scored, want %d", st.Labels, b.NumLabels)
+			}
+			sum, labels = sum+st.LossSum, labels+st.Labels
+		}
+		g, err := s.Apply(ctx, training.ApplyOptions{LearningRate: 1e-2, NumItems: float64(labels), MaxGradNorm: 0.5})
+		if err != nil {
+			t.Fatal(err)
+		}
+		loss, norm = append(loss, sum/float64(labels)), append(norm, g)
+	}
+	return loss, norm
+}
+
+func same(t *testing.T, what string, loss, norm, wantLoss, wantNorm []float64, limit float64) {
+	t.Helper()
+	reference.CheckCurve(t, what+": loss", loss, wantLoss, limit)
+	reference.CheckCurve(t, what+": gradient norm", norm, wantNorm, limit)
+}
+
+func TestWhatIsKeptDoesNotChangeTheGradients(t *testing.T) {
+	reference.OnBackends(t, func(t *testing.T, backend string) {
+		d := documents(1, 9, 4, 13, 7)
+		b := packed(15, d[:2], d[2:3], d[3:])
+		for _, dropout := range []float64{0, 0.3} {
+			var loss, norm []float64
+			for _, budget := range []string{"0", "auto", "20KB"} {
+				m, a := trainee(t, models.Options{Backend: backend, DType: models.Float32}, dropout)
+				o := settings
+				o.ResidualBudget = budget
+				l, n := run(t, session(t, m, a, o), 4, b)
+				if loss == nil {
+					loss, norm = l, n
+					continue
+				}
+				same(t, fmt.Sprintf("dropout %v, budget %s", dropout, budget), l, n, loss, norm, 2e-5)
+			}
+		}
+	})
+}
+
+func TestAccumulationAndPackingAreOneLargerBatch(t *testing.T) {
+	d := documents(2, 9, 4, 13, 7, 2)
+	m, a := trainee(t, models.Options{}, 0)
+	loss, norm := run(t, session(t, m, a, settings), 4, packed(16, d[:1], d[1:2], d[2:3], d[3:4], d[4:]))
+	for name, batches := range map[string][]*training.Batch{
+		"accumulated":           {packed(16, d[:1], d[1:2]), packed(13, d[2:3]), packed(9, d[3:4], d[4:])},
+		"packed":                {packed(22, d[2:4], [][]int32{d[0], d[4], d[1]})},
+		"packed, accumulated":   {packed(22, d[2:4]), packed(17, [][]int32{d[0], d[4], d[1]})},
+		"full rows, no padding": {packed(13, [][]int32{d[0], d[1]}, d[2:3]), packed(9, [][]int32{d[3], d[4]})},
+	} {
+		m, a := trainee(t, models.Options{}, 0)
+		l, n := run(t, session(t, m, a, settings), 4, batches...)
+		same(t, name, l, n, loss, norm, 2e-5)
+	}
+}
+
+func TestDropoutDropsWhileTrainingOnly(t *testing.T) {
+	ctx := context.Background()
+	b := packed(12, documents(3, 12))
+	m, a := trainee(t, models.Options{}, 0)
+	plain, err := session(t, m, a, settings).MicroStep(ctx, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, a = trainee(t, models.Options{}, 0.5)
+	s := session(t, m, a, settings)
+	dropped, err := s.MicroStep(ctx, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eval, err := s.Evaluate(ctx, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if math.Abs(dropped.LossSum-plain.LossSum) < 1e-3 {
+		t.Errorf("dropout of 0.5 left the loss at %v", dropped.LossSum)
+	}
+	if math.Abs(eval.LossSum-plain.LossSum) > 1e-4 {
+		t.Errorf("evaluation gives %v, without dropout it is %v", eval.LossSum, plain.LossSum)
+	}
+}
+
+func TestPackedWeightsComputeAsDequantizedOnes(t *testing.T) {
+	reference.OnBackends(t, func(t *testing.T, backend string) {
+		b := packed(11, documents(4, 11), documents(5, 8))
+		q := &quant.BitsAndBytesConfig{LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true}
+		m, a := trainee(t, models.Options{Backend: backend, Quantization: q}, 0)
+		loss, norm := run(t, session(t, m, a, settings), 3, b)
+		m, a = trainee(t, models.Options{Backend: backend, Quantization: q, KeepPacked: true}, 0)
+		l, n := run(t, session(t, m, a, settings), 3, b)
+		same(t, "packed", l, n, loss, norm, 1e-5)
+	})
+}
+
+func TestSavedStateGoesOnBitForBit(t *testing.T) {
+	b := packed(10, documents(6, 10), documents(7, 5))
+	m, a := trainee(t, models.Options{}, 0.2)
+	s := session(t, m, a, settings)
+	run(t, s, 2, b)
+	dir := t.TempDir()
+	if err := s.SaveState(dir); err != nil {
+		t.Fatal(err)
+	}
+	loss, norm := run(t, s, 3, b)
+	m, a = trainee(t, models.Options{}, 0.2)
+	s = session(t, m, a, settings)
+	if err := s.LoadState(dir); err != nil {
+		t.Fatal(err)
+	}
+	l, n := run(t, s, 3, b)
+	same(t, "resumed", l, n, loss, norm, 0)
+}
+
+func TestStateOfAnotherAdapterIsRefusedWhole(t *testing.T) {
+	b := packed(10, documents(6, 10))
+	m, a := trainee(t, models.Options{}, 0)
+	s := session(t, m, a, settings)
+	dir := t.TempDir()
+	if err := s.SaveState(dir); err != nil {
+		t.Fatal(err)
+	}
+	cfg := tiny
+	cfg.NumHiddenLayers = 2
+	other, err := models.NewRandom(context.Background(), &cfg, 1, models.Options{Trainable: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	so, err := other.NewSession(settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer so.Close()
+	if err := so.LoadState(dir); err == nil || !strings.Contains(err.Error(), "another model") {
+		t.Errorf("got error %v, want a refusal", err)
+	}
+	run(t, so, 1, b)
+	if err := os.Truncate(filepath.Join(dir, "optimizer.safetensors"), 100); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.LoadState(dir); err == nil {
+		t.Error("a truncated state was loaded")
+	}
+	run(t, s, 1, b)
+}
+
+func TestWrongBatchesAreErrorsAndChangeNothing(t *testing.T) {
+	ctx := context.Background()
+	m, a := trainee(t, models.Options{}, 0)
+	s := session(t, m, a, settings)
+	good := packed(6, documents(8, 6))
+	for want, spoil := range map[string]func(b *training.Batch){
+		"vocabulary of 97": func(b *training.Batch) { b.IDs[3] = 97 },
+		"Labels has 5":     func(b *training.Batch) { b.Labels = b.Labels[:5] },
+		"Segments has 2":   func(b *training.Batch) { b.Segments = b.Segments[:2] },
+		"empty batch":      func(b *training.Batch) { *b = training.Batch{} },
+	} {
+		b := packed(6, documents(8, 6))
+		spoil(b)
+		if _, err := s.MicroStep(ctx, b); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got error %v, want one with %q", err, want)
+		}
+	}
+	if _, err := s.Apply(ctx, training.ApplyOptions{LearningRate: 1, NumItems: 1}); err == nil {
+		t.Error("Apply without a micro-step succeeded")
+	}
+	canceled, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := s.MicroStep(canceled, good); err == nil {
+		t.Error("a canceled micro-step succeeded")
+	}
+	run(t, s, 1, good)
+}
+
+func TestWrongBudgetIsNamed(t *testing.T) {
+	m, a := trainee(t, models.Options{}, 0)
+	for _, budget := range []string{"lots", "-1", "12 parsecs", "NaN"} {
+		o := settings
+		o.ResidualBudget = budget
+		if _, err := m.SessionWith(a, o); err == nil || !strings.Contains(err.Error(), "ResidualBudget") {
+			t.Errorf("budget %q: got error %v", budget, err)
+		}
+	}
+}

@@ -1,0 +1,113 @@
+package layerwise
+
+import (
+	"fmt"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/loris-ml/loris/internal/backend"
+	"github.com/loris-ml/loris/internal/nn"
+	"github.com/loris-ml/loris/internal/safetensors/floats"
+)
+
+// Model is a decoder with its weights on a device.
+type Model struct {
+	Device    *backend.Device
+	Shape     nn.Shape
+	Vocab     int
+	Inverse   []float32 // RoPE frequencies [head_dim/2], see nn.InverseFrequencies
+	Block     func(l *nn.Layer, x *Node) *Node
+	Layers    []*nn.Weights
+	Embed     Embedding
+	Norm      *tensors.Tensor // gain of the final norm [hidden]
+	Head      *tensors.Tensor // [vocab, hidden]; nil: tied to Embed.Table
+	Trainable bool            // embedding, final norm and head are trained, as are the layers' trainable slots
+
+	programs programs
+}
+
+// Embedding is the table of token embeddings [vocab, hidden]. A frozen one stays on the host, where the rows of a batch
+// are gathered: the same numbers, and no memory of the device unless the head is tied to it.
+type Embedding struct {
+	Table *tensors.Tensor // on the device, or nil
+	Rows  []byte          // on the host in DType, or nil
+	DType dtypes.DType
+}
+
+// Close frees the weights and the compiled programs, not the device.
+func (m *Model) Close() error {
+	m.programs.close()
+	ts := []*tensors.Tensor{m.Embed.Table, m.Norm, m.Head}
+	for _, l := range m.Layers {
+		ts = append(ts, l.Tensors...)
+	}
+	return backend.Free(ts...)
+}
+
+// head returns the head's weight [vocab, hidden].
+func (m *Model) head() *tensors.Tensor {
+	if m.Head != nil {
+		return m.Head
+	}
+	return m.Embed.Table
+}
+
+// embed returns x [rows, length, hidden] of the ids in the compute dtype.
+func (m *Model) embed(ids []int32, rows, length int) (*tensors.Tensor, error) {
+	for i, id := range ids {
+		if id < 0 || int(id) >= m.Vocab {
+			return nil, fmt.Errorf("token id %d at position %d of row %d is outside the model's vocabulary of %d",
+				id, i%length, i/length, m.Vocab)
+		}
+	}
+	if m.Embed.Rows == nil {
+		return m.embedOnDevice(ids, rows, length)
+	}
+	width := m.Shape.Hidden * m.Embed.DType.Size()
+	raw := make([]byte, len(ids)*width)
+	for i, id := range ids {
+		copy(raw[i*width:], m.Embed.Rows[int(id)*width:][:width])
+	}
+	x, err := m.Device.Upload(shapes.Make(m.Embed.DType, rows, length, m.Shape.Hidden), raw)
+	if err != nil || m.Embed.DType == m.Shape.Compute {
+		return x, err
+	}
+	return m.one("convert", func(in []*Node) []*Node {
+		return []*Node{ConvertDType(in[0], m.Shape.Compute)}
+	}, x)
+}
+
+func (m *Model) embedOnDevice(ids []int32, rows, length int) (*tensors.Tensor, error) {
+	at, err := backend.UploadValues(m.Device, ids, rows, length, 1)
+	if err != nil {
+		return nil, err
+	}
+	defer at.FinalizeAll()
+	out, err := m.programs.get(m.Device, "embed", "", func(in []*Node) []*Node {
+		return []*Node{ConvertDType(Gather(in[0], in[1]), m.Shape.Compute)}
+	}).call(m.Embed.Table, at)
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
+}
+
+// one runs a program of one input, which it frees, and one output.
+func (m *Model) one(name string, build func(in []*Node) []*Node, x *tensors.Tensor) (*tensors.Tensor, error) {
+	defer x.FinalizeAll()
+	out, err := m.programs.get(m.Device, name, "", build).call(x)
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
+}
+
+// Float32s returns the host's rows as float32.
+func (e Embedding) Float32s() ([]float32, error) {
+	out := make([]float32, len(e.Rows)/e.DType.Size())
+	name := map[dtypes.DType]string{dtypes.Float32: "F32", dtypes.BFloat16: "BF16"}[e.DType]
+	return out, floats.Decode(out, name, e.Rows)
+}

@@ -1,0 +1,76 @@
+package layerwise
+
+import (
+	"fmt"
+	"sync"
+
+	. "github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/loris-ml/loris/internal/backend"
+)
+
+// program is a compiled function of tensors; one compilation per combination of input shapes.
+type program struct {
+	name string
+	exec *Exec
+	err  error
+}
+
+// call runs the program. The inputs stay as they are; the outputs stay on the device.
+func (p *program) call(in ...*tensors.Tensor) (out []*tensors.Tensor, err error) {
+	if p.err != nil {
+		return nil, p.err
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			out, err = nil, fmt.Errorf("program %s: %v", p.name, r)
+		}
+	}()
+	args := make([]any, len(in))
+	for i, t := range in {
+		if t == nil {
+			return nil, fmt.Errorf("program %s: input %d is missing", p.name, i)
+		}
+		args[i] = t
+	}
+	out, err = p.exec.Call(args...)
+	if err != nil {
+		return nil, fmt.Errorf("program %s: %w", p.name, err)
+	}
+	return out, nil
+}
+
+// programs are the programs built so far, by what their graph depends on beside the input shapes.
+type programs struct {
+	mu    sync.Mutex
+	byKey map[string]*program
+}
+
+// get returns the program of that name, for a graph that depends on variant beyond the name; build describes it.
+func (p *programs) get(d *backend.Device, name, variant string, build func(in []*Node) []*Node) *program {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key := name + " " + variant
+	if got := p.byKey[key]; got != nil {
+		return got
+	}
+	exec, err := NewExec(d.Backend, build)
+	if err != nil {
+		return &program{err: fmt.Errorf("program %s: %w", name, err)}
+	}
+	if p.byKey == nil {
+		p.byKey = map[string]*program{}
+	}
+	p.byKey[key] = &program{name: name, exec: exec.WithName("loris_" + name).SetMaxCache(-1)}
+	return p.byKey[key]
+}
+
+func (p *programs) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, q := range p.byKey {
+		q.exec.Finalize()
+	}
+	p.byKey = nil
+}

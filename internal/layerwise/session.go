@@ -1,0 +1,209 @@
+package layerwise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/loris-ml/loris/internal/backend"
+	"github.com/loris-ml/loris/internal/nn"
+	"github.com/loris-ml/loris/internal/training"
+)
+
+// Session trains the trainable tensors of a model: micro-steps sum gradients, Apply updates. It is for one goroutine.
+type Session struct {
+	model  *Model
+	spans  []span
+	ends   *group   // nil unless the model's ends are trained
+	groups []*group // one per span
+	optim  adamW
+	steps  int // optimizer steps done
+	plan   planner
+	seed   int64
+	index  []*tensors.Tensor // number of each span's first layer, uint32 scalars; nil without dropout
+}
+
+// NewSession prepares training of base and adapters (nil: none). Moments start at zero.
+func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*Session, error) {
+	budget, err := parseBudget(o.ResidualBudget)
+	if err != nil {
+		return nil, err
+	}
+	s := &Session{
+		model: m,
+		spans: spans(m.Layers, adapters, m.spanLayers()),
+		optim: adamW{o.AdamBeta1, o.AdamBeta2, o.AdamEpsilon, o.WeightDecay},
+		plan:  planner{budget: budget},
+		seed:  o.Seed,
+	}
+	trained := 0
+	for _, sp := range s.spans {
+		g := &group{}
+		for _, l := range sp.layers {
+			for _, w := range l.stores() {
+				for _, t := range w.Layout.Trainable() {
+					g.params = append(g.params, param{&w.Tensors[t], w.Layout.Slots[t].Decay})
+				}
+			}
+		}
+		s.groups = append(s.groups, g)
+		trained += len(g.params)
+	}
+	if m.Trainable {
+		s.ends = &group{params: []param{{&m.Embed.Table, true}, {&m.Norm, false}}}
+		if m.Head != nil {
+			s.ends.params = append(s.ends.params, param{&m.Head, true})
+		}
+		trained += len(s.ends.params)
+	}
+	if trained == 0 {
+		return nil, errors.New("nothing to train: the model has neither adapters nor trainable weights")
+	}
+	for _, g := range s.all() {
+		if g.m, err = g.zeros(m.Device); err == nil {
+			g.v, err = g.zeros(m.Device)
+		}
+		if err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
+	return s, s.numberSpans()
+}
+
+func (s *Session) numberSpans() error {
+	for _, sp := range s.spans {
+		t, err := backend.UploadValues(s.model.Device, []uint32{uint32(sp.first)})
+		if err != nil {
+			return err
+		}
+		s.index = append(s.index, t)
+	}
+	return nil
+}
+
+// all returns every group, the ends' first.
+func (s *Session) all() []*group {
+	if s.ends == nil {
+		return s.groups
+	}
+	return append([]*group{s.ends}, s.groups...)
+}
+
+// Close frees gradients and moments; the weights stay.
+func (s *Session) Close() error {
+	var errs []error
+	for _, g := range s.all() {
+		errs = append(errs, backend.Free(g.grads...), backend.Free(g.m...), backend.Free(g.v...))
+		g.grads, g.m, g.v = nil, nil, nil
+	}
+	errs = append(errs, backend.Free(s.index...))
+	s.index = nil
+	return errors.Join(errs...)
+}
+
+// Apply divides the summed gradients by o.NumItems, clips their global norm to o.MaxGradNorm and runs one AdamW step.
+// It returns the norm before clipping. After an error all values are as before, and the gradients are still there.
+func (s *Session) Apply(ctx context.Context, o training.ApplyOptions) (gradNorm float64, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	var squares []*tensors.Tensor
+	defer func() { err = errors.Join(err, backend.Free(squares...)) }()
+	for _, g := range s.all() {
+		if len(g.params) == 0 {
+			continue
+		}
+		if g.grads == nil {
+			return 0, errors.New("Apply without gradients: call MicroStep first")
+		}
+		q, err := g.squares(s.model)
+		if err != nil {
+			return 0, err
+		}
+		squares = append(squares, q)
+	}
+	norm, scale, err := normAndScale(s.model, squares, o.NumItems, o.MaxGradNorm)
+	if err != nil {
+		return 0, err
+	}
+	defer backend.Free(norm, scale)
+	if err := s.update(o, scale); err != nil {
+		return 0, err
+	}
+	return float64(tensors.ToScalar[float32](norm)), nil
+}
+
+// update computes every group's new values before it replaces the first.
+func (s *Session) update(o training.ApplyOptions, scale *tensors.Tensor) error {
+	t := float64(s.steps + 1)
+	scalars, err := backend.UploadValues(s.model.Device, []float32{
+		float32(o.LearningRate),
+		float32(1 / (1 - math.Pow(s.optim.beta1, t))),
+		float32(1 / math.Sqrt(1-math.Pow(s.optim.beta2, t))),
+	}, 3)
+	if err != nil {
+		return err
+	}
+	defer scalars.FinalizeAll()
+	groups := s.all()
+	fresh := make([][]*tensors.Tensor, len(groups))
+	for i, g := range groups {
+		if len(g.params) == 0 {
+			continue
+		}
+		if fresh[i], err = g.update(s.model, s.optim, scalars, scale); err != nil {
+			for _, f := range fresh {
+				err = errors.Join(err, backend.Free(f...))
+			}
+			return err
+		}
+	}
+	s.steps++
+	var errs []error
+	for i, g := range groups {
+		n := len(g.params)
+		errs = append(errs, backend.Free(g.values()...), backend.Free(g.grads...), backend.Free(g.m...), backend.Free(g.v...))
+		for j, p := range g.params {
+			*p.at = fresh[i][j]
+		}
+		if n > 0 {
+			g.grads, g.m, g.v = nil, fresh[i][n:2*n], fresh[i][2*n:]
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// DropGradients forgets what was summed since the last Apply.
+func (s *Session) DropGradients() error {
+	var errs []error
+	for _, g := range s.all() {
+		errs = append(errs, backend.Free(g.grads...))
+		g.grads = nil
+	}
+	return errors.Join(errs...)
+}
+
+// MemoryInUse returns the bytes in use on the device, where the device tells.
+func (s *Session) MemoryInUse() (bytes int64, ok bool) { return s.model.Device.MemoryInUse() }
+
+// checkBatch refuses a batch whose slices do not fit its shape.
+func checkBatch(b *training.Batch) error {
+	n := b.Rows * b.Length
+	if n == 0 {
+		return errors.New("empty batch")
+	}
+	for name, have := range map[string]int{"IDs": len(b.IDs), "Labels": len(b.Labels)} {
+		if have != n {
+			return fmt.Errorf("batch of %d rows of %d: %s has %d values, want %d", b.Rows, b.Length, name, have, n)
+		}
+	}
+	for name, have := range map[string]int{"Positions": len(b.Positions), "Segments": len(b.Segments)} {
+		if have != 0 && have != n {
+			return fmt.Errorf("batch of %d rows of %d: %s has %d values, want none or %d", b.Rows, b.Length, name, have, n)
+		}
+	}
+	return nil
+}

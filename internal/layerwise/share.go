@@ -1,0 +1,92 @@
+package layerwise
+
+import (
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/loris-ml/loris/internal/backend"
+	"github.com/loris-ml/loris/internal/nn"
+)
+
+// share uploads what all layers need of a batch. positions nil counts from 0 in every row; segments nil, or one
+// document per row with padding behind it, needs no segment mask: causal attention never looks at what comes later.
+func (m *Model) share(positions, segments []int32, rowKeys []uint32, rows, length int) (sh shared, err error) {
+	masked := needsMask(segments, length)
+	if positions == nil || (segments != nil && !masked) {
+		positions = make([]int32, length)
+		for i := range positions {
+			positions[i] = int32(i)
+		}
+	}
+	tables := len(positions) / length
+	cos, sin := nn.RoPETable(m.Inverse, positions)
+	if sh.cos, err = backend.UploadValues(m.Device, cos, tables, length, len(m.Inverse)); err != nil {
+		return sh, err
+	}
+	if sh.sin, err = backend.UploadValues(m.Device, sin, tables, length, len(m.Inverse)); err != nil {
+		return sh, err
+	}
+	if masked {
+		if sh.segments, err = backend.UploadValues(m.Device, segments, rows, length); err != nil {
+			return sh, err
+		}
+	}
+	if rowKeys != nil {
+		sh.rowKeys, err = backend.UploadValues(m.Device, rowKeys, rows)
+	}
+	return sh, err
+}
+
+func (s *shared) free() { backend.Free(s.cos, s.sin, s.segments, s.rowKeys) }
+
+// needsMask reports whether some row holds anything but one document followed by padding (segment 0).
+func needsMask(segments []int32, length int) bool {
+	for at := 0; at < len(segments); at += length {
+		row := segments[at : at+length]
+		for i := 1; i < length; i++ {
+			if row[i] != row[i-1] && row[i] != 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// endGradients returns the gradients of embedding, norm and head, as the session's group of ends orders them.
+func (m *Model) endGradients(p *pass) ([]*tensors.Tensor, error) {
+	at, err := backend.UploadValues(m.Device, p.ids, len(p.ids), 1)
+	if err != nil {
+		return nil, err
+	}
+	defer at.FinalizeAll()
+	tied := m.Head == nil
+	variant := "untied"
+	if tied {
+		variant = "tied"
+	}
+	in := []*tensors.Tensor{p.dx, at}
+	if tied {
+		in = append(in, p.ends[1])
+	}
+	out, err := m.programs.get(m.Device, "embed_backward", variant, func(in []*Node) []*Node {
+		dx := ConvertDType(Reshape(in[0], -1, m.Shape.Hidden), dtypes.Float32)
+		table := Zeros(dx.Graph(), shapes.Make(dtypes.Float32, m.Vocab, m.Shape.Hidden))
+		if tied {
+			table = in[2]
+		}
+		return []*Node{ScatterSum(table, in[1], dx, false, false)}
+	}).call(in...)
+	if err != nil {
+		return nil, err
+	}
+	grads := []*tensors.Tensor{out[0], p.ends[0]}
+	if tied {
+		err = backend.Free(p.ends[1])
+	} else {
+		grads = append(grads, p.ends[1])
+	}
+	p.ends = nil
+	return grads, err
+}

@@ -1,0 +1,60 @@
+package models
+
+import (
+	"fmt"
+
+	"github.com/gomlx/gomlx/core/graph"
+
+	"github.com/loris-ml/loris/internal/nn"
+)
+
+// Architecture is a model family with its configuration: what [FromPretrained] reads from a checkpoint's config, and
+// what [NewRandom] takes. The package's config types implement it.
+type Architecture interface {
+	// Validate reports the first field that cannot be used, by its name in config.json.
+	Validate() error
+	// ModelType is config.json's model_type.
+	ModelType() string
+
+	dims() dims
+	tensors() nn.Block
+	block(l *nn.Layer, x *graph.Node) *graph.Node
+	fromGGUF(g ggufMetadata) error
+	ggufName(tensor string) (name string, rows []int)
+}
+
+// dims is what all families have in common.
+type dims struct {
+	vocab, layers, context int
+	shape                  nn.Shape // without Compute
+	inverse                []float32
+	tied                   bool
+}
+
+// families are the known ones, by model_type. A new family adds its line here.
+var families = map[string]func() Architecture{
+	"llama":   func() Architecture { return &LlamaConfig{Type: "llama"} },
+	"mistral": func() Architecture { return &LlamaConfig{Type: "mistral"} },
+}
+
+// ggufFamilies are the families of GGUF files, by general.architecture.
+var ggufFamilies = map[string]string{"llama": "llama"}
+
+// UnsupportedError reports something valid that Loris does not implement.
+type UnsupportedError struct {
+	Path      string // file
+	Field     string
+	Value     any
+	Supported string // what is supported instead
+}
+
+func (e *UnsupportedError) Error() string {
+	s := fmt.Sprintf("%s %v is not supported", e.Field, e.Value)
+	if e.Path != "" {
+		s = e.Path + ": " + s
+	}
+	if e.Supported != "" {
+		s += "; supported: " + e.Supported
+	}
+	return s
+}

@@ -1,0 +1,151 @@
+package models
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+)
+
+// Tokenizer is what generation needs of a tokenizer; *tokenizer.Tokenizer is one.
+type Tokenizer interface {
+	Encode(text string, addSpecialTokens bool) ([]int, error)
+	Decode(ids []int, skipSpecialTokens bool) (string, error)
+	EOSIDs() []int
+}
+
+// GenerationConfig says how to continue a prompt; names and defaults are those of transformers, but for TopK, which is
+// off unless given.
+type GenerationConfig struct {
+	MaxNewTokens int     // 0: 20
+	DoSample     bool    // false: greedy
+	Temperature  float64 // 0: 1; with DoSample
+	TopK         int     // 0: all tokens; with DoSample
+	TopP         float64 // 0: 1; with DoSample
+	Seed         uint64  // of the sampling
+	EOSTokenIDs  []int   // tokens that end the text; nil: the tokenizer's
+
+	// SkipSpecialTokens leaves out what the tokenizer's post-processor would add to the prompt (BOS): for prompts that a
+	// chat template has rendered.
+	SkipSpecialTokens bool
+}
+
+// Validate reports values out of range.
+func (c GenerationConfig) Validate() error {
+	switch {
+	case c.MaxNewTokens < 0:
+		return fmt.Errorf("GenerationConfig.MaxNewTokens is %d, want a positive number", c.MaxNewTokens)
+	case c.Temperature < 0 || math.IsNaN(c.Temperature):
+		return fmt.Errorf("GenerationConfig.Temperature is %v, want a positive number", c.Temperature)
+	case c.TopP < 0 || c.TopP > 1 || math.IsNaN(c.TopP):
+		return fmt.Errorf("GenerationConfig.TopP is %v, want a number in (0, 1]", c.TopP)
+	case c.TopK < 0:
+		return fmt.Errorf("GenerationConfig.TopK is %d, want a positive number", c.TopK)
+	case !c.DoSample && (c.Temperature != 0 || c.TopP != 0 || c.TopK != 0):
+		return errors.New("GenerationConfig has Temperature, TopP or TopK without DoSample: set DoSample, or leave them out for greedy decoding")
+	}
+	return nil
+}
+
+// Generate continues the prompt and returns the new text, without special tokens.
+func (m *CausalLM) Generate(ctx context.Context, tok Tokenizer, prompt string, c GenerationConfig) (string, error) {
+	return m.GenerateWith(ctx, nil, tok, prompt, c)
+}
+
+// GenerateWith is Generate with adapters; package peft calls it.
+func (m *CausalLM) GenerateWith(ctx context.Context, adapters Adapters, tok Tokenizer, prompt string, c GenerationConfig) (string, error) {
+	ids, err := tok.Encode(prompt, !c.SkipSpecialTokens)
+	if err != nil {
+		return "", err
+	}
+	if c.EOSTokenIDs == nil {
+		c.EOSTokenIDs = tok.EOSIDs()
+	}
+	out, err := m.GenerateIDs(ctx, adapters, ids, c)
+	if err != nil {
+		return "", err
+	}
+	return tok.Decode(out, true)
+}
+
+// GenerateIDs continues ids by at most c.MaxNewTokens tokens and returns the new ones; a token of c.EOSTokenIDs ends
+// the text and is the last. adapters may be nil.
+func (m *CausalLM) GenerateIDs(ctx context.Context, adapters Adapters, ids []int, c GenerationConfig) (out []int, err error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if len(ids) == 0 {
+		return nil, errors.New("generate: the prompt has no tokens")
+	}
+	limit := cmp.Or(c.MaxNewTokens, 20)
+	dec, err := m.run.NewDecoder(adapters, roundUp(len(ids)+limit, 64))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, dec.Close()) }()
+	next := make([]int32, len(ids))
+	for i, id := range ids {
+		next[i] = int32(id)
+	}
+	random := rand.New(rand.NewPCG(c.Seed, 0))
+	for len(out) < limit {
+		logits, err := dec.Next(ctx, next)
+		if err != nil {
+			return out, err
+		}
+		id := c.choose(logits, random)
+		out = append(out, id)
+		if slices.Contains(c.EOSTokenIDs, id) {
+			break
+		}
+		next = []int32{int32(id)}
+	}
+	return out, nil
+}
+
+// choose picks the next token: the likeliest, or one drawn from the nucleus.
+func (c GenerationConfig) choose(logits []float32, random *rand.Rand) int {
+	if !c.DoSample {
+		best := 0
+		for i, v := range logits {
+			if v > logits[best] {
+				best = i
+			}
+		}
+		return best
+	}
+	order := make([]int, len(logits))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(logits[b], logits[a]) })
+	if c.TopK > 0 {
+		order = order[:min(c.TopK, len(order))]
+	}
+	weights, total := make([]float64, len(order)), 0.0
+	temperature := cmp.Or(c.Temperature, 1)
+	for i, id := range order {
+		weights[i] = math.Exp(float64(logits[id]-logits[order[0]]) / temperature)
+		total += weights[i]
+	}
+	// The nucleus: the fewest likeliest tokens whose probabilities reach TopP (arXiv:1904.09751).
+	kept, sum := len(order), 0.0
+	for i, w := range weights {
+		if sum += w; sum >= cmp.Or(c.TopP, 1)*total {
+			kept = i + 1
+			break
+		}
+	}
+	at := random.Float64() * sum
+	for i, w := range weights[:kept] {
+		if at -= w; at < 0 {
+			return order[i]
+		}
+	}
+	return order[kept-1]
+}
+
+func roundUp(n, multiple int) int { return (n + multiple - 1) / multiple * multiple }

@@ -1,0 +1,88 @@
+package models
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/gomlx/compute/dtypes"
+
+	"github.com/loris-ml/loris/internal/backend"
+	"github.com/loris-ml/loris/quant"
+)
+
+// DType names the number format of weights and activations, as config.json's torch_dtype does.
+type DType string
+
+// The formats. The zero value is the device's own: BFloat16 on CUDA, Float32 elsewhere.
+const (
+	DefaultDType DType = ""
+	Float32      DType = "float32"
+	BFloat16     DType = "bfloat16"
+)
+
+func (d DType) resolve(dev *backend.Device) (dtypes.DType, error) {
+	switch d {
+	case DefaultDType:
+		return dev.DType(), nil
+	case Float32:
+		return dtypes.Float32, nil
+	case BFloat16:
+		return dtypes.BFloat16, nil
+	}
+	return 0, &UnsupportedError{Field: "DType", Value: fmt.Sprintf("%q", string(d)), Supported: `"", "float32", "bfloat16"`}
+}
+
+// Options says how a model is loaded. The zero value loads it unquantized onto the embedded Go backend.
+type Options struct {
+	// Backend is "" (pure Go), "xla:cpu" or "xla:cuda", with GoMLX's options after commas: "xla:cuda,tf32=false".
+	Backend string
+
+	// Quantization, if not nil, quantizes the linears of the layers on the way in. On host backends, whose 4-bit kernels
+	// are slow, the weights are then kept dequantized, with the values that the 4 bits stand for; see KeepPacked.
+	Quantization *quant.BitsAndBytesConfig
+
+	// DType is the format of the weights that are not quantized.
+	DType DType
+
+	// ComputeDType is the format of activations and matrix products. Zero: Quantization's BNB4BitComputeDType if that is
+	// given, else DType.
+	ComputeDType DType
+
+	// Trainable makes all weights trainable (full fine-tuning); it excludes Quantization.
+	Trainable bool
+
+	// KeepPacked keeps 4-bit weights packed on host backends too: an eighth of the memory, several times slower.
+	KeepPacked bool
+
+	// Progress, if not nil, shows a progress bar while weights are loaded.
+	Progress io.Writer
+
+	// Logger gets what is worth knowing about the load. Nil: slog.Default().
+	Logger *slog.Logger
+}
+
+// Validate reports options that contradict each other.
+func (o Options) Validate() error {
+	if o.Quantization != nil {
+		if err := o.Quantization.Validate(); err != nil {
+			return err
+		}
+		if o.Trainable && o.Quantization.LoadIn4Bit {
+			return fmt.Errorf("Options.Trainable with Quantization: 4-bit weights cannot be trained; attach adapters with peft.GetPeftModel instead")
+		}
+	}
+	return nil
+}
+
+func (o Options) logger() *slog.Logger {
+	if o.Logger == nil {
+		return slog.Default()
+	}
+	return o.Logger
+}
+
+// quantizes reports whether the linear at path (below the model, "model.layers.0.mlp.up_proj") is quantized.
+func (o Options) quantizes(path string) bool {
+	return o.Quantization != nil && o.Quantization.LoadIn4Bit && !o.Quantization.Skips(path)
+}

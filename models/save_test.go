@@ -1,0 +1,50 @@
+package models
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/loris-ml/loris/internal/reference"
+	"github.com/loris-ml/loris/quant"
+)
+
+func TestSavedModelLoadsWithTheSameLogits(t *testing.T) {
+	ctx := context.Background()
+	for _, name := range reference.Llamas {
+		t.Run(name, func(t *testing.T) {
+			ref := reference.LoadLlama(t, name)
+			dir := t.TempDir()
+			if err := mustLoad(t, ref.Dir, Options{}).SavePretrained(dir); err != nil {
+				t.Fatal(err)
+			}
+			logits, err := mustLoad(t, dir, Options{}).Logits(ctx, ref.InputIDs[0], ref.AttentionMask[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			ref.CheckLogits(t, "base.logits", logits, 1e-5)
+		})
+	}
+}
+
+func TestSavedAsBFloat16LoadsRounded(t *testing.T) {
+	ctx := context.Background()
+	ref := reference.LoadLlama(t, "llama_a")
+	dir := t.TempDir()
+	if err := mustLoad(t, ref.Dir, Options{}).SaveAs(dir, BFloat16); err != nil {
+		t.Fatal(err)
+	}
+	logits, err := mustLoad(t, dir, Options{}).Logits(ctx, ref.InputIDs[0], ref.AttentionMask[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref.CheckLogits(t, "base.logits", logits, 2e-2)
+}
+
+func TestQuantizedModelIsNotSaved(t *testing.T) {
+	ref := reference.LoadLlama(t, "llama_a")
+	m := mustLoad(t, ref.Dir, Options{Quantization: &quant.BitsAndBytesConfig{LoadIn4Bit: true, BNB4BitQuantType: quant.NF4}})
+	if err := m.SavePretrained(t.TempDir()); err == nil || !strings.Contains(err.Error(), "adapter") {
+		t.Errorf("got error %v, want one that points to the adapter", err)
+	}
+}

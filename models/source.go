@@ -1,0 +1,178 @@
+package models
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/loris-ml/loris/internal/gguf"
+	"github.com/loris-ml/loris/internal/safetensors"
+)
+
+// source is where weights come from: tensors by their names in transformers' checkpoints, one at a time.
+type source interface {
+	// shape returns the tensor's dimensions, outermost first; ok is false when there is no such tensor.
+	shape(name string) (dims []int, ok bool)
+	// float32s reads a tensor as float32.
+	float32s(name string) ([]float32, error)
+	path() string
+	Close() error
+}
+
+// open finds out what lies at path and returns its architecture and weights.
+func open(path string) (Architecture, source, error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil, fmt.Errorf("model %q: no such folder or file; give a folder with config.json and safetensors, or a .gguf file (models on a hub are downloaded beforehand)", path)
+	case err != nil:
+		return nil, nil, fmt.Errorf("model: %w", err)
+	case !info.IsDir():
+		return openGGUF(path)
+	}
+	arch, err := readConfig(filepath.Join(path, "config.json"))
+	if err != nil {
+		return nil, nil, err
+	}
+	set, err := safetensors.OpenDir(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	return arch, &folder{set, path}, nil
+}
+
+// readConfig reads and validates a config.json.
+func readConfig(path string) (Architecture, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("model config: %w", err)
+	}
+	var head struct {
+		ModelType    string          `json:"model_type"`
+		Quantization json.RawMessage `json:"quantization_config"`
+	}
+	if err := json.Unmarshal(raw, &head); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	family, ok := families[head.ModelType]
+	if !ok {
+		return nil, &UnsupportedError{Path: path, Field: "model_type", Value: fmt.Sprintf("%q", head.ModelType), Supported: known(families)}
+	}
+	if q := string(head.Quantization); q != "" && q != "null" {
+		return nil, &UnsupportedError{Path: path, Field: "quantization_config", Value: q,
+			Supported: "unquantized checkpoints, which Options.Quantization quantizes while loading"}
+	}
+	arch := family()
+	if err := json.Unmarshal(raw, arch); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if err := arch.Validate(); err != nil {
+		var u *UnsupportedError
+		if errors.As(err, &u) {
+			u.Path = path
+			return nil, u
+		}
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return arch, nil
+}
+
+func known[V any](m map[string]V) string {
+	var names []string
+	for n := range m {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
+
+// folder is a checkpoint in safetensors.
+type folder struct {
+	set *safetensors.Set
+	dir string
+}
+
+func (f *folder) shape(name string) ([]int, bool) {
+	info, ok := f.set.Info(name)
+	return info.Shape, ok
+}
+
+func (f *folder) float32s(name string) ([]float32, error) { return f.set.Float32(name) }
+
+func (f *folder) path() string { return f.dir }
+func (f *folder) Close() error { return f.set.Close() }
+
+// ggufMetadata is what a family reads its configuration from.
+type ggufMetadata struct {
+	gguf.Metadata
+	file *gguf.File
+}
+
+// openGGUF opens a GGUF file of a known architecture.
+func openGGUF(path string) (Architecture, source, error) {
+	f, err := gguf.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	fail := func(err error) (Architecture, source, error) {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	name, _ := f.Metadata().String("general.architecture")
+	modelType, ok := ggufFamilies[name]
+	if !ok {
+		return fail(&UnsupportedError{Path: path, Field: "general.architecture", Value: fmt.Sprintf("%q", name), Supported: known(ggufFamilies)})
+	}
+	arch := families[modelType]()
+	err = arch.fromGGUF(ggufMetadata{f.Metadata(), f})
+	if err == nil {
+		err = arch.Validate()
+	}
+	if err != nil {
+		var u *UnsupportedError
+		if errors.As(err, &u) {
+			u.Path = path
+			return fail(u)
+		}
+		return fail(fmt.Errorf("%s: %w", path, err))
+	}
+	return arch, &ggufSource{file: f, arch: arch}, nil
+}
+
+// ggufSource answers transformers' tensor names from a GGUF file.
+type ggufSource struct {
+	file *gguf.File
+	arch Architecture
+}
+
+func (g *ggufSource) shape(name string) ([]int, bool) {
+	stored, _ := g.arch.ggufName(name)
+	t, ok := g.file.Tensor(stored)
+	return t.Shape, ok
+}
+
+// float32s reads a tensor and puts its rows into transformers' order: GGUF stores the rows of q and k so that RoPE
+// pairs neighbours, not halves.
+func (g *ggufSource) float32s(name string) ([]float32, error) {
+	stored, rows := g.arch.ggufName(name)
+	values, err := g.file.Float32(stored)
+	if err != nil || rows == nil {
+		return values, err
+	}
+	if len(values)%len(rows) != 0 {
+		return nil, fmt.Errorf("%s: tensor %q has %d values, which are not %d rows", g.file.Path(), stored, len(values), len(rows))
+	}
+	width := len(values) / len(rows)
+	out := make([]float32, len(values))
+	for to, from := range rows {
+		copy(out[to*width:(to+1)*width], values[from*width:(from+1)*width])
+	}
+	return out, nil
+}
+
+func (g *ggufSource) path() string { return g.file.Path() }
+func (g *ggufSource) Close() error { return g.file.Close() }
