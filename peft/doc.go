@@ -1,0 +1,13 @@
+// Package peft attaches LoRA adapters to models and reads and writes PEFT's adapter folders. Names, defaults, formulas and
+// files are those of huggingface/peft 0.21.
+//
+// [LoraConfig] says which linear modules get adapters and how they scale; [ResolveTargets] applies it to the modules of a
+// model by PEFT's matching rules, Python's regular expressions included; [InitAdapter] makes the values that training
+// starts from; [SaveAdapter] and [LoadAdapter] are adapter_config.json and adapter_model.safetensors.
+//
+// It is not for the arithmetic of an adapted linear (models, and the primitives below it, do that), nor for training (sft).
+// What PEFT has and this package has not (DoRA, modules_to_save, trained biases, the decompositions of base weights, …) is
+// refused by name, never ignored.
+//
+// Start at [LoraConfig]. match.go is who is targeted, files.go what lies on the disk.
+package peft

@@ -1,0 +1,218 @@
+package peft
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/loris-ml/loris/internal/atomicfile"
+	"github.com/loris-ml/loris/internal/safetensors"
+)
+
+// WeightsName is the name of the weights in an adapter folder.
+const WeightsName = "adapter_model.safetensors"
+
+const (
+	cardName   = "README.md"
+	binName    = "adapter_model.bin" // torch's pickle, which PEFT wrote by default until 2023
+	keyPrefix  = "base_model.model." // PeftModel.base_model is the tuner, its model the user's
+	suffixA    = ".lora_A.weight"
+	suffixB    = ".lora_B.weight"
+	pathRemedy = "as Target.Path has it"
+)
+
+// AdapterWeight is the adapter on one linear: y += Scaling · B(A x).
+type AdapterWeight struct {
+	Path       string    // of the linear, below the model: "model.layers.0.self_attn.q_proj"
+	A, B       []float32 // [R, In], [Out, R], row-major
+	R, In, Out int
+}
+
+// SaveAdapter writes adapter_config.json, adapter_model.safetensors (float32) and README.md, a model card, into dir as PEFT's
+// save_pretrained does. The config holds the keys that every PEFT reads, with inference_mode true; where TargetModules are
+// nil or AllLinear, it names the modules of weights.
+//
+// dir is created if it is missing; in one that exists, other files and an existing README.md stay. A reader never finds a
+// part of a file, nor the config of one adapter with the weights of another.
+func SaveAdapter(dir string, cfg LoraConfig, weights []AdapterWeight) error {
+	if dir == "" {
+		return errors.New("save adapter: the name of the folder is empty")
+	}
+	cfg, err := cfg.forFile(weights)
+	if err != nil {
+		return fmt.Errorf("save adapter %s: %w", dir, err)
+	}
+	files := adapterFiles{
+		config:  appendPythonJSON(nil, cfg.fields(true), indented),
+		card:    modelCard(cfg),
+		tensors: tensorsOf(weights),
+	}
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(filepath.Dir(dir), 0o777); err != nil {
+			return fmt.Errorf("save adapter %s: %w", dir, err)
+		}
+		return atomicfile.ReplaceDir(dir, files.write)
+	}
+	return files.replace(dir)
+}
+
+type adapterFiles struct {
+	config, card []byte
+	tensors      []safetensors.Tensor
+}
+
+func (f adapterFiles) write(dir string) error {
+	if err := safetensors.Write(filepath.Join(dir, WeightsName), f.tensors, map[string]string{"format": "pt"}); err != nil {
+		return err
+	}
+	card := filepath.Join(dir, cardName)
+	if _, err := os.Stat(card); errors.Is(err, fs.ErrNotExist) {
+		if err := atomicfile.WriteBytes(card, f.card); err != nil {
+			return err
+		}
+	}
+	return atomicfile.WriteBytes(filepath.Join(dir, ConfigName), f.config)
+}
+
+// replace writes into an existing folder. The weights, which take the time, are written aside; from the removal of the old
+// config to the new one, a crash leaves a folder without config, which no loader takes for an adapter.
+func (f adapterFiles) replace(dir string) error {
+	aside, err := os.MkdirTemp(dir, ".adapter.tmp-*")
+	if err != nil {
+		return fmt.Errorf("save adapter %s: no temporary folder can be created in it: %w; make it a writable folder or choose another", dir, err)
+	}
+	defer os.RemoveAll(aside)
+	staged := filepath.Join(aside, WeightsName)
+	if err := safetensors.Write(staged, f.tensors, map[string]string{"format": "pt"}); err != nil {
+		return fmt.Errorf("save adapter %s: %w", dir, err)
+	}
+	card := filepath.Join(dir, cardName)
+	if _, err := os.Stat(card); errors.Is(err, fs.ErrNotExist) {
+		if err := atomicfile.WriteBytes(card, f.card); err != nil {
+			return err
+		}
+	}
+	config := filepath.Join(dir, ConfigName)
+	if err := os.Remove(config); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("save adapter %s: remove the earlier config: %w", dir, err)
+	}
+	if err := os.Rename(staged, filepath.Join(dir, WeightsName)); err != nil {
+		return fmt.Errorf("save adapter %s: move the finished weights into place: %w", dir, err)
+	}
+	return atomicfile.WriteBytes(config, f.config)
+}
+
+// forFile checks that config and weights belong together and returns what adapter_config.json is to say.
+func (c LoraConfig) forFile(weights []AdapterWeight) (LoraConfig, error) {
+	if err := c.Validate(); err != nil {
+		return c, err
+	}
+	c = c.WithDefaults()
+	if len(weights) == 0 {
+		return c, errors.New("there are no weights")
+	}
+	s, err := c.scaler()
+	if err != nil {
+		return c, err
+	}
+	paths := make([]string, len(weights))
+	seen := map[string]bool{}
+	for i, w := range weights {
+		if err := w.check(s); err != nil {
+			return c, err
+		}
+		if seen[w.Path] {
+			return c, fmt.Errorf("module %q has two adapters", w.Path)
+		}
+		seen[w.Path], paths[i] = true, w.Path
+	}
+	if c.TargetModules == nil || isAllLinear(c.TargetModules) {
+		c.TargetModules = Modules(paths...)
+		c.LayersToTransform, c.LayersPattern = nil, nil // the paths say it
+	}
+	if c.RankPattern, err = orderForFile(c.RankPattern, "rank_pattern", paths); err != nil {
+		return c, err
+	}
+	c.AlphaPattern, err = orderForFile(c.AlphaPattern, "alpha_pattern", paths)
+	return c, err
+}
+
+func (w AdapterWeight) check(s *scaler) error {
+	if err := checkShape(w.Path, w.R, w.In, w.Out); err != nil {
+		return err
+	}
+	if len(w.A) != w.R*w.In || len(w.B) != w.Out*w.R {
+		return fmt.Errorf("module %q: A has %d values and B %d, want [%d, %d] and [%d, %d]", w.Path, len(w.A), len(w.B), w.R, w.In, w.Out, w.R)
+	}
+	r, _, err := s.at(w.Path)
+	if err == nil && r != w.R {
+		err = fmt.Errorf("module %q: its adapter is of rank %d, the config says %d (r, rank_pattern)", w.Path, w.R, r)
+	}
+	return err
+}
+
+// checkShape refuses modules that no file can hold.
+func checkShape(path string, r, in, out int) error {
+	switch {
+	case path == "" || strings.HasPrefix(path, keyPrefix):
+		return fmt.Errorf("module path %q: give the path below the model, without %q, %s", path, keyPrefix, pathRemedy)
+	case r <= 0 || in <= 0 || out <= 0:
+		return fmt.Errorf("module %q: rank %d, inputs %d and outputs %d must be positive", path, r, in, out)
+	case r > math.MaxInt/max(in, out)/4:
+		return fmt.Errorf("module %q: rank %d with inputs %d and outputs %d is too large", path, r, in, out)
+	}
+	return nil
+}
+
+// orderForFile sorts the keys as PEFT's files have them, unless another key would then win on one of the modules: PEFT's own
+// files lose the order, and a reader gives such a module another rank or alpha.
+func orderForFile[V int | float64](p Pattern[V], field string, paths []string) (Pattern[V], error) {
+	sorted := slices.Clone(p)
+	slices.SortFunc(sorted, func(a, b PatternEntry[V]) int { return strings.Compare(a.Key, b.Key) })
+	as, err := p.compile(field)
+	if err != nil {
+		return nil, err
+	}
+	would, err := sorted.compile(field)
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range paths {
+		i, err := as.at(path)
+		if err != nil {
+			return nil, err
+		}
+		j, err := would.at(path)
+		if err != nil {
+			return nil, err
+		}
+		if i >= 0 && p[i].Value != sorted[j].Value {
+			return p, nil
+		}
+	}
+	return sorted, nil
+}
+
+func tensorsOf(weights []AdapterWeight) []safetensors.Tensor {
+	var tensors []safetensors.Tensor
+	for _, w := range weights {
+		tensors = append(tensors,
+			safetensors.Tensor{Name: keyPrefix + w.Path + suffixA, DType: "F32", Shape: []int{w.R, w.In}, Data: littleEndian(w.A)},
+			safetensors.Tensor{Name: keyPrefix + w.Path + suffixB, DType: "F32", Shape: []int{w.Out, w.R}, Data: littleEndian(w.B)})
+	}
+	return tensors
+}
+
+func littleEndian(values []float32) []byte {
+	raw := make([]byte, 4*len(values))
+	for i, v := range values {
+		binary.LittleEndian.PutUint32(raw[4*i:], math.Float32bits(v))
+	}
+	return raw
+}

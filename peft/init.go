@@ -1,0 +1,79 @@
+package peft
+
+import (
+	"hash/fnv"
+	"math"
+)
+
+// InitAdapter returns the values that a new adapter on the module at path starts from: A [r, in] and B [out, r], row-major.
+//
+// With InitTrue, A is uniform in ±1/√in (Kaiming with a = √5, as torch's Linear) and B zero; with InitGaussian, A is normal
+// with standard deviation 1/r and B zero; with InitFalse, A is as with InitTrue and B uniform in ±1/√r. Source:
+// reset_lora_parameters of peft/tuners/lora/layer.py.
+//
+// The numbers depend on seed, path and shape alone, not on the order of calls, the number of modules or the machine; they
+// are not torch's. Every element comes from splitmix64 (doi:10.1145/2660193.2660195) at its own counter.
+func InitAdapter(seed int64, path string, how Init, r, in, out int) (a, b []float32, err error) {
+	how = LoraConfig{InitLoraWeights: how}.WithDefaults().InitLoraWeights
+	if err := how.check(); err != nil {
+		return nil, nil, err
+	}
+	if err := checkShape(path, r, in, out); err != nil {
+		return nil, nil, err
+	}
+	a, b = make([]float32, r*in), make([]float32, out*r)
+	if how == InitGaussian {
+		newStream(seed, path+".lora_A").normal(a, 1/float64(r))
+	} else {
+		newStream(seed, path+".lora_A").uniform(a, 1/math.Sqrt(float64(in)))
+	}
+	if how == InitFalse {
+		newStream(seed, path+".lora_B").uniform(b, 1/math.Sqrt(float64(r)))
+	}
+	return a, b, nil
+}
+
+// stream is a sequence of 64-bit numbers that can be entered anywhere.
+type stream uint64
+
+const goldenGamma = 0x9E3779B97F4A7C15
+
+func newStream(seed int64, name string) stream {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	return stream(mix(h.Sum64() ^ mix(uint64(seed)+goldenGamma)))
+}
+
+// at returns number i of the sequence.
+func (s stream) at(i int) uint64 { return mix(uint64(s) + uint64(i+1)*goldenGamma) }
+
+// mix is splitmix64's output function.
+func mix(z uint64) uint64 {
+	z = (z ^ z>>30) * 0xBF58476D1CE4E5B9
+	z = (z ^ z>>27) * 0x94D049BB133111EB
+	return z ^ z>>31
+}
+
+// uniform fills dst with 24-bit uniform numbers in [-bound, bound). Its only rounding is that of the last product, so all
+// machines agree.
+func (s stream) uniform(dst []float32, bound float64) {
+	scale := float32(bound)
+	for i := range dst {
+		unit := float32(s.at(i)>>40)*0x1p-23 - 1
+		dst[i] = unit * scale
+	}
+}
+
+// normal fills dst with normal numbers, two from two 53-bit uniform ones (Box–Muller).
+func (s stream) normal(dst []float32, deviation float64) {
+	for i := 0; i < len(dst); i += 2 {
+		u := float64(s.at(i)>>11+1) * 0x1p-53 // in (0, 1]
+		v := float64(s.at(i+1)>>11) * 0x1p-53
+		radius := deviation * math.Sqrt(-2*math.Log(u))
+		sin, cos := math.Sincos(2 * math.Pi * v)
+		dst[i] = float32(radius * cos)
+		if i+1 < len(dst) {
+			dst[i+1] = float32(radius * sin)
+		}
+	}
+}

@@ -1,0 +1,167 @@
+package peft
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/loris-ml/loris/internal/safetensors"
+)
+
+// LoadAdapter reads an adapter folder that PEFT, transformers or [SaveAdapter] wrote. Weights of float16 and bfloat16 are
+// widened; they come in the order of their paths. Keys may have an adapter's name in them, or lack PEFT's prefix.
+//
+// Tensors that are missing, of shapes that do not fit each other or the config's ranks, or of a kind that is not supported
+// are errors that name the file, the key and the shapes. Warnings name what was ignored.
+func LoadAdapter(dir string) (LoraConfig, []AdapterWeight, []string, error) {
+	cfg, warnings, err := ReadConfig(dir)
+	if err != nil {
+		return LoraConfig{}, nil, nil, err
+	}
+	path := filepath.Join(dir, WeightsName)
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return LoraConfig{}, nil, nil, noWeightsError(dir)
+	}
+	file, err := safetensors.Open(path)
+	if err != nil {
+		return LoraConfig{}, nil, nil, err
+	}
+	defer file.Close()
+	weights, ignored, err := readWeights(file, cfg.WithDefaults())
+	if err != nil {
+		return LoraConfig{}, nil, nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	for _, w := range ignored {
+		warnings = append(warnings, path+": "+w)
+	}
+	return cfg, weights, warnings, nil
+}
+
+func noWeightsError(dir string) error {
+	bin := filepath.Join(dir, binName)
+	if _, err := os.Stat(bin); err != nil {
+		return fmt.Errorf("read adapter %s: it has no %s", dir, WeightsName)
+	}
+	return fmt.Errorf("read adapter %s: %s is a pickle, which can run code and is not read; convert it once in Python: "+
+		"import torch, safetensors.torch as st; st.save_file({k: v.contiguous().clone() for k, v in torch.load(%q, weights_only=True).items()}, %q, {\"format\": \"pt\"})",
+		dir, binName, bin, filepath.Join(dir, WeightsName))
+}
+
+// loraKey takes a key apart: the module's path, A or B, and the name of the adapter where the state was saved with it.
+// As in PEFT, the last ".lora_" counts: a module may have such a name itself.
+var loraKey = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+)\.lora_([AB])(?:\.([^.]+))?\.weight$`)
+
+// pair is what a file holds for a module.
+type pair struct{ a, b string } // keys
+
+// readWeights also returns what it ignored.
+func readWeights(file *safetensors.File, cfg LoraConfig) (weights []AdapterWeight, warnings []string, err error) {
+	pairs, warnings, err := sortKeys(file.Names())
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := cfg.scaler()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, path := range slices.Sorted(maps.Keys(pairs)) {
+		w, err := pairs[path].read(file, path, s)
+		if err != nil {
+			return nil, nil, err
+		}
+		if slices.ContainsFunc(w.A, notFinite) || slices.ContainsFunc(w.B, notFinite) {
+			warnings = append(warnings, fmt.Sprintf("the adapter of module %q holds NaN or infinite values", path))
+		}
+		weights = append(weights, w)
+	}
+	return weights, warnings, nil
+}
+
+func notFinite(x float32) bool { return !finite(float64(x)) }
+
+// sortKeys finds the A and B of every module.
+func sortKeys(names []string) (pairs map[string]pair, warnings []string, err error) {
+	pairs = map[string]pair{}
+	adapter, first := "", ""
+	for _, key := range names {
+		m := loraKey.FindStringSubmatch(key)
+		if m == nil {
+			if !strings.HasSuffix(key, ".base_layer.weight") {
+				return nil, nil, fmt.Errorf("tensor %q: %s", key, foreignKey(key))
+			}
+			warnings = append(warnings, fmt.Sprintf("tensor %q is ignored: it is a copy of the base model's weight", key))
+			continue
+		}
+		path, which, name := m[1], m[2], m[3]
+		if first == "" {
+			adapter, first = name, key
+		}
+		if name != adapter {
+			return nil, nil, fmt.Errorf("tensors %q and %q belong to different adapters; save one adapter to a folder", first, key)
+		}
+		p := pairs[path]
+		dst := &p.a
+		if which == "B" {
+			dst = &p.b
+		}
+		if *dst != "" {
+			return nil, nil, fmt.Errorf("tensors %q and %q are of the same module", *dst, key)
+		}
+		*dst = key
+		pairs[path] = p
+	}
+	if len(pairs) == 0 {
+		return nil, nil, errors.New("it holds no lora_A and lora_B weights")
+	}
+	return pairs, warnings, nil
+}
+
+// foreignKey says what a tensor that is no A or B of a linear is.
+func foreignKey(key string) string {
+	what := "it is neither lora_A nor lora_B of a linear; modules_to_save, trained biases and resized vocabularies leave such tensors"
+	switch {
+	case strings.Contains(key, ".lora_embedding_"):
+		what = "adapters on embeddings"
+	case strings.Contains(key, ".lora_magnitude_vector"):
+		what = "DoRA (use_dora)"
+	case strings.Contains(key, ".trainable_tokens_"):
+		what = "trainable_token_indices"
+	case strings.HasSuffix(key, ".bias"):
+		what = "trained biases (bias, lora_bias)"
+	}
+	return what + ": not supported yet; merge the adapter into its base in PEFT (merge_and_unload) and load the result as a model"
+}
+
+func (p pair) read(file *safetensors.File, path string, s *scaler) (w AdapterWeight, err error) {
+	if p.a == "" {
+		return w, fmt.Errorf("tensor %q has no counterpart %q: the file is incomplete", p.b, strings.Replace(p.b, ".lora_B", ".lora_A", 1))
+	}
+	if p.b == "" {
+		return w, fmt.Errorf("tensor %q has no counterpart %q: the file is incomplete", p.a, strings.Replace(p.a, ".lora_A", ".lora_B", 1))
+	}
+	infoA, _ := file.Info(p.a)
+	infoB, _ := file.Info(p.b)
+	a, b := infoA.Shape, infoB.Shape
+	if len(a) != 2 || len(b) != 2 || a[0] != b[1] || slices.Contains(a, 0) || slices.Contains(b, 0) {
+		return w, fmt.Errorf("tensors %q %v and %q %v: want shapes [r, in] and [out, r] of a linear module", p.a, a, p.b, b)
+	}
+	r, _, err := s.at(path)
+	if err != nil {
+		return w, err
+	}
+	if r != a[0] {
+		return w, fmt.Errorf("tensor %q %v is of rank %d, %s says %d for it (r, rank_pattern): the files do not belong together", p.a, a, a[0], ConfigName, r)
+	}
+	w = AdapterWeight{Path: path, R: r, In: a[1], Out: b[0]}
+	if w.A, err = file.Float32(p.a); err != nil {
+		return w, err
+	}
+	w.B, err = file.Float32(p.b)
+	return w, err
+}
