@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 )
 
@@ -96,6 +97,11 @@ func (cs callbacks) restore(states map[string]json.RawMessage) error {
 	return nil
 }
 
+// JSONLines writes every line of the log as one JSON object per line, for what follows a run from outside.
+func JSONLines(w io.Writer) Callback {
+	return Callback{OnLog: func(e *Event) error { return json.NewEncoder(w).Encode(e.Metrics) }}
+}
+
 // EarlyStopping stops training when MetricForBestModel has not improved by more than threshold in patience evaluations
 // in a row (transformers.EarlyStoppingCallback, whose state it keeps). It needs SFTConfig.MetricForBestModel.
 func EarlyStopping(patience int, threshold float64) Callback {
@@ -116,6 +122,9 @@ func EarlyStopping(patience int, threshold float64) Callback {
 		OnTrainBegin: func(e *Event) error {
 			if e.Config.MetricForBestModel == "" || e.Config.EvalStrategy == No {
 				return errors.New("early stopping needs evaluations: set SFTConfig.MetricForBestModel, EvalDataset and EvalStrategy steps or epoch")
+			}
+			if e.State.GlobalStep == 0 {
+				now = attributes{}
 			}
 			return nil
 		},

@@ -108,11 +108,7 @@ func (r *run) rotate() error {
 	if limit == 0 {
 		return nil
 	}
-	best := r.state.BestCheckpoint
-	if best != nil && *best != newest {
-		limit = max(limit, 2)
-	}
-	over := len(r.checkpoints) - limit
+	best, over := r.state.BestCheckpoint, len(r.checkpoints)-limit
 	return r.remove(func(dir string) bool {
 		remove := over > 0 && dir != newest && (best == nil || dir != *best)
 		if remove {

@@ -186,7 +186,7 @@ func unmarshal(text []byte, v any) error {
 	case errors.As(err, &kind):
 		return &textError{int(kind.Offset) - 1, "malformed JSON: " + err.Error()}
 	case errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF):
-		return &textError{len(text), "malformed JSON: it ends too early"}
+		return &textError{len(text), "malformed JSON: it ends too early; want one object per line, or one array"}
 	}
 	return &textError{0, err.Error()}
 }

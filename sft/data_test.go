@@ -111,3 +111,18 @@ func TestMessagesTakesShareGPT(t *testing.T) {
 		t.Errorf("the row has changed: %v", first)
 	}
 }
+
+func FuzzDecodeRow(f *testing.F) {
+	for _, s := range []string{`{"text": "a"}`, `[1]`, "{\"a\": \xff}", `{"n": 1e999, "m": 12345678901234567890}`, "", "{", `{"a" 1}`, "nul"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		row, err := decodeRow(text)
+		if (row == nil) == (err == nil) {
+			t.Fatalf("row %v, error %v", row, err)
+		}
+		if err != nil && !strings.HasPrefix(located(err, text, 1).Error(), "line ") {
+			t.Fatal(located(err, text, 1))
+		}
+	})
+}

@@ -41,7 +41,8 @@ func (r packedRow) length() (n int) {
 type dataset struct {
 	rows   []packedRow
 	packed bool
-	length int // of the longest row
+	length int    // of the longest row
+	id     string // what fingerprint has found
 }
 
 // prepare is TRL's pipeline: tokenize, truncate, drop, shuffle and pack.
@@ -80,6 +81,9 @@ func prepare(rows []Row, tok Tokenizer, c SFTConfig, packing bool, name string) 
 	d.measure(report)
 	if report.Labels == 0 {
 		return nil, nil, fmt.Errorf("sft: no token of the %s data set has a label to train (%d rows, %d fully masked): check the masks, and whether prompts fill MaxLength %d", name, report.Rows, report.FullyMasked, c.MaxLength)
+	}
+	if c.AssistantOnlyLoss && t.format.conversational() && !t.stopTrained() {
+		c.Logger.Warn("the chat template leaves the end of the assistant's turns untrained, so the model may not learn to stop: put the end-of-turn token inside the part that it marks")
 	}
 	report.log(c, examples, name, time.Since(start))
 	return d, report, nil
@@ -196,6 +200,9 @@ func (r *DataReport) log(c SFTConfig, examples []example, name string, took time
 
 // fingerprint identifies the rows: ids, labels and documents. A resumed run must see the same ones.
 func (d *dataset) fingerprint() string {
+	if d.id != "" {
+		return d.id
+	}
 	h := sha256.New()
 	write := func(v any) { _ = binary.Write(h, binary.LittleEndian, v) } // a hash takes everything
 	for _, row := range d.rows {
@@ -206,5 +213,6 @@ func (d *dataset) fingerprint() string {
 			write(e.labels)
 		}
 	}
-	return hex.EncodeToString(h.Sum(nil)[:16])
+	d.id = hex.EncodeToString(h.Sum(nil)[:16])
+	return d.id
 }

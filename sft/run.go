@@ -220,7 +220,10 @@ func (r *run) finish(ctx context.Context, err error) (*Report, error) {
 	}
 	r.bar.clear()
 	if cancelled {
-		err = fmt.Errorf("sft: training was cancelled after step %d: %w", r.state.GlobalStep, context.Cause(ctx))
+		err = fmt.Errorf("sft: training was cancelled after step %d: %w", r.state.GlobalStep, ctx.Err())
+		if cause := context.Cause(ctx); cause != ctx.Err() {
+			err = fmt.Errorf("%w: %w", err, cause)
+		}
 		if r.cfg.SaveStrategy != No && r.savedStep != r.state.GlobalStep {
 			err = errors.Join(err, r.save())
 		}

@@ -201,6 +201,26 @@ func (t *rowTokenizer) render(messages []Message, o tokenizer.ChatOptions) (ids 
 	return enc.IDs, mask, nil
 }
 
+// stopTrained probes whether the last token that a turn of the assistant trains is a special one, which ends it.
+func (t *rowTokenizer) stopTrained() bool {
+	probe := []Message{{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "a"}}
+	ids, mask, err := t.render(probe, tokenizer.ChatOptions{})
+	if err != nil {
+		return false
+	}
+	for i := len(ids) - 1; i >= 0; i-- {
+		if !mask[i] {
+			continue
+		}
+		text, err1 := t.tok.Decode(ids[i:i+1], false)
+		plain, err2 := t.tok.Decode(ids[i:i+1], true)
+		if err1 != nil || err2 != nil || strings.TrimSpace(text) != "" {
+			return err1 == nil && err2 == nil && plain == ""
+		}
+	}
+	return false
+}
+
 // overlaps tells the tokens that share bytes with a span; both are in order of the text.
 func overlaps(offsets, spans [][2]int) (mask []bool, any bool) {
 	mask = make([]bool, len(offsets))

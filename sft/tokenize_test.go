@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/loris-ml/loris/tokenizer"
 )
 
 func chat(turns ...string) (messages []any) {
@@ -278,4 +280,40 @@ func TestNewSFTTrainerRefusesTokensOutsideTheVocabulary(t *testing.T) {
 	if errors.Is(err, errBroken) {
 		t.Error(err)
 	}
+}
+
+// openEnded marks assistant turns without their end.
+type openEnded struct{ toyTokenizer }
+
+func (o openEnded) ApplyChatTemplateSpans(messages []Message, opts tokenizer.ChatOptions) (string, [][2]int, error) {
+	text, spans, err := o.toyTokenizer.ApplyChatTemplateSpans(messages, opts)
+	for i := range spans {
+		spans[i][1] -= len("<|im_end|>")
+	}
+	return text, spans, err
+}
+
+func TestPrepareWarnsOfAnEndOfTurnThatIsNotTrained(t *testing.T) {
+	rows := []Row{{"messages": chat("user", "Hi", "assistant", "Ho")}}
+	for tok, want := range map[Tokenizer]bool{toyTokenizer{}: false, openEnded{}: true} {
+		log, said := logTo()
+		if _, _, err := prepare(rows, tok, SFTConfig{Logger: log, AssistantOnlyLoss: true}.withDefaults(), false, "training"); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(said.String(), "may not learn to stop"); got != want {
+			t.Errorf("%T: warned %v, want %v", tok, got, want)
+		}
+	}
+}
+
+func TestPreviewShowsDocumentsAndWhatIsTrained(t *testing.T) {
+	c := testConfig(t)
+	c.Packing = true
+	trainer := mustTrainer(t, newToyModel(), []Row{{"prompt": "ab", "completion": "cd"}, {"prompt": "e", "completion": "f"}}, c)
+	got, err := trainer.Preview(0)
+	if want := "<s>ab⟦cd</s>⟧\n<s>e⟦f</s>⟧\n"; err != nil || got != want {
+		t.Errorf("got %q, %v; want %q", got, err, want)
+	}
+	_, err = trainer.Preview(1)
+	wantError(t, err, "row 1", "there are 1")
 }

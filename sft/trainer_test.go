@@ -420,23 +420,3 @@ func TestTrainerStateIsWrittenAsTransformersWritesIt(t *testing.T) {
 		t.Errorf("got\n%s\ntransformers\n%s", got, want)
 	}
 }
-
-func TestMetricsKeepValuesThroughJSON(t *testing.T) {
-	m := Metrics{{"loss", 2.0 / 3}, {"learning_rate", 2e-5}, {"num_tokens", 1e17}, {"big", 123456789}, {"step", 3}}
-	text := mustJSON(t, m)
-	if want := `{"loss":0.6666666666666666,"learning_rate":2e-05,"num_tokens":1e+17,"big":123456789.0,"step":3}`; text != want {
-		t.Errorf("got  %s\nwant %s", text, want)
-	}
-	var back Metrics
-	if err := json.Unmarshal([]byte(text), &back); err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range m {
-		if v, ok := back.Get(e.Name); !ok || v != e.Value {
-			t.Errorf("%s is %v, was %v", e.Name, v, e.Value)
-		}
-	}
-	if _, err := json.Marshal(Metrics{{"loss", math.NaN()}}); err == nil {
-		t.Error("NaN became JSON")
-	}
-}
