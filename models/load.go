@@ -78,8 +78,14 @@ func load(ctx context.Context, arch Architecture, src source, o Options) (_ *Cau
 		}
 		m.Layers = append(m.Layers, w)
 	}
+	if o.Quantization != nil && o.Quantization.LoadIn4Bit && !l.packs() {
+		o.logger().Info("4-bit weights are kept dequantized: this backend has no fast 4-bit kernels", "backend", dev.Kind, "see", "models.Options.KeepPacked")
+	}
 	return &CausalLM{arch: arch, run: m, options: o}, nil
 }
+
+// packs reports whether 4-bit weights stay packed on the device.
+func (l *loader) packs() bool { return l.dev.Kind == backend.CUDA || l.o.KeepPacked }
 
 // formats settles the dtypes of weights and of computation.
 func (l *loader) formats() (err error) {
@@ -239,7 +245,7 @@ func (l *loader) quantize(path string, lin nn.Linear, values []float32) (*quant.
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: tensor %q: %w", l.src.path(), path+".weight", err)
 	}
-	if l.dev.Kind == backend.CUDA || l.o.KeepPacked {
+	if l.packs() {
 		state.Shape = []int{lin.Out, lin.In}
 		p, err := quant.NewPacked(codes, state)
 		return p, nil, err

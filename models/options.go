@@ -46,7 +46,7 @@ type Options struct {
 	DType DType
 
 	// ComputeDType is the format of activations and matrix products. Zero: Quantization's BNB4BitComputeDType if that is
-	// given, else DType.
+	// given, else DType (where transformers would compute in float32, which no trainer does: TRL turns bfloat16 on).
 	ComputeDType DType
 
 	// Trainable makes all weights trainable (full fine-tuning); it excludes Quantization.

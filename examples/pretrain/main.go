@@ -100,7 +100,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(stdout, "%s%s\n", *prompt, text)
-	return errors.Join(model.SaveAs(*output, models.BFloat16), tok.SavePretrained(*output))
+	generation, err := os.ReadFile(filepath.Join(*data, "generation_config.json"))
+	if err != nil {
+		return err
+	}
+	return errors.Join(model.SaveAs(*output, models.BFloat16), tok.SavePretrained(*output),
+		os.WriteFile(filepath.Join(*output, "generation_config.json"), generation, 0o644))
 }
 
 func readConfig(path string) (*models.LlamaConfig, error) {

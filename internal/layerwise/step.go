@@ -13,7 +13,7 @@ import (
 )
 
 // MicroStep runs forward and backward over a batch and adds the gradients of its summed cross entropy to those summed
-// since the last Apply. After an error the sums are as before.
+// since the last Apply. After an error the sums are as before, or, if the addition itself failed, empty.
 func (s *Session) MicroStep(ctx context.Context, b *training.Batch) (training.Stats, error) {
 	p, err := s.begin(ctx, b, true)
 	if err != nil {
@@ -177,9 +177,13 @@ func (p *pass) backward(ctx context.Context) error {
 	return nil
 }
 
-// collect adds the pass's gradients to the session's sums, all or none: additions happen after everything that can
-// fail for the batch's sake.
-func (s *Session) collect(p *pass) error {
+// collect adds the pass's gradients to the session's sums, all or none: where an addition fails, the sums are dropped.
+func (s *Session) collect(p *pass) (err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.DropGradients())
+		}
+	}()
 	if s.ends != nil {
 		grads, err := s.model.endGradients(p)
 		if err != nil {
