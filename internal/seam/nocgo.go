@@ -1,0 +1,34 @@
+//go:build !cgo
+
+package seam
+
+import (
+	"errors"
+
+	"github.com/gomlx/compute"
+)
+
+// errNoCgo is what everything that needs a plugin returns in a program without cgo.
+var errNoCgo = errors.New("this program was built without cgo, which PJRT plugins need; build it with CGO_ENABLED=1 and a C compiler")
+
+// Plugin is a PJRT plugin that was opened through the seam; without cgo there are none.
+type Plugin struct{}
+
+// Open returns an error: the program was built without cgo.
+func Open(name, path string) (*Plugin, error) { return nil, errNoCgo }
+
+// Of returns false: without cgo no backend is opened through the seam.
+func Of(b compute.Backend) (*Plugin, bool) { return nil, false }
+
+func (p *Plugin) NewBackend(options string) (compute.Backend, error) { return nil, errNoCgo }
+func (p *Plugin) isCUDA() bool                                       { return false }
+func (p *Plugin) Path() string                                       { return "" }
+func (p *Plugin) SetDepth(n int) error                               { return errNoCgo }
+func (p *Plugin) Depth() int                                         { return 0 }
+func (p *Plugin) Sync() error                                        { return errNoCgo }
+func (p *Plugin) Pending() int                                       { return 0 }
+func (p *Plugin) SetCacheDir(dir string)                             {}
+func (p *Plugin) CacheStats() CacheStats                             { return CacheStats{Err: errNoCgo} }
+func (p *Plugin) Memory(device int) (inUse, peak, limit int64, err error) {
+	return 0, 0, 0, errNoCgo
+}

@@ -1,0 +1,210 @@
+//go:build cgo
+
+package seam
+
+/*
+#cgo linux LDFLAGS: -ldl -lpthread
+#include <stdlib.h>
+#include "shim.h"
+*/
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"sync"
+	"unsafe"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/go-xla/compute/xla"
+	"github.com/gomlx/go-xla/pjrt"
+)
+
+// Plugin is a PJRT plugin that was opened through the seam. Like the library that it is, it stays open for the life of
+// the process; the backends made of it come and go.
+type Plugin struct {
+	name, path string
+	slot       C.int
+	identity   func() string
+	cache      cache
+
+	mu     sync.Mutex
+	depth  int
+	shared bool // a backend shares buffers with the host
+}
+
+// registryName begins the name under which go-xla knows a plugin. Names that look like a path are taken as they are: it
+// searches no folder for them and installs nothing.
+const registryName = "/loris-seam/"
+
+// A plugin is loaded once per process, whoever asks; go-xla and PJRT keep them the same way.
+var opened struct {
+	sync.Mutex
+	plugins []*Plugin // by slot
+}
+
+// registering guards go-xla's table of plugins, which it writes without a lock of its own.
+var registering sync.RWMutex
+
+var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,40}$`)
+
+// Open loads the PJRT plugin in the file path, or, where path is empty, the one that [Find] finds by name. The name
+// decides what go-xla takes it for: one that contains "cuda" is a CUDA plugin, one that contains "cpu" a CPU plugin. The
+// same file is opened once; asking again returns the same plugin.
+func Open(name, path string) (*Plugin, error) {
+	if !validName.MatchString(name) {
+		return nil, fmt.Errorf("PJRT plugin name %q: use small letters, digits, - and _, such as cpu or cuda", name)
+	}
+	if path == "" {
+		path = name
+	} else if !strings.HasPrefix(path, "/") {
+		return nil, fmt.Errorf("PJRT plugin %q: the path is not absolute", path)
+	}
+	path, err := Find(path)
+	if err != nil {
+		return nil, err
+	}
+	opened.Lock()
+	defer opened.Unlock()
+	full := registryName + name
+	for _, p := range opened.plugins {
+		switch {
+		case p.path == path && p.baseName() == name:
+			return p, nil
+		case p.path == path:
+			return nil, fmt.Errorf("PJRT plugin %s is open in this process as %q and cannot be %q too", path, p.baseName(), name)
+		case p.name == full:
+			full += "." // another file of the same name
+		}
+	}
+	p := &Plugin{name: full, path: path, identity: sync.OnceValue(func() string { return identity(path) })}
+	var table unsafe.Pointer
+	cPath := C.CString(path)
+	defer C.free(unsafe.Pointer(cPath))
+	if err := takeError(C.seam_open(cPath, &p.slot, &table)); err != nil {
+		return nil, fmt.Errorf("PJRT plugin %s: %w", path, err)
+	}
+	opened.plugins = append(opened.plugins, p) // before anything can call back
+	registering.Lock()
+	err = pjrt.RegisterPreloadedPlugin(full, uintptr(table))
+	registering.Unlock()
+	if err != nil {
+		p.path = "" // the slot is lost, and nobody finds it
+		return nil, fmt.Errorf("PJRT plugin %s: %w", path, err)
+	}
+	return p, nil
+}
+
+// NewBackend makes a backend of the plugin, with options as GoMLX spells them ("tf32=false,preallocate=true"). Unless
+// they say otherwise, buffers are not shared with the host: a program that still runs must not see its input change.
+func (p *Plugin) NewBackend(options string) (compute.Backend, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !strings.Contains(options, "shared_buffers") {
+		options = strings.TrimSuffix("shared_buffers=false,"+options, ",")
+	}
+	registering.RLock()
+	b, err := xla.New(p.name + "," + options)
+	registering.RUnlock()
+	if err != nil {
+		return nil, fmt.Errorf("PJRT plugin %s: %w", p.path, err)
+	}
+	if s, ok := b.(interface{ HasSharedBuffers() bool }); ok && s.HasSharedBuffers() {
+		if p.depth > 0 {
+			b.Finalize()
+			return nil, fmt.Errorf("PJRT plugin %s: shared_buffers needs executions that are waited for, and they are asynchronous (depth %d)", p.path, p.depth)
+		}
+		p.shared = true
+	}
+	return b, nil
+}
+
+// Path is the plugin's file.
+func (p *Plugin) Path() string { return p.path }
+
+func (p *Plugin) isCUDA() bool { return pjrt.IsCUDAName(p.name) }
+
+func (p *Plugin) baseName() string {
+	return strings.TrimRight(strings.TrimPrefix(p.name, registryName), ".")
+}
+
+// SetDepth lets executions return before the device is done, with at most n of them (up to 256) outstanding per device;
+// 0, the state after [Open], waits for each. It returns what [Plugin.Sync] does.
+//
+// The error of an execution that failed meanwhile comes from a later execution on that device (which then does not
+// run), from Sync, or from reading its results. Reading them does not take it from Sync: after an error of any kind,
+// call Sync and drop what it returns before going on.
+func (p *Plugin) SetDepth(n int) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n < 0 || n > 256 {
+		return fmt.Errorf("PJRT plugin %s: %d executions in flight; use 0 to 256", p.path, n)
+	}
+	if n > 0 && p.shared {
+		return fmt.Errorf("PJRT plugin %s: a backend shares its buffers with the host, which asynchronous executions would read while they change; open it with shared_buffers=false", p.path)
+	}
+	p.depth = n
+	return takeError(C.seam_set_depth(p.slot, C.int(n)))
+}
+
+// Depth is what SetDepth set.
+func (p *Plugin) Depth() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.depth
+}
+
+// Sync waits for all outstanding executions and copies, and returns the first error among them.
+func (p *Plugin) Sync() error { return takeError(C.seam_sync(p.slot)) }
+
+// Pending is the number of executions and copies that have not been waited for; some of them may have ended.
+func (p *Plugin) Pending() int { return int(C.seam_pending(p.slot)) }
+
+// Memory returns what the allocator of a device (by number, of the backend opened last) says, in bytes: in use, the most
+// that were in use, and how many there are at most. What the plugin does not tell is -1.
+func (p *Plugin) Memory(device int) (inUse, peak, limit int64, err error) {
+	var m C.seam_memory
+	if err := takeError(C.seam_memory_stats(p.slot, C.int(device), &m)); err != nil {
+		return 0, 0, 0, fmt.Errorf("memory of device %d: %w", device, err)
+	}
+	return int64(m.in_use), int64(m.peak), int64(m.limit), nil
+}
+
+// SetCacheDir keeps compiled programs in a folder, which is made when needed, and takes them from there: those of the
+// same text, options, plugin and hardware. "" switches that off. Nothing is ever removed; files may be deleted at will.
+// Whoever can write to the folder can run code in this process: keep it private.
+func (p *Plugin) SetCacheDir(dir string) { p.cache.setDir(dir) }
+
+// CacheStats says what the cache did so far.
+func (p *Plugin) CacheStats() CacheStats {
+	p.cache.mu.Lock()
+	defer p.cache.mu.Unlock()
+	return p.cache.stats
+}
+
+// Of returns the plugin behind a backend that was opened through the seam.
+func Of(b compute.Backend) (*Plugin, bool) {
+	named, ok := b.(interface{ PluginName() string })
+	if !ok || !strings.HasPrefix(named.PluginName(), registryName) {
+		return nil, false
+	}
+	opened.Lock()
+	defer opened.Unlock()
+	for _, p := range opened.plugins {
+		if p.name == named.PluginName() {
+			return p, true
+		}
+	}
+	return nil, false
+}
+
+// takeError makes an error of a message from C, which is freed.
+func takeError(message *C.char) error {
+	if message == nil {
+		return nil
+	}
+	defer C.free(unsafe.Pointer(message))
+	return errors.New(C.GoString(message))
+}

@@ -1,0 +1,55 @@
+// What the C files of package seam share.
+#ifndef LORIS_SEAM_PLUGIN_H_
+#define LORIS_SEAM_PLUGIN_H_
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shim.h"
+
+enum { SLOTS = 4, DEVICES = 32, CLIENTS = 16, RING = 256, KIND = 64 };
+
+// Events that are still to be waited for, oldest first. Who waits holds `waiting`, so that an empty queue means that
+// everything has ended; head and tail belong to the plugin's mu, which nobody holds while waiting.
+typedef struct {
+  pthread_mutex_t waiting;
+  PJRT_Event *events[RING];
+  unsigned head, tail;
+} queue;
+
+typedef struct {
+  PJRT_Device *device;  // NULL: free
+  queue runs, copies;
+} lane;
+
+// One opened plugin. Hooks get no context from PJRT, so plugins have numbered slots with hooks of their own.
+typedef struct {
+  const PJRT_Api *real;
+  pthread_mutex_t mu;
+  unsigned depth;  // executions in flight per device; 0: wait for each
+  PJRT_Client *clients[CLIENTS];
+  int nclients;
+  lane lanes[DEVICES];
+  struct copier { PJRT_LoadedExecutable *exec; char kind[KIND]; } *copiers;  // identity programs that are copies
+  int ncopiers;
+} plugin;
+
+#define ARGS(T, v) T v; memset(&v, 0, sizeof v); v.struct_size = T##_STRUCT_SIZE
+#define HAS(real, entry) ((real)->struct_size >= offsetof(PJRT_Api, entry) + sizeof(void *) && (real)->entry)
+
+// errors.c
+PJRT_Error *seam_new_error(PJRT_Error_Code code, const char *before, const char *text);
+void seam_error_destroy(const PJRT_Api *real, PJRT_Error_Destroy_Args *a);
+void seam_error_message(const PJRT_Api *real, PJRT_Error_Message_Args *a);
+PJRT_Error *seam_error_code(const PJRT_Api *real, PJRT_Error_GetCode_Args *a);
+char *seam_message(const PJRT_Api *real, PJRT_Error *e);
+void seam_drop(const PJRT_Api *real, PJRT_Error *e);
+PJRT_Error *seam_late(const PJRT_Api *real, PJRT_Error *e);
+PJRT_Error *seam_keep_first(const PJRT_Api *real, PJRT_Error *first, PJRT_Error *second);
+
+// compile.c
+PJRT_Error *seam_compile(plugin *p, int slot, PJRT_Client_Compile_Args *a);
+
+#endif

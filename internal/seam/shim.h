@@ -1,0 +1,37 @@
+// The C half of package seam: copies of PJRT plugins' tables of functions with a few entries replaced.
+#ifndef LORIS_SEAM_SHIM_H_
+#define LORIS_SEAM_SHIM_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "pjrt_c_api.h"
+
+// What Go makes of a program before it is compiled. Strings are malloc'ed, or NULL where there is nothing.
+typedef struct {
+  char *error;  // the program is refused; nothing else is set
+  char *code;
+  size_t code_size;
+  char *options;
+  size_t options_size;
+  char *memory_kind;  // the program is an identity that copies its inputs to this kind of memory
+  char *cached;       // the serialized executable, from the cache
+  size_t cached_size;
+  char *cache_key;  // hand the serialized executable back under this key
+} seam_program;
+
+// What happened to a program that has a cache key.
+enum { SEAM_LOADED, SEAM_STALE, SEAM_SERIALIZED, SEAM_UNSERIALIZABLE };
+
+typedef struct {
+  int64_t in_use, peak, limit;
+} seam_memory;
+
+// Every char * that is returned is an error message to be freed, or NULL.
+char *seam_open(const char *path, int *slot, void **table);
+char *seam_set_depth(int slot, int depth);
+char *seam_sync(int slot);
+char *seam_memory_stats(int slot, int device, seam_memory *out);
+int seam_pending(int slot);
+
+#endif
