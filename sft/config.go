@@ -9,8 +9,9 @@ import (
 // under their names in Go case. A zero field stands for TRL's default; the json tags are TRL's own names.
 //
 // What TRL has and is absent here: precision (bf16, fp16) follows from how the model was loaded, gradient_checkpointing
-// and activation_offloading are replaced by ResidualBudget, padding_free by fixed-shape packing; NEFTune, label
-// smoothing, the DFT loss, trackers and pushing to a hub are not offered. Two defaults differ on purpose: unpacked
+// and activation_offloading are replaced by ResidualBudget, padding_free by fixed-shape packing, several evaluation sets
+// by calls of Evaluate, trackers by Callbacks. NEFTune, label smoothing, the DFT loss, optimizers other than AdamW,
+// compute_metrics, auto_find_batch_size, truncation_mode keep_end (deprecated) and pushing to a hub are not offered. Two defaults differ on purpose: unpacked
 // batches are padded to a multiple of 64, so that few shapes are compiled (PadToMultipleOf), and the order of the rows
 // is drawn by a generator of our own, because torch's permutations cannot be reproduced without torch.
 type SFTConfig struct {

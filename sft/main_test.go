@@ -33,7 +33,7 @@ There should be one-- and preferably only one --obvious way to do it.`, "\n") {
 	return rows
 }
 
-// testConfig trains 13 rows in 4 steps an epoch, the last one with one row of two in its only micro-step... see plan.
+// testConfig makes epochs of 7 micro-steps of zen's 13 rows, the last one short, and of 4 steps, the last one short too.
 func testConfig(t *testing.T) SFTConfig {
 	return SFTConfig{
 		OutputDir: t.TempDir(), MaxLength: 64, PerDeviceTrainBatchSize: 2, PerDeviceEvalBatchSize: 4, GradientAccumulationSteps: 2,

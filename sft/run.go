@@ -83,6 +83,7 @@ func (t *SFTTrainer) newSession() (Session, error) {
 // begin opens the run; a resumed one first does what it was interrupted in.
 func (r *run) begin(ctx context.Context) error {
 	c, s := r.cfg, r.state
+	r.bar.clear()
 	c.Logger.Info("training", "rows", r.report.Rows, "batch_rows", len(r.train.rows), "epochs", s.NumTrainEpochs, "steps", s.MaxSteps, "first_step", s.GlobalStep+1,
 		"batch_size", c.PerDeviceTrainBatchSize, "gradient_accumulation_steps", c.GradientAccumulationSteps)
 	if err := r.call("OnTrainBegin", nil, "", func(cb Callback) func(*Event) error { return cb.OnTrainBegin }); err != nil {
