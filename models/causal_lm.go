@@ -32,6 +32,19 @@ func (m *CausalLM) Close() error {
 	return errors.Join(m.run.Close(), m.run.Device.Close())
 }
 
+// DeviceMemory returns the most bytes that were in use on the model's device since it was opened, as its allocator tells,
+// and what the driver counts now, pools and all; -1 where that is not known.
+func (m *CausalLM) DeviceMemory() (peak, driver int64) {
+	peak, driver = -1, -1
+	if p, ok := m.run.Device.PeakMemory(); ok {
+		peak = p
+	}
+	if d, ok := m.run.Device.DriverMemory(); ok {
+		driver = d
+	}
+	return peak, driver
+}
+
 // NumParameters counts the model's parameters, 4-bit ones by what they stand for.
 func (m *CausalLM) NumParameters() (n int64) {
 	d := m.arch.dims()

@@ -78,7 +78,9 @@ type result struct {
 	MinMS         float64 `json:"min_ms"`
 	MaxMS         float64 `json:"max_ms"`
 	TokensPerS    float64 `json:"tokens_per_s"`
-	MemoryGiB     float64 `json:"memory_gib"` // in use on the device after the last step, as the session tells
+	MemoryGiB     float64 `json:"memory_gib"` // in use on the device after the last step, as its allocator tells
+	PeakGiB       float64 `json:"peak_gib"`   // the most that was in use
+	DriverGiB     float64 `json:"driver_gib"` // the allocator's pool and CUDA's own, as the driver sees it at the end
 	FirstLoss     float64 `json:"first_loss"`
 	LastLoss      float64 `json:"last_loss"`
 	TrainedParams string  `json:"trained"`
@@ -92,7 +94,7 @@ func run(ctx context.Context, o options) (err error) {
 	if o.layers > 0 {
 		cfg.NumHiddenLayers = o.layers
 	}
-	session, trained, closeAll, err := open(ctx, o, &cfg)
+	session, trained, peak, closeAll, err := open(ctx, o, &cfg)
 	if err != nil {
 		return err
 	}
@@ -123,14 +125,15 @@ func run(ctx context.Context, o options) (err error) {
 	if bytes, ok := session.MemoryInUse(); ok {
 		r.MemoryGiB = float64(bytes) / (1 << 30)
 	}
+	r.PeakGiB, r.DriverGiB = peak()
 	slices.Sort(ms)
 	r.MinMS, r.MedianMS, r.MaxMS = ms[0], ms[len(ms)/2], ms[len(ms)-1]
 	r.TokensPerS = float64(o.batch*o.length) / r.MedianMS * 1e3
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
 
-// open makes the model and a session on it.
-func open(ctx context.Context, o options, cfg *models.LlamaConfig) (training.Session, string, func() error, error) {
+// open makes the model and a session on it. peak tells memory in GiB.
+func open(ctx context.Context, o options, cfg *models.LlamaConfig) (s training.Session, trained string, peak func() (xla, driver float64), closeAll func() error, err error) {
 	m := models.Options{Backend: o.backend, DType: models.DType(o.dtype), Trainable: o.base == "full"}
 	if o.base == "nf4" {
 		m.Quantization = &quant.BitsAndBytesConfig{
@@ -139,19 +142,23 @@ func open(ctx context.Context, o options, cfg *models.LlamaConfig) (training.Ses
 	}
 	model, err := models.NewRandom(ctx, cfg, 1, m)
 	if err != nil {
-		return nil, "", nil, err
+		return nil, "", nil, nil, err
+	}
+	peak = func() (xla, driver float64) {
+		p, d := model.DeviceMemory()
+		return float64(p) / (1 << 30), float64(d) / (1 << 30)
 	}
 	so := training.SessionOptions{ResidualBudget: o.budget, AdamBeta1: 0.9, AdamBeta2: 0.999, AdamEpsilon: 1e-8, Seed: 1}
 	if m.Trainable {
 		s, err := model.NewSession(so)
-		return s, fmt.Sprintf("all %d parameters", model.NumParameters()), model.Close, err
+		return s, fmt.Sprintf("all %d parameters", model.NumParameters()), peak, model.Close, err
 	}
 	tuned, err := peft.GetPeftModel(model, peft.LoraConfig{R: o.rank, LoraAlpha: float64(o.rank), TargetModules: peft.AllLinear})
 	if err != nil {
-		return nil, "", nil, errors.Join(err, model.Close())
+		return nil, "", nil, nil, errors.Join(err, model.Close())
 	}
-	s, err := tuned.NewSession(so)
-	return s, tuned.TrainableParameters(), func() error { return errors.Join(s.Close(), tuned.Close(), model.Close()) }, err
+	s, err = tuned.NewSession(so)
+	return s, tuned.TrainableParameters(), peak, func() error { return errors.Join(s.Close(), tuned.Close(), model.Close()) }, err
 }
 
 // randomBatch is full rows of random tokens, every token but a row's first a label.

@@ -10,20 +10,39 @@ import (
 	"time"
 )
 
-// FreeMemory returns how many bytes can still be allocated: of the GPU as its driver tells, else of the host.
-// ok is false where that cannot be found out.
+// FreeMemory returns how many bytes can still be allocated on the device: what its allocator is allowed and the driver
+// has. Host backends tell what the machine has available. ok is false where that cannot be found out.
 func (d *Device) FreeMemory() (bytes int64, ok bool) {
-	if d.Kind == CUDA {
-		return d.driver("memory.free")
+	if d.Kind != CUDA {
+		return hostMemory("/proc/meminfo", "MemAvailable:")
 	}
-	return hostMemory("/proc/meminfo", "MemAvailable:")
+	free, ok := d.driver("memory.free")
+	if inUse, _, limit, told := d.allocator(); told && limit > 0 {
+		if !ok {
+			return limit - inUse, true
+		}
+		return min(free, limit-inUse), true
+	}
+	return free, ok
 }
 
-// MemoryInUse returns the bytes in use: of the whole GPU as its driver tells, else of this process. Asking the driver
-// takes tens of milliseconds, so that its answer is good for some seconds.
+// MemoryInUse returns the bytes in use: of the device as XLA's allocator tells, else of the whole GPU as its driver tells,
+// else of this process.
 func (d *Device) MemoryInUse() (bytes int64, ok bool) {
 	if d.Kind != CUDA {
 		return hostMemory("/proc/self/status", "VmRSS:")
+	}
+	if inUse, _, _, told := d.allocator(); told {
+		return inUse, true
+	}
+	return d.DriverMemory()
+}
+
+// DriverMemory returns the bytes of the whole GPU that its driver counts as used. Asking takes tens of milliseconds, so
+// that an answer is good for some seconds.
+func (d *Device) DriverMemory() (bytes int64, ok bool) {
+	if d.Kind != CUDA {
+		return 0, false
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -32,6 +51,12 @@ func (d *Device) MemoryInUse() (bytes int64, ok bool) {
 		d.asked = time.Now()
 	}
 	return d.inUse, d.told
+}
+
+// PeakMemory returns the most bytes that were in use on the device since it was opened, where that is known.
+func (d *Device) PeakMemory() (bytes int64, ok bool) {
+	_, peak, _, ok := d.allocator()
+	return peak, ok && peak >= 0
 }
 
 // driver asks nvidia-smi, which every driver installation has.

@@ -5,15 +5,25 @@ package backend
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"path/filepath"
 	"strings"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/go-xla/compute/xla"
 	"github.com/gomlx/go-xla/pjrt"
+
+	"github.com/loris-ml/loris/internal/seam"
 )
 
-// openXLA opens a PJRT plugin by name ("cpu", "cuda") or absolute path. Buffers are not shared with the host: a program
-// that still runs must not see its input change.
+// inFlight is how many executions a GPU may be behind the host.
+const inFlight = 16
+
+// memoryFraction is how much of a GPU's memory XLA may take, if the options do not say.
+const memoryFraction = "memory_fraction=0.92"
+
+// openXLA opens a PJRT plugin by name ("cpu", "cuda") or absolute path, through the seam. Where the seam's self-test
+// fails, the backend is opened without it, and every operation takes its plain form.
 func openXLA(spec, options string) (d *Device, err error) {
 	defer func() { // go-xla panics on a plugin that cannot be loaded
 		if r := recover(); r != nil {
@@ -27,14 +37,11 @@ func openXLA(spec, options string) (d *Device, err error) {
 	kind := CPU
 	if pjrt.IsCUDAName(plugin) {
 		kind = CUDA
-	}
-	if !strings.Contains(rest, "shared_buffers") {
-		options = plugin + ",shared_buffers=false"
-		if rest != "" {
-			options += "," + rest
+		if !strings.Contains(rest, "memory_fraction") {
+			rest = strings.Trim(rest+","+memoryFraction, ",")
 		}
 	}
-	b, err := xla.New(options)
+	b, err := throughSeam(plugin, rest, kind)
 	if err != nil {
 		return nil, fmt.Errorf("backend %q: %w; %s", spec, err, remedy(kind))
 	}
@@ -42,7 +49,47 @@ func openXLA(spec, options string) (d *Device, err error) {
 		b.Finalize()
 		return nil, fmt.Errorf("backend %q: %w; %s", spec, errors.New("the plugin sees no device"), remedy(kind))
 	}
-	return &Device{Backend: compute.Backend(b), Kind: kind}, nil
+	return &Device{Backend: b, Kind: kind}, nil
+}
+
+// throughSeam opens the plugin behind the seam and makes GPUs asynchronous.
+func throughSeam(plugin, options string, kind Kind) (compute.Backend, error) {
+	name, path := plugin, ""
+	if filepath.IsAbs(plugin) {
+		name, path = map[Kind]string{CPU: "cpu", CUDA: "cuda"}[kind], plugin
+	}
+	p, err := seam.Open(name, path)
+	if err != nil {
+		return nil, err
+	}
+	b, err := p.NewBackend(options)
+	if err != nil || kind != CUDA {
+		return b, err
+	}
+	if err := seam.SelfTest(b); err != nil {
+		slog.Warn("fast kernels are off: the seam to XLA failed its self-test", "error", err)
+		b.Finalize()
+		return xla.New(strings.Trim(p.Path()+",shared_buffers=false,"+options, ","))
+	}
+	return b, p.SetDepth(inFlight)
+}
+
+// Sync waits for everything that was launched and returns the first error among it.
+func (d *Device) Sync() error {
+	if p, ok := seam.Of(d.Backend); ok {
+		return p.Sync()
+	}
+	return nil
+}
+
+// allocator asks the seam for bytes in use, their peak and their limit on the device.
+func (d *Device) allocator() (inUse, peak, limit int64, ok bool) {
+	p, ok := seam.Of(d.Backend)
+	if !ok {
+		return 0, 0, 0, false
+	}
+	inUse, peak, limit, err := p.Memory(int(d.Num))
+	return inUse, peak, limit, err == nil
 }
 
 func remedy(k Kind) string {

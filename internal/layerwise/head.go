@@ -113,14 +113,14 @@ func crossEntropy(logits, labels *Node, gradient bool) (sums []*Node, dLogits *N
 	z := ReduceAndKeep(e, ReduceSum, -1)
 	logSum := Add(top, Log(z))
 	picked := ReduceAndKeep(Where(hit, logits, ZerosLike(logits)), ReduceSum, -1)
-	p := Div(e, z)
-	entropy := Sub(logSum, ReduceAndKeep(Mul(p, logits), ReduceSum, -1))
+	// Σ p log p needs no pass of its own: Σ p·logits is Σ e·logits over z.
+	entropy := Sub(logSum, Div(ReduceAndKeep(Mul(e, logits), ReduceSum, -1), z))
 	first := ConvertDType(GreaterOrEqual(picked, top), dtypes.Float32)
 	for _, v := range []*Node{Sub(logSum, picked), entropy, first} {
 		sums = append(sums, ReduceAllSum(Mul(v, scored)))
 	}
 	if gradient {
-		dLogits = Mul(Sub(p, ConvertDType(hit, dtypes.Float32)), scored)
+		dLogits = Mul(Sub(Div(e, z), ConvertDType(hit, dtypes.Float32)), scored)
 	}
 	return sums, dLogits
 }

@@ -33,6 +33,20 @@ func (g *group) values() (ts []*tensors.Tensor) {
 	return ts
 }
 
+// exchange puts fresh values and moments, as update returned them, in the place of the group's, and returns those.
+func (g *group) exchange(fresh []*tensors.Tensor) (old []*tensors.Tensor) {
+	n := len(g.params)
+	if n == 0 {
+		return nil
+	}
+	old = append(append(g.values(), g.m...), g.v...)
+	for i, p := range g.params {
+		*p.at = fresh[i]
+	}
+	g.m, g.v = fresh[n:2*n], fresh[2*n:]
+	return old
+}
+
 // accumulate adds grads, which it takes over, to the group's.
 func (g *group) accumulate(m *Model, grads []*tensors.Tensor) error {
 	if g.grads == nil {

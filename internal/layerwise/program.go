@@ -8,6 +8,7 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/loris-ml/loris/internal/backend"
+	"github.com/loris-ml/loris/internal/seam"
 )
 
 // program is a compiled function of tensors; one compilation per combination of input shapes.
@@ -55,7 +56,10 @@ func (p *programs) get(d *backend.Device, name, variant string, build func(in []
 	if got := p.byKey[key]; got != nil {
 		return got
 	}
-	exec, err := NewExec(d.Backend, build)
+	exec, err := NewExec(d.Backend, func(in []*Node) []*Node {
+		configure(d, in[0].Graph())
+		return build(in)
+	})
 	if err != nil {
 		return &program{err: fmt.Errorf("program %s: %w", name, err)}
 	}
@@ -64,6 +68,14 @@ func (p *programs) get(d *backend.Device, name, variant string, build func(in []
 	}
 	p.byKey[key] = &program{name: name, exec: exec.WithName("loris_" + name).SetMaxCache(-1)}
 	return p.byKey[key]
+}
+
+// configure sets compiler options. Matrix products go to cuBLASLt: XLA's Triton products are no faster here, and trying
+// them out doubles the time to compile.
+func configure(d *backend.Device, g *Graph) {
+	if d.Kind == backend.CUDA && seam.Available(d.Backend) {
+		seam.Configure(g, &seam.Program{Options: map[string]string{"xla_gpu_enable_triton_gemm": "False"}})
+	}
 }
 
 func (p *programs) close() {

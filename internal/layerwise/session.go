@@ -23,7 +23,8 @@ type Session struct {
 	steps  int // optimizer steps done
 	plan   planner
 	seed   int64
-	index  []*tensors.Tensor // number of each span's first layer, uint32 scalars; nil without dropout
+	index  []*tensors.Tensor   // number of each span's first layer, uint32 scalars
+	old    [][]*tensors.Tensor // values before the last update, by group, until it is known to have succeeded
 }
 
 // NewSession prepares training of base and adapters (nil: none). Moments start at zero.
@@ -99,25 +100,34 @@ func (s *Session) Close() error {
 		errs = append(errs, backend.Free(g.grads...), backend.Free(g.m...), backend.Free(g.v...))
 		g.grads, g.m, g.v = nil, nil, nil
 	}
-	errs = append(errs, backend.Free(s.index...))
+	errs = append(errs, backend.Free(s.index...), s.retire(nil))
 	s.index = nil
 	return errors.Join(errs...)
 }
 
 // Apply divides the summed gradients by o.NumItems, clips their global norm to o.MaxGradNorm and runs one AdamW step.
-// It returns the norm before clipping. After an error all values are as before, and the gradients are still there.
+// It returns the norm before clipping. After an error all values are as before.
 func (s *Session) Apply(ctx context.Context, o training.ApplyOptions) (gradNorm float64, err error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
+	for _, g := range s.all() {
+		if len(g.params) > 0 && g.grads == nil {
+			return 0, errors.New("Apply without gradients: call MicroStep first")
+		}
+	}
+	if gradNorm, err = s.apply(o); err != nil {
+		return 0, s.recovered(err)
+	}
+	return gradNorm, nil
+}
+
+func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 	var squares []*tensors.Tensor
 	defer func() { err = errors.Join(err, backend.Free(squares...)) }()
 	for _, g := range s.all() {
 		if len(g.params) == 0 {
 			continue
-		}
-		if g.grads == nil {
-			return 0, errors.New("Apply without gradients: call MicroStep first")
 		}
 		q, err := g.squares(s.model)
 		if err != nil {
@@ -130,10 +140,15 @@ func (s *Session) Apply(ctx context.Context, o training.ApplyOptions) (gradNorm 
 		return 0, err
 	}
 	defer backend.Free(norm, scale)
-	if err := s.update(o, scale); err != nil {
+	// Reading the norm waits for all work on the gradients: what failed meanwhile is known before anything is replaced.
+	values, err := tensors.CopyFlatData[float32](norm)
+	if err != nil {
 		return 0, err
 	}
-	return float64(tensors.ToScalar[float32](norm)), nil
+	if err := s.retire(nil); err != nil { // the gradients came from the last update's values: it did not fail
+		return 0, err
+	}
+	return float64(values[0]), s.update(o, scale)
 }
 
 // update computes every group's new values before it replaces the first.
@@ -161,19 +176,12 @@ func (s *Session) update(o training.ApplyOptions, scale *tensors.Tensor) error {
 			return err
 		}
 	}
-	s.steps++
-	var errs []error
+	old := make([][]*tensors.Tensor, len(groups))
 	for i, g := range groups {
-		n := len(g.params)
-		errs = append(errs, backend.Free(g.values()...), backend.Free(g.grads...), backend.Free(g.m...), backend.Free(g.v...))
-		for j, p := range g.params {
-			*p.at = fresh[i][j]
-		}
-		if n > 0 {
-			g.grads, g.m, g.v = nil, fresh[i][n:2*n], fresh[i][2*n:]
-		}
+		old[i] = g.exchange(fresh[i])
 	}
-	return errors.Join(errs...)
+	s.steps++
+	return errors.Join(s.retire(old), s.DropGradients())
 }
 
 // DropGradients forgets what was summed since the last Apply.

@@ -91,6 +91,7 @@ func (s *Session) LoadState(dir string) (err error) {
 	if err != nil {
 		return errors.Join(err, backend.Free(fresh...))
 	}
+	err = s.retire(nil)
 	for i, at := range places {
 		err = errors.Join(err, backend.Free(*at))
 		*at = fresh[i]

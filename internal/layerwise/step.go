@@ -13,23 +13,29 @@ import (
 )
 
 // MicroStep runs forward and backward over a batch and adds the gradients of its summed cross entropy to those summed
-// since the last Apply. After an error the sums are as before, or, if the addition itself failed, empty.
+// since the last Apply. After an error the session can go on, with the sums as before where the batch itself was
+// refused, else empty.
 func (s *Session) MicroStep(ctx context.Context, b *training.Batch) (training.Stats, error) {
 	p, err := s.begin(ctx, b, true)
 	if err != nil {
 		return training.Stats{}, err
 	}
 	defer p.free()
-	if err := p.forward(ctx); err != nil {
-		return training.Stats{}, err
+	err = p.forward(ctx)
+	if err == nil {
+		err = p.backward(ctx)
 	}
-	if err := p.backward(ctx); err != nil {
-		return training.Stats{}, err
+	if err == nil {
+		err = s.collect(p)
 	}
-	if err := s.collect(p); err != nil {
-		return training.Stats{}, err
+	if err != nil {
+		return training.Stats{}, s.recovered(err)
 	}
-	return p.stats()
+	st, err := p.stats() // waits for the head only: the backward pass is still running
+	if err != nil {
+		return st, s.recovered(err)
+	}
+	return st, nil
 }
 
 // Evaluate runs forward over a batch, without dropout, and scores it.
@@ -39,10 +45,15 @@ func (s *Session) Evaluate(ctx context.Context, b *training.Batch) (training.Sta
 		return training.Stats{}, err
 	}
 	defer p.free()
-	if err := p.forward(ctx); err != nil {
-		return training.Stats{}, err
+	err = p.forward(ctx)
+	if err != nil {
+		return training.Stats{}, s.recovered(err)
 	}
-	return p.stats()
+	st, err := p.stats()
+	if err != nil {
+		return st, s.recovered(err)
+	}
+	return st, nil
 }
 
 // pass is one batch on its way through the layers.
@@ -177,13 +188,8 @@ func (p *pass) backward(ctx context.Context) error {
 	return nil
 }
 
-// collect adds the pass's gradients to the session's sums, all or none: where an addition fails, the sums are dropped.
-func (s *Session) collect(p *pass) (err error) {
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.DropGradients())
-		}
-	}()
+// collect adds the pass's gradients to the session's sums.
+func (s *Session) collect(p *pass) error {
 	if s.ends != nil {
 		grads, err := s.model.endGradients(p)
 		if err != nil {

@@ -1,0 +1,64 @@
+package attention
+
+import (
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/support/exceptions"
+
+	"github.com/loris-ml/loris/internal/customvjp"
+)
+
+// Attend is attention of q [batch, q_seq, heads, head_dim] over k and v [batch, kv_seq, kv_heads, head_dim], all of one
+// dtype (Float32, BFloat16, Float16); heads is a multiple of kv_heads, whose heads neighbouring query heads share. The
+// result has q's shape and dtype and is differentiable in q, k and v. A query that sees no key gets zeros, and no
+// gradient. Softmax and sums are float32.
+func Attend(q, k, v *Node, o Options) *Node {
+	out, _ := Forward(q, k, v, o)
+	return out
+}
+
+// Forward is [Attend] that also returns the log-sum-exp of each query's scores, float32 [batch, heads, q_seq], without
+// gradient: what a program returns beside out so that a later one goes on with [FromSaved].
+func Forward(q, k, v *Node, o Options) (out, lse *Node) {
+	c := newCall(q, k, v, o)
+	c.settle()
+	q, k, v = StopGradient(q), StopGradient(k), StopGradient(v)
+	switch c.Route {
+	case RouteDense:
+		out, lse = c.dense(c.q, c.k, c.v)
+		return out, StopGradient(lse)
+	case RouteCuDNN:
+		out, lse = c.cudnnForward(q, k, v)
+	default:
+		out, lse = newTiled(c, q, k, v).forward()
+	}
+	return c.withBackward(out, lse, true), lse
+}
+
+// FromSaved is [Attend] whose value is out, which [Forward] returned with lse for the same inputs and options in an earlier
+// program: the backward pass reruns no forward.
+func FromSaved(q, k, v, out, lse *Node, o Options) *Node {
+	c := newCall(q, k, v, o)
+	c.settle()
+	if want := shapes.Make(dtypes.Float32, c.batch, c.heads, c.queries); !out.Shape().Equal(q.Shape()) || !lse.Shape().Equal(want) {
+		exceptions.Panicf("attention: FromSaved got out %s and lse %s; want what Forward returned, %s and %s", out.Shape(), lse.Shape(), q.Shape(), want)
+	}
+	return c.withBackward(out, lse, false)
+}
+
+// withBackward makes out a function of q, k and v. afresh says that the forward lies in the same graph.
+func (c *call) withBackward(out, lse *Node, afresh bool) *Node {
+	return customvjp.Apply([]*Node{out, lse}, []*Node{c.q, c.k, c.v}, func(ins, outs, dOuts []*Node) []*Node {
+		dOut := dOuts[0]
+		if c.Route == RouteCuDNN {
+			return c.cudnnBackward(ins[0], ins[1], ins[2], outs[0], outs[1], dOut)
+		}
+		if afresh { // keep compilers from taking the forward's scores, all of them, for the ones to be computed again
+			guarded := OptimizationBarriers(ins[0], ins[1], ins[2], dOut)
+			ins, dOut = guarded[:3], guarded[3]
+		}
+		dq, dk, dv := newTiled(c, ins[0], ins[1], ins[2]).backward(outs[0], outs[1], dOut)
+		return []*Node{dq, dk, dv}
+	})[0]
+}

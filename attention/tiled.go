@@ -1,0 +1,276 @@
+package attention
+
+import (
+	"math"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph"
+)
+
+const (
+	hidden = -1e30 // added to scores that a query may not see: exp gives exactly 0
+	// floor bounds the row maximum from below, so that also a row of hidden scores only gets weights exp(hidden-floor) = 0.
+	// Such a row's log-sum-exp is this number, and in the backward its weights are 0 again, without a special case.
+	floor = -1e20
+	tiny  = 1e-30 // divisor of a row without weights; any other row's sum is at least 1
+)
+
+// tiled computes tile by tile. Inside, tensors are head-major, [batch, kv_heads, rows, ...], where the rows of a block of
+// queries are those of all the query heads that share a key head: one matrix product serves the group, and k and v are
+// never repeated.
+type tiled struct {
+	*call
+	q, k, v   *Node         // [batch, kv_heads, group, q_seq, dim] with the scale where foldScale; [batch, kv_heads, kv_seq, dim]
+	foldScale bool          // the scale is in q, else it is applied to the scores
+	ks, vs    map[int]*Node // blocks of k and v by their first key, as they come into use
+	turn      *Node         // a result of the tile that was last built
+}
+
+func newTiled(c *call, q, k, v *Node) *tiled {
+	t := &tiled{call: c, k: headMajor(k), v: headMajor(v), ks: map[int]*Node{}, vs: map[int]*Node{}}
+	// In float32, and where it only changes the exponent, scaling q is as exact as scaling the scores, and cheaper.
+	frac, _ := math.Frexp(c.Scale)
+	t.foldScale = c.dtype == dtypes.Float32 || frac == 0.5
+	t.q = c.grouped(q)
+	if t.foldScale {
+		t.q = MulScalar(t.q, c.Scale)
+	}
+	return t
+}
+
+// headMajor turns [batch, seq, heads, dim] into [batch, heads, seq, dim].
+func headMajor(x *Node) *Node { return TransposeAllDims(x, 0, 2, 1, 3) }
+
+// grouped turns [batch, q_seq, heads, dim] into [batch, kv_heads, group, q_seq, dim].
+func (c *call) grouped(x *Node) *Node {
+	return Reshape(headMajor(x), c.batch, c.kvHeads, c.group, c.queries, x.Shape().Dim(-1))
+}
+
+// rows takes queries [q0, q1) of x [batch, kv_heads, group, q_seq, width] as [batch, kv_heads, group·(q1-q0), width].
+func (c *call) rows(x *Node, q0, q1 int) *Node {
+	if q1-q0 < c.queries {
+		x = Slice(x, AxisRange(), AxisRange(), AxisRange(), AxisRange(q0, q1), AxisRange())
+	}
+	return Reshape(x, c.batch, c.kvHeads, c.group*(q1-q0), x.Shape().Dim(-1))
+}
+
+// ungroup joins blocks of rows along the queries: [batch, kv_heads, group·block, width] each, [batch, heads, q_seq, width] together.
+func (c *call) ungroup(blocks []*Node) *Node {
+	for i, b := range blocks {
+		blocks[i] = Reshape(b, c.batch, c.heads, b.Shape().Dim(2)/c.group, b.Shape().Dim(3))
+	}
+	if len(blocks) == 1 {
+		return blocks[0]
+	}
+	return Concatenate(blocks, 2)
+}
+
+// forward returns out [batch, q_seq, heads, dim] and its log-sum-exp [batch, heads, q_seq].
+func (t *tiled) forward() (out, lse *Node) {
+	var outs, lses []*Node
+	for _, b := range t.bands() {
+		o, l := t.forwardBand(b)
+		outs, lses = append(outs, o), append(lses, l)
+	}
+	return headMajor(t.ungroup(outs)), Squeeze(t.ungroup(lses), -1)
+}
+
+// forwardBand is the online softmax over the keys that a block of queries sees.
+func (t *tiled) forwardBand(b band) (out, lse *Node) {
+	q := t.rows(t.q, b.q0, b.q1)
+	if len(b.tiles) == 0 {
+		return ZerosLike(q), AddScalar(Zeros(q.Graph(), shapes.Make(dtypes.Float32, t.batch, t.kvHeads, q.Shape().Dim(2), 1)), floor)
+	}
+	var top, sum, acc *Node // row maximum and sum of weights [.., rows, 1], weighted values [.., rows, dim], float32
+	for _, x := range b.tiles {
+		s, _ := t.scores(t.inTurn(q), b, x)
+		m := ReduceAndKeep(s, ReduceMax, -1)
+		if top == nil {
+			m = MaxScalar(m, floor)
+		} else {
+			m = Max(top, m)
+		}
+		p := Exp(Sub(s, m))
+		l := ReduceAndKeep(p, ReduceSum, -1)
+		o := product(ConvertDType(p, t.dtype), 3, t.vs[x.k0], 2)
+		if top != nil {
+			shrink := Exp(Sub(top, m))
+			l, o = Add(Mul(sum, shrink), l), Add(Mul(acc, shrink), o)
+		}
+		top, sum, acc = m, l, o
+		t.turn = acc
+	}
+	sum = MaxScalar(sum, tiny)
+	return ConvertDType(Div(acc, sum), t.dtype), Add(top, Log(sum))
+}
+
+// backward returns the gradients of q, k and v for dOut, given what forward returned.
+func (t *tiled) backward(out, lse, dOut *Node) (dq, dk, dv *Node) {
+	lseRows := Reshape(lse, t.batch, t.kvHeads, t.group, t.queries, 1)
+	outRows, dOutRows := t.grouped(out), t.grouped(dOut)
+	var dqs []*Node
+	dks, dvs := map[int]*Node{}, map[int]*Node{} // by first key, float32
+	add := func(sums map[int]*Node, key int, x *Node) {
+		if sums[key] != nil {
+			x = Add(sums[key], x)
+		}
+		sums[key] = x
+	}
+	for _, b := range t.bands() {
+		q, dO := t.rows(t.q, b.q0, b.q1), t.rows(dOutRows, b.q0, b.q1)
+		l := t.rows(lseRows, b.q0, b.q1)
+		delta := ReduceAndKeep(Mul(wide(dO), wide(t.rows(outRows, b.q0, b.q1))), ReduceSum, -1)
+		var dqBand *Node
+		for _, x := range b.tiles {
+			q := t.inTurn(q)
+			s, slope := t.scores(q, b, x)
+			p := Exp(Sub(s, l))
+			add(dvs, x.k0, product(ConvertDType(p, t.dtype), 2, dO, 2))
+			ds := Mul(p, Sub(product(dO, 3, t.vs[x.k0], 3), delta))
+			if slope != nil {
+				ds = Mul(ds, slope)
+			}
+			ds = ConvertDType(ds, t.dtype)
+			add(dks, x.k0, product(ds, 2, q, 2))
+			d := product(ds, 3, t.ks[x.k0], 2)
+			if dqBand != nil {
+				d = Add(dqBand, d)
+			}
+			dqBand = d
+			t.turn = dks[x.k0]
+		}
+		if dqBand == nil {
+			dqBand = ZerosLike(q)
+		} else {
+			dqBand = ConvertDType(MulScalar(dqBand, t.Scale), t.dtype)
+		}
+		dqs = append(dqs, dqBand)
+	}
+	dq = headMajor(t.ungroup(dqs))
+	keyScale := t.Scale
+	if t.foldScale {
+		keyScale = 1 // q has it
+	}
+	return dq, t.joinKeys(dks, keyScale), t.joinKeys(dvs, 1)
+}
+
+// joinKeys joins sums over blocks of keys to [batch, kv_seq, kv_heads, dim]; blocks that no query sees are zero.
+func (t *tiled) joinKeys(sums map[int]*Node, scale float64) *Node {
+	var blocks []*Node
+	_, blockKV := t.blocks()
+	for k0 := 0; k0 < t.keys; k0 += blockKV {
+		x := sums[k0]
+		if x == nil {
+			x = Zeros(t.k.Graph(), shapes.Make(t.dtype, t.batch, t.kvHeads, min(blockKV, t.keys-k0), t.dim))
+		} else {
+			if scale != 1 {
+				x = MulScalar(x, scale)
+			}
+			x = ConvertDType(x, t.dtype)
+		}
+		blocks = append(blocks, x)
+	}
+	if len(blocks) > 1 {
+		return headMajor(Concatenate(blocks, 2))
+	}
+	return headMajor(blocks[0])
+}
+
+// scores returns scale·q·kᵀ of a tile, soft-capped and masked, [batch, kv_heads, rows, keys] in float32, and the soft
+// cap's derivative, nil without one.
+func (t *tiled) scores(q *Node, b band, x tile) (s, slope *Node) {
+	s = product(q, 3, t.keyBlock(x), 3)
+	if !t.foldScale {
+		s = MulScalar(s, t.Scale)
+	}
+	if t.SoftCap > 0 {
+		th := Tanh(DivScalar(s, t.SoftCap))
+		s, slope = MulScalar(th, t.SoftCap), OneMinus(Square(th))
+	}
+	if bias := t.bias(b, x); bias != nil {
+		split := Reshape(s, t.batch, t.kvHeads, t.group, b.q1-b.q0, x.k1-x.k0)
+		s = Reshape(Add(split, bias), s.Shape().Dimensions...)
+	}
+	return s, slope
+}
+
+// bias is hidden where a query does not see a key and 0 elsewhere, [batch or 1, 1, 1, queries, keys]; nil where all see all.
+func (t *tiled) bias(b band, x tile) *Node {
+	visible := t.visible(b.q0, b.q1, x.k0, x.k1, x.masked)
+	if visible == nil {
+		return nil
+	}
+	bias := Where(visible, Scalar(visible.Graph(), dtypes.Float32, 0), Scalar(visible.Graph(), dtypes.Float32, hidden))
+	if bias.Rank() == 2 {
+		return ExpandAxes(bias, 0, 1, 2)
+	}
+	return ExpandAxes(bias, 1, 2)
+}
+
+// visible says which queries of [q0, q1) see which keys of [k0, k1): [queries, keys] by position, [batch, queries, keys]
+// with segments, nil if all do.
+func (c *call) visible(q0, q1, k0, k1 int, byPosition bool) (visible *Node) {
+	g := c.q.Graph()
+	if byPosition {
+		grid := shapes.Make(dtypes.Int32, q1-q0, k1-k0)
+		// How far behind the query the key lies. Tiles with the same offset make equal nodes, which backends merge.
+		distance := AddScalar(Sub(Iota(g, grid, 0), Iota(g, grid, 1)), float64(q0+c.QueryOffset-k0))
+		visible = GreaterOrEqual(distance, ScalarZero(g, dtypes.Int32))
+		if c.Window > 0 {
+			visible = LogicalAnd(visible, LessThan(distance, Scalar(g, dtypes.Int32, c.Window)))
+		}
+	}
+	if c.SegmentIDs == nil {
+		return visible
+	}
+	same := Equal(
+		ExpandAxes(Slice(c.SegmentIDs, AxisRange(), AxisRange(q0, q1)), 2),
+		ExpandAxes(Slice(c.KVSegmentIDs, AxisRange(), AxisRange(k0, k1)), 1))
+	if visible == nil {
+		return same
+	}
+	return LogicalAnd(same, ExpandAxes(visible, 0))
+}
+
+// keyBlock returns the keys of a tile and sees to it that vs has its values.
+func (t *tiled) keyBlock(x tile) *Node {
+	if t.ks[x.k0] == nil {
+		block := func(n *Node) *Node {
+			if x.k1-x.k0 == t.keys {
+				return n
+			}
+			return Slice(n, AxisRange(), AxisRange(), AxisRange(x.k0, x.k1), AxisRange())
+		}
+		t.ks[x.k0], t.vs[x.k0] = block(t.k), block(t.v)
+	}
+	return t.ks[x.k0]
+}
+
+// inTurn is q, to be had only when the tile before is done. Without it schedulers may compute every tile's scores first.
+func (t *tiled) inTurn(q *Node) *Node {
+	if t.turn == nil {
+		return q
+	}
+	switch chainMode {
+	case 1:
+		return SchedulingBarrier(q, t.turn)
+	case 2:
+		return OptimizationBarriers(q, t.turn)[0]
+	}
+	return q
+}
+
+var chainMode = 1
+
+// product contracts axis i of a with axis j of b, both [batch, heads, ., .], into float32.
+func product(a *Node, i int, b *Node, j int) *Node {
+	// Half-precision operands stay as they are: every backend accumulates their products in float32 on its own.
+	dot := Dot(a, b).WithAccumulatorDType(dtypes.InvalidDType)
+	if a.DType() != dtypes.Float32 {
+		dot = dot.WithOutputDType(dtypes.Float32)
+	}
+	return dot.General([]int{i}, []int{0, 1}, []int{j}, []int{0, 1})
+}
+
+func wide(x *Node) *Node { return ConvertDType(x, dtypes.Float32) }
