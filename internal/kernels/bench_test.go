@@ -1,0 +1,176 @@
+package kernels
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/loris-ml/loris/internal/backend"
+	"github.com/loris-ml/loris/quant"
+)
+
+// Shapes of Llama-3-8B: 4096 tokens, r = 16.
+const (
+	benchTokens, benchHidden, benchF = 4096, 4096, 14336
+	benchHeads, benchKV, benchDim    = 32, 8, 128
+)
+
+// filled is an array of that shape with random content, which repeats.
+func filled(s shapes.Shape) array {
+	r := rand.New(rand.NewPCG(1, uint64(s.Size())))
+	var pattern []byte
+	if s.DType == dtypes.Uint8 {
+		for range 1 << 16 {
+			pattern = append(pattern, byte(r.Uint32()))
+		}
+	} else {
+		pattern = normal(r, s.DType, 1, min(s.Size(), 1<<16)).raw()
+	}
+	size := int(s.Memory())
+	return array{shape: s, bytes: bytes.Repeat(pattern, size/len(pattern)+1)[:size]}
+}
+
+// benchmark runs a program that uses the operation several times, on inputs of their own, so that calls take long against
+// what the host needs for one, and nothing is left in the cache from the last.
+func benchmark(b *testing.B, name string, op, twin func(in []*Node) []*Node, in ...shapes.Shape) {
+	const copies = 4
+	for _, d := range cuda(b) {
+		for _, form := range []struct {
+			name string
+			op   func(in []*Node) []*Node
+		}{{"kernel", op}, {"twin", twin}} {
+			b.Run(name+"/"+form.name, func(b *testing.B) {
+				var args []any
+				for range copies {
+					for _, s := range in {
+						args = append(args, upload(b, d, []array{filled(s)})[0])
+					}
+				}
+				e, err := NewExec(d.Backend, func(all []*Node) []*Node {
+					var out []*Node
+					for i := range copies {
+						out = append(out, form.op(all[i*len(in):(i+1)*len(in)])...)
+					}
+					return out
+				})
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer e.Finalize()
+				moved := 0
+				call := func() {
+					out, err := e.Call(args...)
+					if err != nil {
+						b.Fatal(err)
+					}
+					moved = 0
+					for _, x := range out {
+						moved += int(x.Shape().Memory())
+					}
+					for _, s := range in {
+						moved += copies * int(s.Memory())
+					}
+					if err := backend.Free(out...); err != nil {
+						b.Fatal(err)
+					}
+				}
+				sync := func() {
+					if err := d.Sync(); err != nil {
+						b.Fatal(err)
+					}
+				}
+				call()
+				sync()
+				b.ResetTimer()
+				for range b.N {
+					call()
+				}
+				sync()
+				b.StopTimer()
+				seconds := b.Elapsed().Seconds() / float64(b.N)
+				b.ReportMetric(float64(moved)/seconds/1e9, "GB/s")
+				b.ReportMetric(seconds/copies*1e6, "µs/use")
+				b.ReportMetric(0, "ns/op")
+			})
+		}
+	}
+}
+
+func bf16Shape(dims ...int) shapes.Shape { return shapes.Make(dtypes.BFloat16, dims...) }
+func f32Shape(dims ...int) shapes.Shape  { return shapes.Make(dtypes.Float32, dims...) }
+
+func BenchmarkDequantize(b *testing.B) {
+	for _, c := range []struct {
+		name   string
+		axis   int
+		nested int
+	}{{"columns", 1, 0}, {"rows", 0, 0}, {"columns_nested", 1, 256}, {"rows_nested", 0, 256}} {
+		l := quant.Layout{QuantType: quant.NF4, Blocksize: 64, Shape: []int{2 * benchF, benchHidden}, NestedBlocksize: c.nested}
+		n := l.Shape[0] * l.Shape[1]
+		in := []shapes.Shape{shapes.Make(dtypes.Uint8, n/2), f32Shape(n / 64)}
+		if c.nested > 0 {
+			in = append(in[:1], shapes.Make(dtypes.Uint8, n/64), f32Shape(n/64/c.nested), f32Shape(n/64/c.nested))
+		}
+		tail := []int{l.Shape[0], l.Shape[1]}
+		tail[c.axis] = 64
+		in = append(in, bf16Shape(tail...))
+		last := len(in) - 1
+		benchmark(b, c.name,
+			func(in []*Node) []*Node {
+				if c.axis == 1 {
+					return []*Node{DequantizeColumns(l, dtypes.BFloat16, in[last], in[:last]...)}
+				}
+				return []*Node{DequantizeRows(l, dtypes.BFloat16, in[last], in[:last]...)}
+			},
+			func(in []*Node) []*Node {
+				return []*Node{dequantizeTwin(l, dtypes.BFloat16, in[last], c.axis, in[:last])}
+			},
+			in...)
+	}
+}
+
+func BenchmarkRMSNorm(b *testing.B) {
+	form := func(f func(x, gain, xa *Node, pad int, eps float64) (h, rstd, low *Node)) func(in []*Node) []*Node {
+		return func(in []*Node) []*Node {
+			h, rstd, low := f(in[0], in[1], in[2], 64, 1e-5)
+			return []*Node{h, rstd, low}
+		}
+	}
+	benchmark(b, "forward", form(RMSNorm), form(rmsNormTwin),
+		bf16Shape(benchTokens, benchHidden), bf16Shape(benchHidden), f32Shape(benchTokens, 48))
+	back := func(f func(x, rstd, gain, dh, dres *Node, pad int) *Node) func(in []*Node) []*Node {
+		return func(in []*Node) []*Node { return []*Node{f(in[0], in[1], in[2], in[3], in[4], 64)} }
+	}
+	benchmark(b, "backward", back(RMSNormBackward), back(rmsNormBackwardTwin),
+		bf16Shape(benchTokens, benchHidden), f32Shape(benchTokens), bf16Shape(benchHidden), bf16Shape(benchTokens, benchHidden),
+		bf16Shape(benchTokens, benchHidden+64))
+}
+
+func BenchmarkSwiGLU(b *testing.B) {
+	form := func(f func(gateUp *Node, pad int) *Node) func(in []*Node) []*Node {
+		return func(in []*Node) []*Node { return []*Node{f(in[0], 64)} }
+	}
+	benchmark(b, "forward", form(SwiGLU), form(swiGLUTwin), bf16Shape(benchTokens, 2*benchF))
+	back := func(f func(gateUp, dact, b, low, p *Node, pad int) (dGateUp, dLow, db, da *Node)) func(in []*Node) []*Node {
+		return func(in []*Node) []*Node {
+			dGateUp, dLow, db, da := f(in[0], in[1], in[2], in[3], in[4], 64)
+			return []*Node{dGateUp, dLow, db, da}
+		}
+	}
+	benchmark(b, "backward", back(SwiGLUBackward), back(swiGLUBackwardTwin),
+		bf16Shape(benchTokens, 2*benchF), bf16Shape(benchTokens, benchF), bf16Shape(2*benchF, 16), bf16Shape(benchTokens, 32), bf16Shape(benchTokens, 16))
+}
+
+func BenchmarkRoPEBackward(b *testing.B) {
+	form := func(f func(dq, dk, dv, cos, sin *Node, pad int) *Node) func(in []*Node) []*Node {
+		return func(in []*Node) []*Node { return []*Node{f(in[0], in[1], in[2], in[3], in[4], 64)} }
+	}
+	const seq = benchTokens / 2
+	benchmark(b, "backward", form(RoPEBackward), form(ropeBackwardTwin),
+		bf16Shape(2, seq, benchHeads, benchDim), bf16Shape(2, seq, benchKV, benchDim), bf16Shape(2, seq, benchKV, benchDim),
+		f32Shape(1, seq, benchDim/2), f32Shape(1, seq, benchDim/2))
+}

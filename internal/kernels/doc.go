@@ -1,0 +1,19 @@
+// Package kernels has the operations of a training step for which Loris brings CUDA kernels of its own: decoding 4-bit
+// weights, RMSNorm, SwiGLU and rotary embeddings, forward and backward, in forms that leave adapters nearly for free.
+//
+// Every operation is a function on graph nodes with one contract and two ways to compute it: a kernel (*.cu, embedded as
+// PTX), where [Available] says so and dtype and shape fit, and otherwise its plain twin out of GoMLX's operations. They
+// differ by rounding only; decoded weights do not differ at all. The functions have no gradients: backward passes are
+// written with them by hand. Like all graph-building functions they panic on misuse.
+//
+// Activations are matrices, a row for each token. Most results can be followed by pad columns of zeros (0, or a multiple
+// of 8): that is where a low-rank factor goes, so that one matrix product covers a weight and its adapters,
+//
+//	y = [h | hA | 0] · [W | B | 0]ᵀ    dx = [dy | dyB | 0] · [W ; A ; 0].
+//
+// Sizes reach a kernel as an int32 operand, so one PTX serves all shapes. It is compiled for compute capability 8.0, and the
+// driver makes of it what the GPU runs. After a change to *.cu or *.cuh run compile.sh; a test compares the recorded
+// checksums. Tests also run the kernels on the host (testdata/emulate.h), where there is a C++ compiler.
+//
+// Start reading at launch.go, then rmsnorm.go beside rmsnorm.cu.
+package kernels

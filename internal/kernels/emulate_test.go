@@ -1,0 +1,96 @@
+package kernels
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+)
+
+// The kernels' sources, compiled for the host, compute what the twins do.
+func TestKernelsEqualTheirTwinsOnTheHost(t *testing.T) {
+	compiler, err := exec.LookPath("c++")
+	if err != nil {
+		t.Skip("no C++ compiler")
+	}
+	program := filepath.Join(t.TempDir(), "emulate")
+	build := exec.Command(compiler, "-std=c++17", "-O1", "-ffp-contract=off", "-Wno-unknown-pragmas", "-o", program, "testdata/emulate.cpp")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	d := open(t, "go")
+	kernels := map[string]int{}
+	for _, p := range problems(t) {
+		if p.launch == nil || p.launch.kernel == "swiglu_backward" && p.operands == nil {
+			continue
+		}
+		kernels[p.launch.kernel]++
+		got := emulate(t, program, p, p.onDevice())
+		if p.finish != nil {
+			got = p.finish(got)
+		}
+		var want [][]float64
+		for _, a := range run(t, d, p.twin, p.inputs) {
+			want = append(want, wideFloats(a.floats))
+		}
+		requireClose(t, p, got, want, toTwin)
+	}
+	if compiled, err := ptx.ReadDir("."); err != nil || len(kernels) != len(compiled) {
+		t.Errorf("ran %v, which are not all kernels (error %v)", kernels, err)
+	}
+}
+
+// emulate runs a problem's kernel and returns its results.
+func emulate(t *testing.T, program string, p problem, operands []array) []array {
+	t.Helper()
+	k := p.launch
+	sizes, err := binary.Append(nil, binary.NativeEndian, k.sizes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	operands = append(slices.Clone(operands), array{shape: shapes.Make(dtypes.Int32, len(k.sizes)), bytes: sizes})
+	var request bytes.Buffer
+	fmt.Fprintln(&request, k.kernel, max(1, k.grid[0]), max(1, k.grid[1]), k.threads, k.shared, len(operands)+len(k.out))
+	argument := func(raw []byte) {
+		request.Write(binary.NativeEndian.AppendUint64(nil, uint64(len(raw))))
+		request.Write(raw)
+	}
+	at := 0
+	for _, a := range operands {
+		argument(a.raw())
+		at += len(a.raw())
+	}
+	for i, s := range k.out {
+		aliased := false
+		for _, alias := range k.aliases {
+			if alias.Result == i {
+				request.Write(binary.NativeEndian.AppendUint64(nil, ^uint64(alias.Operand))) // -1-operand
+				aliased = true
+			}
+		}
+		if !aliased { // whatever is not written is NaN
+			argument(bytes.Repeat([]byte{0xff}, int(s.Memory())))
+		}
+	}
+	run := exec.Command(program)
+	run.Stdin = &request
+	var messages bytes.Buffer
+	run.Stderr = &messages
+	out, err := run.Output()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", p.name, err, &messages)
+	}
+	var results []array
+	for _, s := range k.out {
+		size := int(s.Memory())
+		results = append(results, fromRaw(s, out[at:at+size]))
+		at += size
+	}
+	return results
+}

@@ -1,0 +1,200 @@
+package kernels
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/loris-ml/loris/internal/seam"
+	"github.com/loris-ml/loris/quant"
+)
+
+// reference tolerances: a result in bf16 is within one or two roundings of 2⁻⁹.
+var toReference = map[dtypes.DType]float64{dtypes.Float32: 3e-6, dtypes.BFloat16: 5e-3}
+
+// Between kernel and twin only a few roundings fall differently.
+var toTwin = map[dtypes.DType]float64{dtypes.BFloat16: 1e-3}
+
+// problems are small, and odd where a kernel or a twin may trip.
+func problems(t testing.TB) []problem {
+	var all []problem
+	for _, dtype := range []dtypes.DType{dtypes.Float32, dtypes.BFloat16} {
+		all = append(all,
+			rmsNormProblem(dtype, 1, 64, 16, 64), rmsNormProblem(dtype, 7, 576, 48, 64), rmsNormProblem(dtype, 5, 1000, 1, 8),
+			rmsNormProblem(dtype, 3, 4096, 0, 0), rmsNormProblem(dtype, 2, 10000, 130, 136), rmsNormProblem(dtype, 3, 37, 5, 8),
+			rmsNormProblem(dtype, 3, 64, 0, 64), rmsNormProblem(dtype, 1, 16384, 96, 128), rmsNormProblem(dtype, 1, 16392, 1, 8),
+			rmsNormBackwardProblem(dtype, 1, 64, 64, 64), rmsNormBackwardProblem(dtype, 7, 576, 640, 64), rmsNormBackwardProblem(dtype, 5, 1000, 0, 8),
+			rmsNormBackwardProblem(dtype, 3, 4096, 4096, 0), rmsNormBackwardProblem(dtype, 2, 10000, 10064, 576), rmsNormBackwardProblem(dtype, 3, 37, 40, 8),
+			swiGLUProblem(dtype, 1, 8, 0), swiGLUProblem(dtype, 5, 1536, 64), swiGLUProblem(dtype, 3, 5000, 64), swiGLUProblem(dtype, 3, 37, 8),
+			swiGLUProblem(dtype, 2, 64, 4096),
+			ropeProblem(dtype, 1, 1, 1, 1, 16, 1, 0), ropeProblem(dtype, 2, 7, 4, 2, 64, 1, 64), ropeProblem(dtype, 3, 5, 9, 3, 48, 3, 8),
+			ropeProblem(dtype, 2, 3, 8, 1, 128, 1, 64), ropeProblem(dtype, 2, 3, 2, 2, 10, 2, 8),
+			swiGLUBackwardProblem(dtype, 1, 128, 16, 64), swiGLUBackwardProblem(dtype, 70, 256, 16, 64), swiGLUBackwardProblem(dtype, 150, 128, 16, 0),
+			swiGLUBackwardProblem(dtype, 65, 128, 8, 64), swiGLUBackwardProblem(dtype, 33, 128, 1, 8), swiGLUBackwardProblem(dtype, 9, 40, 3, 8),
+			swiGLUBackwardProblem(dtype, 20, 128, 32, 64),
+		)
+		for _, w := range []weight{
+			{[]int{64}, 64, quant.NF4, 64, false}, {[]int{64}, 64, quant.NF4, 64, true}, {[]int{96, 32, 32}, 576, quant.NF4, 64, true},
+			{[]int{130}, 192, quant.FP4, 64, false}, {[]int{66}, 320, quant.FP4, 64, true}, {[]int{128, 128}, 256, quant.NF4, 128, true},
+			{[]int{6}, 1024, quant.NF4, 4096, false}, {[]int{300}, 128, quant.NF4, 32, true}, {[]int{33}, 64, quant.NF4, 64, true},
+			{[]int{10}, 60, quant.NF4, 64, false},
+		} {
+			all = append(all, dequantizeProblem(t, w, dtype, 1, 0), dequantizeProblem(t, w, dtype, 1, 64), dequantizeProblem(t, w, dtype, 1, 8),
+				dequantizeProblem(t, w, dtype, 0, 64), dequantizeProblem(t, w, dtype, 0, 3), dequantizeProblem(t, w, dtype, 1, 5))
+		}
+	}
+	return all
+}
+
+func TestOperationsAndTwinsEqualFloat64References(t *testing.T) {
+	for _, spec := range append([]string{"go"}, strings.Fields(os.Getenv("LORIS_TEST_BACKENDS"))...) {
+		t.Run(spec, func(t *testing.T) {
+			d := open(t, spec)
+			for _, p := range problems(t) {
+				got := run(t, d, func(in []*Node) []*Node { return append(p.op(in), p.twin(in)...) }, p.inputs)
+				requireClose(t, p, got[:len(got)/2], p.want, toReference)
+				requireClose(t, p, got[len(got)/2:], p.want, toReference)
+			}
+		})
+	}
+}
+
+// XLA on the CPU knows no PTX, and says so only after it has read and verified the program.
+func TestLaunchesAreProgramsThatXLATakes(t *testing.T) {
+	for _, spec := range strings.Fields(os.Getenv("LORIS_TEST_BACKENDS")) {
+		d := open(t, spec)
+		if !seam.Available(d.Backend) || Available(d.Backend) {
+			continue
+		}
+		seen := map[string]bool{}
+		for _, p := range problems(t) {
+			if p.launch == nil || seen[fmt.Sprint(p.launch.kernel, p.operands == nil)] {
+				continue
+			}
+			seen[fmt.Sprint(p.launch.kernel, p.operands == nil)] = true
+			_, err := CallOnceN(d.Backend, func(in []*Node) []*Node {
+				if p.launch.kernel == "swiglu_backward" {
+					dGateUp, dLow, db, da := swiGLUBackwardCall(p.launch, in[0], in[1], in[2], in[3], in[4])
+					return []*Node{dGateUp, dLow, db, da}
+				}
+				return p.launch.call(in...)
+			}, upload(t, d, p.onDevice())...)
+			if err == nil || !strings.Contains(err.Error(), "No FFI handler registered for __gpu$xla.gpu.ptx") {
+				t.Errorf("%s: got error %v", p.name, err)
+			}
+		}
+		if len(seen) < 7 {
+			t.Errorf("%s: tried only %v", spec, seen)
+		}
+	}
+}
+
+func TestKernelsEqualTheirTwinsOnTheGPU(t *testing.T) {
+	for _, d := range cuda(t) {
+		all := append(problems(t),
+			rmsNormProblem(dtypes.BFloat16, 4096, 4096, 48, 64), rmsNormBackwardProblem(dtypes.BFloat16, 4096, 4096, 4160, 64),
+			swiGLUProblem(dtypes.BFloat16, 2048, 14336, 64), ropeProblem(dtypes.BFloat16, 2, 1024, 32, 8, 128, 1, 64),
+			swiGLUBackwardProblem(dtypes.BFloat16, 1024, 14336, 16, 64), swiGLUBackwardProblem(dtypes.BFloat16, 1000, 1536, 8, 64),
+			dequantizeProblem(t, weight{[]int{4096, 1024, 1024}, 4096, quant.NF4, 64, true}, dtypes.BFloat16, 1, 64),
+			dequantizeProblem(t, weight{[]int{14336, 14336}, 1024, quant.NF4, 64, true}, dtypes.BFloat16, 0, 64),
+		)
+		for _, p := range all {
+			if p.launch == nil {
+				continue
+			}
+			var want [][]float64
+			for _, a := range run(t, d, p.twin, p.inputs) {
+				want = append(want, wideFloats(a.floats))
+			}
+			requireClose(t, p, run(t, d, p.op, p.inputs), want, toTwin)
+			requireClose(t, p, run(t, d, p.op, p.inputs), p.want, toReference)
+		}
+	}
+}
+
+// Whoever changes a kernel must run compile.sh.
+func TestCompiledKernelsAreOfTheseSources(t *testing.T) {
+	headers, err := filepath.Glob("*.cuh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sources, err := filepath.Glob("*.cu")
+	if err != nil {
+		t.Fatal(err)
+	}
+	compiled, err := ptx.ReadDir(".")
+	if err != nil || len(compiled) != len(sources) || len(sources) == 0 {
+		t.Errorf("%d kernels are compiled, %d are there (error %v)", len(compiled), len(sources), err)
+	}
+	for _, source := range sources {
+		sum := sha256.New()
+		for _, file := range append([]string{source}, headers...) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum.Write(bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")))
+		}
+		name := strings.TrimSuffix(source, ".cu")
+		text, err := ptx.ReadFile(name + ".ptx")
+		if err != nil {
+			t.Errorf("%s: not compiled: run compile.sh", source)
+			continue
+		}
+		line, _, _ := strings.Cut(string(text), "\n")
+		if want := fmt.Sprintf("// %s %s", source, hex.EncodeToString(sum.Sum(nil))); line != want {
+			t.Errorf("%s has changed since it was compiled: run compile.sh\n got %s\nwant %s", source, line, want)
+		}
+		if !strings.Contains(string(text), ".entry loris_"+name+"(") || !strings.Contains(string(text), ".target sm_80\n") {
+			t.Errorf("%s.ptx has no entry loris_%s for sm_80", name, name)
+		}
+	}
+}
+
+func TestMisuseNamesWhatIsWrong(t *testing.T) {
+	d := open(t, "go")
+	f32 := func(g *Graph, dims ...int) *Node { return Zeros(g, shapes.Make(dtypes.Float32, dims...)) }
+	layout := quant.Layout{QuantType: quant.NF4, Blocksize: 64, Shape: []int{4, 64}}
+	for want, f := range map[string]func(g *Graph) *Node{
+		"pad is 7":          func(g *Graph) *Node { return SwiGLU(f32(g, 2, 8), 7) },
+		"9 columns":         func(g *Graph) *Node { return SwiGLU(f32(g, 2, 9), 0) },
+		"want a matrix":     func(g *Graph) *Node { return SwiGLU(f32(g, 2, 3, 8), 0) },
+		"gain has shape":    func(g *Graph) *Node { h, _, _ := RMSNorm(f32(g, 2, 8), f32(g, 4), nil, 0, 1e-5); return h },
+		"xa has 16 columns": func(g *Graph) *Node { h, _, _ := RMSNorm(f32(g, 2, 8), f32(g, 8), f32(g, 2, 16), 8, 1e-5); return h },
+		"rstd has shape": func(g *Graph) *Node {
+			return RMSNormBackward(f32(g, 2, 8), f32(g, 2, 1), f32(g, 8), f32(g, 2, 8), nil, 0)
+		},
+		"dres has shape": func(g *Graph) *Node {
+			return RMSNormBackward(f32(g, 2, 8), f32(g, 2), f32(g, 8), f32(g, 2, 8), f32(g, 2, 4), 0)
+		},
+		"low has shape": func(g *Graph) *Node {
+			x, _, _, _ := SwiGLUBackward(f32(g, 2, 8), f32(g, 2, 4), f32(g, 8, 3), f32(g, 2, 3), f32(g, 2, 3), 0)
+			return x
+		},
+		"cos has shape": func(g *Graph) *Node {
+			x := f32(g, 2, 3, 1, 4)
+			return RoPEBackward(x, x, x, f32(g, 3, 3, 2), f32(g, 2, 3, 2), 0)
+		},
+		"3 inputs": func(g *Graph) *Node { x := f32(g, 4); return DequantizeRows(layout, dtypes.Float32, nil, x, x, x) },
+		"the tail has shape": func(g *Graph) *Node {
+			x := f32(g, 4)
+			return DequantizeColumns(layout, dtypes.Float32, f32(g, 5, 8), x, x)
+		},
+		"has shape [4 64 2],": func(g *Graph) *Node {
+			return DequantizeRows(quant.Layout{Shape: []int{4, 64, 2}}, dtypes.Float32, nil, f32(g, 4))
+		},
+	} {
+		if _, err := CallOnceN(d.Backend, func(x *Node) []*Node { return []*Node{f(x.Graph())} }, float32(0)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got error %v, want one with %q", err, want)
+		}
+	}
+}

@@ -1,0 +1,117 @@
+// Decodes 4-bit weights: out[i] = bf16(number[code i] * absmax[block of i]), one float32 product rounded once.
+//
+// Eight codes of a half-plane byte row are looked up together by byte permutes in the 16 products of their block, which
+// the eight threads that share a block make, two each. A thread decodes STEPS times 8 bytes, the low nibbles to one row
+// and the high ones to the row half a weight below.
+#pragma once
+#include "device.cuh"
+
+constexpr int THREADS = 256, STEPS = 4;
+
+// The numbers of NF4 and FP4 by code, as package quant has them.
+__constant__ float numbers[2][16] = {
+    {-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f, -0.18477343022823334f,
+     -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
+     0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f},
+    {0.0f, 0.0625f / 12, 8.f / 12, 1.0f, 4.f / 12, 6.f / 12, 2.f / 12, 3.f / 12,
+     -0.0f, -0.0625f / 12, -8.f / 12, -1.0f, -4.f / 12, -6.f / 12, -2.f / 12, -3.f / 12},
+};
+
+// Products are the 16 products of a block, their low and high bytes apart.
+struct Products {
+  u32 low[4], high[4];
+};
+
+// products multiplies the numbers by s; every eight threads have the same s and, in order, all numbers two by two.
+__device__ __forceinline__ Products products(float even, float odd, float s) {
+  const int first = threadIdx.x & 24;
+  const u32 own = pack(even * s, odd * s);
+  u32 v[8];
+#pragma unroll
+  for (int j = 0; j < 8; j++) v[j] = __shfl_sync(0xffffffffu, own, first + j);
+  Products p;
+#pragma unroll
+  for (int j = 0; j < 4; j++) {
+    p.low[j] = __byte_perm(v[2 * j], v[2 * j + 1], 0x6420);
+    p.high[j] = __byte_perm(v[2 * j], v[2 * j + 1], 0x7531);
+  }
+  return p;
+}
+
+// lookUp returns low and high bytes of the products of the four lowest codes of q.
+__device__ __forceinline__ void lookUp(const Products& p, u32 q, u32& low, u32& high) {
+  const u32 index = q & 0x7777u, upper = ((q >> 1) & 0x4444u) | 0x3210u;
+  low = __byte_perm(__byte_perm(p.low[0], p.low[1], index), __byte_perm(p.low[2], p.low[3], index), upper);
+  high = __byte_perm(__byte_perm(p.high[0], p.high[1], index), __byte_perm(p.high[2], p.high[3], index), upper);
+}
+
+// decode returns eight products: codes 0 to 3 are the even nibbles of q, codes 4 to 7 the odd ones.
+__device__ __forceinline__ uint4 decode(const Products& p, u32 q) {
+  u32 low0, high0, low1, high1;
+  lookUp(p, q, low0, high0);
+  lookUp(p, q >> 16, low1, high1);
+  return make_uint4(__byte_perm(low0, high0, 0x6240), __byte_perm(low1, high1, 0x6240),
+                    __byte_perm(low0, high0, 0x7351), __byte_perm(low1, high1, 0x7351));
+}
+
+// Scales returns the scale of a block.
+struct Scales {
+  const float* absmax;
+  __device__ __forceinline__ float operator()(u32 block) const { return __ldg(absmax + block); }
+};
+
+// NestedScales decodes double-quantized ones; product and sum are rounded apart, as bitsandbytes does.
+struct NestedScales {
+  const u8* codes;
+  const float *absmax, *offset, *map;
+  int groupShift;
+  __device__ __forceinline__ float operator()(u32 block) const {
+    const u32 group = block >> groupShift;
+    return __fadd_rn(__fmul_rn(__ldg(map + __ldg(codes + block)), __ldg(absmax + group)), __ldg(offset + group));
+  }
+};
+
+// codes u8 [R*I] of a weight [2R,I]; tail bf16 [2R,8X], written behind the rows, or [tailRows,I], written below the last.
+// out bf16 [2R,I+8X] or [2R+tailRows,I]. sizes = {R, I/8, X, tailRows, log2(blocksize/8), type, group shift}.
+template <class S>
+__device__ __forceinline__ void dequantize(const uint2* __restrict__ codes, S scales, const uint4* __restrict__ tail,
+                                           const int* __restrict__ sizes, uint4* __restrict__ out) {
+  const u32 rows = sizes[0], chunks = sizes[1], X = sizes[2], tailRows = sizes[3], blockShift = sizes[4];
+  const u32 n = rows * chunks, lane = threadIdx.x & 7;
+  const u32 begin = blockIdx.x * (THREADS * STEPS);
+  if (begin < n) {
+    const float even = numbers[sizes[5]][2 * lane], odd = numbers[sizes[5]][2 * lane + 1];
+    uint2 q[STEPS];
+#pragma unroll
+    for (int k = 0; k < STEPS; k++) {
+      const u32 i = begin + k * THREADS + threadIdx.x;
+      q[k] = i < n ? __ldcs(codes + i) : make_uint2(0, 0);
+    }
+    // Eight threads need 2 STEPS = 8 scales together: each fetches one.
+    static_assert(STEPS == 4, "one scale for each of eight threads");
+    const u32 mine = begin + (lane >> 1) * THREADS + (threadIdx.x & ~7);
+    const float scale = mine < n ? scales((mine + (lane & 1) * n) >> blockShift) : 0.f;
+#pragma unroll
+    for (int k = 0; k < STEPS; k++) {
+      const u32 i = begin + k * THREADS + threadIdx.x, nibbles = 0x0f0f0f0fu;
+      const u32 row = X ? i / chunks : 0;
+      uint4* to = out + (size_t)i + (size_t)row * X;
+      const int first = threadIdx.x & 24;
+      const float low = __shfl_sync(0xffffffffu, scale, first + 2 * k), high = __shfl_sync(0xffffffffu, scale, first + 2 * k + 1);
+      const uint4 upper = decode(products(even, odd, low), (q[k].x & nibbles) | ((q[k].y & nibbles) << 4));
+      const uint4 lower = decode(products(even, odd, high), ((q[k].x >> 4) & nibbles) | (q[k].y & ~nibbles));
+      if (i < n) {
+        to[0] = upper;
+        to[(size_t)n + (size_t)rows * X] = lower;
+      }
+    }
+  }
+  const u32 thread = blockIdx.x * THREADS + threadIdx.x, threads = gridDim.x * THREADS;
+  for (u32 i = thread; i < tailRows * chunks; i += threads) out[(size_t)2 * n + i] = tail[i];
+  if (X) {
+    for (u32 i = thread; i < 2 * rows * X; i += threads) {
+      const u32 row = i / X;
+      out[(size_t)(row + 1) * chunks + i] = tail[i];
+    }
+  }
+}

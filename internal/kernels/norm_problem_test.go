@@ -1,0 +1,149 @@
+package kernels
+
+import (
+	"math"
+	"math/rand/v2"
+
+	"github.com/gomlx/compute/dtypes"
+	. "github.com/gomlx/gomlx/core/graph"
+)
+
+const testEps = 1e-5
+
+// rmsNormProblem is RMSNorm of rows, with n columns of an adapter's product, or none.
+func rmsNormProblem(dtype dtypes.DType, rows, hidden, n, pad int) problem {
+	r := rand.New(rand.NewPCG(uint64(rows), uint64(hidden+n)))
+	in := []array{normal(r, dtype, 1.7, rows, hidden), normal(r, dtype, 1, hidden)}
+	if n > 0 {
+		in = append(in, normal(r, dtypes.Float32, 0.3, rows, n))
+	}
+	results := func(h, rstd, low *Node) []*Node {
+		if low == nil {
+			return []*Node{h, rstd}
+		}
+		return []*Node{h, rstd, low}
+	}
+	xa := func(in []*Node) *Node {
+		if n == 0 {
+			return nil
+		}
+		return in[2]
+	}
+	p := problem{
+		inputs: in, launch: rmsNormLaunch(dtype, rows, hidden, n, pad, testEps),
+		op:   func(in []*Node) []*Node { return results(RMSNorm(in[0], in[1], xa(in), pad, testEps)) },
+		twin: func(in []*Node) []*Node { return results(rmsNormTwin(in[0], in[1], xa(in), pad, testEps)) },
+	}
+	if n == 0 {
+		p.operands = []array{in[0], in[1], in[1]}
+		p.finish = func(out []array) []array { return out[:2] }
+	}
+	h, rstds, low := make([]float64, rows*(hidden+pad)), make([]float64, rows), make([]float64, rows*n)
+	for t := range rows {
+		rstd := rstdOf(in[0], t)
+		rstds[t] = rstd
+		for i := range hidden {
+			h[t*(hidden+pad)+i] = in[0].at(t, i) * rstd * in[1].at(i)
+		}
+		for i := range n {
+			low[t*n+i] = in[2].at(t, i) * rstd
+			h[t*(hidden+pad)+hidden+i] = low[t*n+i]
+		}
+	}
+	p.want = [][]float64{h, rstds, low}[:len(in)]
+	return p.named("RMSNorm %s %dx%d, %d of %d besides", dtype, rows, hidden, n, pad)
+}
+
+func rstdOf(x array, row int) float64 {
+	hidden := x.shape.Dimensions[1]
+	sum := 0.0
+	for i := range hidden {
+		sum += x.at(row, i) * x.at(row, i)
+	}
+	return 1 / math.Sqrt(sum/float64(hidden)+testEps)
+}
+
+// rmsNormBackwardProblem is the backward, with a residual gradient of so many columns, or none.
+func rmsNormBackwardProblem(dtype dtypes.DType, rows, hidden, residual, pad int) problem {
+	r := rand.New(rand.NewPCG(uint64(rows), uint64(hidden+residual)))
+	x, gain, dh := normal(r, dtype, 1.7, rows, hidden), normal(r, dtype, 1, hidden), normal(r, dtype, 1, rows, hidden)
+	rstds := make([]float32, rows)
+	for t := range rstds {
+		rstds[t] = float32(rstdOf(x, t))
+	}
+	in := []array{x, floatArray(dtypes.Float32, rstds, rows), gain, dh}
+	if residual > 0 {
+		in = append(in, normal(r, dtype, 0.5, rows, residual))
+	}
+	call := func(f func(x, rstd, gain, dh, dres *Node, pad int) *Node) func(in []*Node) []*Node {
+		return func(in []*Node) []*Node {
+			return []*Node{f(in[0], in[1], in[2], in[3], append(in, nil)[4], pad)}
+		}
+	}
+	p := problem{
+		inputs: in, launch: rmsNormBackwardLaunch(dtype, rows, hidden, residual, pad),
+		op: call(RMSNormBackward), twin: call(rmsNormBackwardTwin),
+	}
+	if residual == 0 {
+		p.operands = append(in[:4:4], dh)
+	}
+	dx := make([]float64, rows*(hidden+pad))
+	for t := range rows {
+		rstd, mean := rstdOf(x, t), 0.0
+		for i := range hidden {
+			mean += dh.at(t, i) * gain.at(i) * x.at(t, i) / float64(hidden)
+		}
+		for i := range hidden {
+			d := rstd * (dh.at(t, i)*gain.at(i) - x.at(t, i)*rstd*rstd*mean)
+			if residual > 0 {
+				d += in[4].at(t, i)
+			}
+			dx[t*(hidden+pad)+i] = d
+		}
+	}
+	p.want = [][]float64{dx}
+	return p.named("RMSNormBackward %s %dx%d, residual %d, pad %d", dtype, rows, hidden, residual, pad)
+}
+
+// ropeProblem is the backward of rotary embeddings, with tables for each row of the batch or one for all.
+func ropeProblem(dtype dtypes.DType, batch, seq, heads, kvHeads, dim, tables, pad int) problem {
+	r := rand.New(rand.NewPCG(uint64(batch*seq), uint64(dim)))
+	cos, sin := make([]float32, tables*seq*dim/2), make([]float32, tables*seq*dim/2)
+	for i := range cos {
+		s, c := math.Sincos(r.Float64() * 100)
+		cos[i], sin[i] = float32(c), float32(s)
+	}
+	in := []array{
+		normal(r, dtype, 1, batch, seq, heads, dim), normal(r, dtype, 1, batch, seq, kvHeads, dim), normal(r, dtype, 1, batch, seq, kvHeads, dim),
+		floatArray(dtypes.Float32, cos, tables, seq, dim/2), floatArray(dtypes.Float32, sin, tables, seq, dim/2),
+	}
+	call := func(f func(dq, dk, dv, cos, sin *Node, pad int) *Node) func(in []*Node) []*Node {
+		return func(in []*Node) []*Node { return []*Node{f(in[0], in[1], in[2], in[3], in[4], pad)} }
+	}
+	p := problem{
+		inputs: in, launch: ropeBackwardLaunch(dtype, batch, seq, heads, kvHeads, dim, tables, pad),
+		op: call(RoPEBackward), twin: call(ropeBackwardTwin),
+	}
+	var want []float64
+	for b := range batch {
+		for s := range seq {
+			for _, x := range in[:2] {
+				for h := range x.shape.Dimensions[2] {
+					rotated := make([]float64, dim)
+					for i := range dim / 2 {
+						c, n := in[3].at(b%tables, s, i), in[4].at(b%tables, s, i)
+						re, im := x.at(b, s, h, i), x.at(b, s, h, i+dim/2)
+						rotated[i], rotated[i+dim/2] = re*c+im*n, im*c-re*n
+					}
+					want = append(want, rotated...)
+				}
+			}
+			for i := range kvHeads * dim {
+				want = append(want, in[2].at(b, s, i/dim, i%dim))
+			}
+			want = append(want, make([]float64, pad)...)
+		}
+	}
+	p.want = [][]float64{want}
+	return p.named("RoPEBackward %s %dx%d, %d+%d heads of %d, %d tables, pad %d", dtype, batch, seq, heads, kvHeads, dim, tables, pad)
+}

@@ -1,0 +1,92 @@
+// Runs one kernel on the host. Reads from stdin a line "kernel gridX gridY threads sharedBytes arguments" and then, for each
+// argument, its size as int64 and its bytes, or -1-i for the same memory as argument i. Writes all arguments' bytes.
+// Arguments end at a page that cannot be touched, so that reading or writing past them ends the program.
+#define LORIS_EMULATE
+#include "../device.cuh"
+
+#include <string>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <utility>
+
+namespace nf4 {
+#include "../nf4.cu"
+#include "../nf4_nested.cu"
+}
+namespace rmsnorm {
+#include "../rmsnorm.cu"
+}
+namespace rmsnorm_backward {
+#include "../rmsnorm_backward.cu"
+}
+namespace swiglu {
+#include "../swiglu.cu"
+}
+namespace swiglu_backward {
+#include "../swiglu_backward.cu"
+}
+namespace rope_backward {
+#include "../rope_backward.cu"
+}
+
+template <class... A, size_t... I>
+std::function<void()> prepare(void (*kernel)(A...), const std::vector<void*>& arguments, std::index_sequence<I...>) {
+  if (arguments.size() != sizeof...(A)) fail("wrong number of arguments");
+  return [=] { kernel((A)arguments[I]...); };
+}
+template <class... A> std::function<void()> prepare(void (*kernel)(A...), const std::vector<void*>& arguments) {
+  return prepare(kernel, arguments, std::index_sequence_for<A...>{});
+}
+
+static std::function<void()> find(const std::string& name, const std::vector<void*>& arguments) {
+  if (name == "nf4") return prepare(nf4::loris_nf4, arguments);
+  if (name == "nf4_nested") return prepare(nf4::loris_nf4_nested, arguments);
+  if (name == "rmsnorm") return prepare(rmsnorm::loris_rmsnorm, arguments);
+  if (name == "rmsnorm_backward") return prepare(rmsnorm_backward::loris_rmsnorm_backward, arguments);
+  if (name == "swiglu") return prepare(swiglu::loris_swiglu, arguments);
+  if (name == "swiglu_backward") return prepare(swiglu_backward::loris_swiglu_backward, arguments);
+  if (name == "rope_backward") return prepare(rope_backward::loris_rope_backward, arguments);
+  fail("no such kernel");
+}
+
+static char* guarded(size_t size, size_t alignment) {
+  const size_t page = sysconf(_SC_PAGESIZE), whole = (size + page - 1) / page * page;
+  char* p = (char*)mmap(nullptr, whole + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED || mprotect(p + whole, page, PROT_NONE)) fail("no memory");
+  return p + (whole - size) / alignment * alignment;
+}
+
+int main() {
+  char name[64];
+  unsigned gridX, gridY, threads, sharedBytes, count;
+  if (scanf("%63s %u %u %u %u %u", name, &gridX, &gridY, &threads, &sharedBytes, &count) != 6 || getchar() != '\n') fail("bad request");
+  if (threads % 32) fail("a block is not of whole warps");
+  std::vector<void*> arguments;
+  std::vector<int64_t> sizes;
+  for (unsigned i = 0; i < count; i++) {
+    int64_t size;
+    if (fread(&size, sizeof size, 1, stdin) != 1) fail("bad request");
+    if (size < 0) {
+      arguments.push_back(arguments.at(-1 - size));
+      sizes.push_back(sizes.at(-1 - size));
+      continue;
+    }
+    char* p = guarded(size, 16);
+    if (fread(p, 1, size, stdin) != (size_t)size) fail("bad request");
+    arguments.push_back(p);
+    sizes.push_back(size);
+  }
+  emulation.threads.resize(threads);
+  emulation.dynamicShared = guarded(sharedBytes, 16);
+  emulation.kernel = find(name, arguments);
+  blockDim = {threads, 1, 1};
+  gridDim = {gridX, gridY, 1};
+  for (unsigned y = 0; y < gridY; y++) {
+    for (unsigned x = 0; x < gridX; x++) {
+      blockIdx = {x, y, 0};
+      emulation.runBlock();
+    }
+  }
+  for (unsigned i = 0; i < count; i++) fwrite(arguments[i], 1, sizes[i], stdout);
+  return 0;
+}
