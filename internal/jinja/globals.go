@@ -3,6 +3,8 @@ package jinja
 // maxRange is the most items a range may have: jinja2's sandbox.MAX_RANGE.
 const maxRange = 100_000
 
+const maxTimeFormat = 1000
+
 var (
 	globalRange     = &builtin{"range", makeRange}
 	globalNamespace = &builtin{"namespace", makeNamespace}
@@ -92,10 +94,10 @@ func strftimeNow(st *state, a callArgs) Value {
 	if !ok {
 		typeError("strftime() argument 1 must be str")
 	}
-	st.checkLen(len(format))
-	s := strftime(st.now(), format)
-	st.checkLen(len(s))
-	return s
+	if len(format) > maxTimeFormat {
+		fail(KindLimit, "strftime_now with a format of %d bytes; want at most %d", len(format), maxTimeFormat)
+	}
+	return strftime(st.now(), format)
 }
 
 func noLipsum(*state, callArgs) Value {

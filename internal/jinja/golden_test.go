@@ -34,8 +34,8 @@ func renderGolden(t *testing.T, source string, vars ...json.RawMessage) (Result,
 	return tmpl.Render(all, Options{Clock: clock})
 }
 
-// check compares a render with what Python did: its text, or the class of its exception.
-func check(t *testing.T, name string, r Result, err error, text *string, kind string) {
+// check compares a render with what Python did: its text, or the class of its exception and the line of the template.
+func check(t *testing.T, name string, r Result, err error, text *string, kind string, line int) {
 	t.Helper()
 	var e *Error
 	if err != nil {
@@ -51,6 +51,8 @@ func check(t *testing.T, name string, r Result, err error, text *string, kind st
 	case text == nil && kind == "SyntaxError" && e.Kind == KindSyntax: // Python's compiler finds it, here the parser
 	case text == nil && kind != "" && e.Kind != kind:
 		t.Errorf("%s: raised %v, Python raises %s", name, err, kind)
+	case text == nil && line > 0 && e.Line != line:
+		t.Errorf("%s: raised %v, Python names line %d", name, err, line)
 	case text != nil && err != nil:
 		t.Errorf("%s: %v, Python renders %q", name, err, *text)
 	case text != nil && r.Text != *text:
@@ -77,7 +79,7 @@ func checkSpans(t *testing.T, name string, r Result, want [][2]int) {
 	}
 }
 
-func readJSON(t *testing.T, path string, v any) {
+func readJSON(t testing.TB, path string, v any) {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	if os.IsNotExist(err) {
@@ -105,7 +107,7 @@ func TestProbesEqualPython(t *testing.T) {
 	}
 	for _, c := range micro.Cases {
 		r, err := renderGolden(t, c.T, micro.Ctx)
-		check(t, c.Name, r, err, c.OK, c.Err)
+		check(t, c.Name, r, err, c.OK, c.Err, 0)
 	}
 }
 
@@ -141,7 +143,7 @@ func TestPublishedTemplatesEqualPython(t *testing.T) {
 			}
 			n++
 			r, err := renderGolden(t, tmpl.Src, special, c[1])
-			check(t, name+"/"+caseName, r, err, want.Out, "")
+			check(t, name+"/"+caseName, r, err, want.Out, "", 0)
 		}
 	}
 	if n != len(gold) || n != 195 {
@@ -166,7 +168,7 @@ func TestFeaturesEqualPython(t *testing.T) {
 	}
 	for _, c := range all {
 		r, err := renderGolden(t, c.T, context)
-		check(t, c.Group+": "+c.T, r, err, c.OK, c.Err)
+		check(t, c.Group+": "+c.T, r, err, c.OK, c.Err, c.Line)
 		checkSpans(t, c.T, r, c.Spans)
 	}
 }
@@ -184,7 +186,7 @@ type conversations struct {
 	}
 }
 
-func readConversations(t *testing.T, path string) (c conversations) {
+func readConversations(t testing.TB, path string) (c conversations) {
 	t.Helper()
 	f, err := os.Open(path)
 	if err != nil {
@@ -201,13 +203,15 @@ func readConversations(t *testing.T, path string) (c conversations) {
 	return c
 }
 
-func (c conversations) check(t *testing.T, special func(template string) json.RawMessage) {
+// check compares all renders. lines is 1 to compare also the lines of exceptions, which Python counts differently where a
+// literal holds a newline, and 0 not to.
+func (c conversations) check(t *testing.T, lines int, special func(template string) json.RawMessage) {
 	t.Helper()
 	defaults := json.RawMessage(`{"tools": null, "documents": null, "add_generation_prompt": false}`)
 	for key, want := range c.Renders {
 		name, situation, _ := strings.Cut(key, "/")
 		r, err := renderGolden(t, c.Templates[name], defaults, special(name), c.Cases[situation])
-		check(t, key, r, err, want.OK, want.Err)
+		check(t, key, r, err, want.OK, want.Err, want.Line*lines)
 		checkSpans(t, key, r, want.Spans)
 	}
 }
@@ -217,7 +221,7 @@ func TestTRLTemplatesEqualPython(t *testing.T) {
 	if len(c.Renders) < 2000 {
 		t.Fatalf("only %d renders", len(c.Renders))
 	}
-	c.check(t, func(string) json.RawMessage { return c.Special })
+	c.check(t, 1, func(string) json.RawMessage { return c.Special })
 }
 
 func TestPublishedTemplatesEqualPythonOnMoreConversations(t *testing.T) {
@@ -231,7 +235,7 @@ func TestPublishedTemplatesEqualPythonOnMoreConversations(t *testing.T) {
 	for name, p := range published {
 		c.Templates[name] = p.Src
 	}
-	c.check(t, func(name string) json.RawMessage {
+	c.check(t, 0, func(name string) json.RawMessage {
 		data, err := json.Marshal(map[string]string{"bos_token": published[name].BOS, "eos_token": published[name].EOS})
 		if err != nil {
 			t.Fatal(err)

@@ -127,7 +127,7 @@ func (st *state) repeat(a, b Value) (Value, bool) {
 func (st *state) repeatItems(items []Value, n int) []Value {
 	high, size := bits.Mul64(uint64(len(items)), uint64(n))
 	if high > 0 || size > math.MaxInt32 {
-		st.charge(-1)
+		failSteps()
 	}
 	st.charge(int(size))
 	out := make([]Value, 0, size)

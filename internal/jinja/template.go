@@ -1,8 +1,7 @@
 package jinja
 
 import (
-	"errors"
-	"strings"
+	"fmt"
 	"time"
 	"unicode/utf8"
 )
@@ -23,8 +22,7 @@ func Parse(name, source string) (t *Template, err error) {
 		fail(KindSyntax, "the template is not valid UTF-8")
 	}
 	t = &Template{name: name}
-	t.body, t.frame = parse(lex(source, &line), &line)
-	t.hasGenerations = strings.Contains(source, "endgeneration")
+	t.parse(lex(source, &line), &line)
 	return t, nil
 }
 
@@ -60,7 +58,7 @@ func (t *Template) Render(vars map[string]any, o Options) (r Result, err error) 
 	st := &state{vars: make(map[string]Value, len(vars)), now: o.Clock, steps: o.MaxSteps, maxOutput: o.MaxOutput}
 	for k, v := range vars {
 		if st.vars[k], err = FromGo(v); err != nil {
-			return Result{}, errors.Join(errors.New("the template's variable "+k), err)
+			return Result{}, fmt.Errorf("the template's variable %s: %w", k, err)
 		}
 	}
 	if st.now == nil {
@@ -116,10 +114,12 @@ func (st *state) capture(f func()) string {
 
 // charge counts work.
 func (st *state) charge(n int) {
-	if st.steps -= n; st.steps < 0 || n < 0 {
-		fail(KindLimit, "the template takes too many steps (Options.MaxSteps)")
+	if st.steps -= n; st.steps < 0 {
+		failSteps()
 	}
 }
+
+func failSteps() { fail(KindLimit, "the template takes too many steps (Options.MaxSteps)") }
 
 const bytesPerStep = 128
 
