@@ -231,6 +231,11 @@ func problems() []shape {
 func TestEveryOptionAgreesWithFloat64(t *testing.T) {
 	onBackends(t, func(t *testing.T, d *backend.Device) {
 		for i, s := range problems() {
+			// XLA compiles for a second per program: there, a few problems, as a layer-wise program uses attention.
+			compiled := d.Kind != backend.Go
+			if compiled && i != 3 && i != 4 && i != 7 {
+				continue
+			}
 			in := s.inputs(uint64(i))
 			for _, o := range []Options{
 				{}, {Causal: true}, {Causal: true, Scale: 0.3}, {Window: 20}, {Causal: true, SoftCap: 2}, {Window: 9, SoftCap: 5},
@@ -243,6 +248,9 @@ func TestEveryOptionAgreesWithFloat64(t *testing.T) {
 					o.Route = route
 					o.BlockQ, o.BlockKV = 32, 48
 					for _, saved := range []bool{false, true} {
+						if compiled && (route == RouteDense || !saved) {
+							continue
+						}
 						what := fmt.Sprintf("%+v %v %+v saved=%v", s.dims(), s.ids != nil, o, saved)
 						check(t, what, s.compute(t, d, dtypes.Float32, o, in, saved), want, 1e-5)
 					}
