@@ -2,7 +2,7 @@
 //
 // It reads tokenizer.json (byte-level BPE, SentencePiece-style BPE with byte fallback, Unigram, WordPiece, WordLevel with
 // their normalizers, pre-tokenizers, post-processors and decoders) or the vocabulary inside a GGUF file, gives byte offsets
-// into the original text, renders chats of the ChatML family and saves what it loaded. Ids, offsets and decoded text equal
+// into the original text, renders chats with the Jinja templates of the models and saves what it loaded. Ids, offsets and decoded text equal
 // the Rust tokenizers library; a component that is not known is an error that names it, never a guess.
 //
 // It is not for training vocabularies, for padding and truncation (the trainer does both), or for pairs of texts.

@@ -1,6 +1,7 @@
 package tokenizer_test
 
 import (
+	"errors"
 	"fmt"
 	"log"
 	"os"
@@ -86,6 +87,25 @@ func ExampleTokenizer_ApplyChatTemplateSpans() {
 		fmt.Println(text[s[0]:s[1]])
 	}
 	// Output: 4<|im_end|>
+}
+
+func ExampleChatTemplateError() {
+	tok, err := tokenizer.FromPretrained("testdata/tiny.gguf")
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = tok.ApplyChatTemplate([]tokenizer.Message{
+		{"role": "user", "content": "Hi"},
+		{"role": "assistant", "content": []any{"parts"}},
+	}, tokenizer.ChatOptions{})
+	var e *tokenizer.ChatTemplateError
+	if errors.As(err, &e) {
+		fmt.Println(e.Message, e.Kind, e.Refused())
+		fmt.Println(e.Reason)
+	}
+	// Output:
+	// 1 TypeError false
+	// can only concatenate str (not "list") to str
 }
 
 func ExampleTokenizer_SavePretrained() {

@@ -13,6 +13,7 @@ type Tokenizer struct {
 	files     files
 	special   specialTokens
 	templates templates
+	parsed    parsedTemplates
 }
 
 // Encoding is a tokenized text; all fields have one entry for every token.

@@ -2,6 +2,7 @@ package jinja
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,7 +18,8 @@ import (
 
 // FromGo returns v as a template sees it.
 //
-//   - A map has no order, so its keys are sorted; *Dict and json.RawMessage keep theirs.
+//   - A map has no order: role, content, id, type and name come first, as messages and tools usually have them, then the
+//     other keys sorted. *Dict and json.RawMessage keep their order.
 //   - A float64 without a fraction, up to 2^53, becomes an int, because encoding/json makes a float64 of every number.
 //     json.Number and json.RawMessage keep 1 and 1.0 apart, as Python does.
 //   - Whatever is not listed in the code below is converted through encoding/json.
@@ -59,7 +61,7 @@ func fromGo(v any, depth int) (Value, error) {
 	case []map[string]any:
 		return fromSlice(v, depth)
 	case map[string]any:
-		return fromMap(v, slices.Sorted(maps.Keys(v)), depth)
+		return fromMap(v, depth)
 	}
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -80,7 +82,10 @@ func fromSlice[T any](s []T, depth int) (Value, error) {
 	return l, nil
 }
 
-func fromMap(m map[string]any, keys []string, depth int) (Value, error) {
+func fromMap(m map[string]any, depth int) (Value, error) {
+	keys := slices.SortedFunc(maps.Keys(m), func(a, b string) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a, b))
+	})
 	d := &Dict{keys: make([]Value, 0, len(keys)), values: make([]Value, 0, len(keys))}
 	for _, k := range keys {
 		if !utf8.ValidString(k) {
@@ -95,13 +100,22 @@ func fromMap(m map[string]any, keys []string, depth int) (Value, error) {
 	return d, nil
 }
 
-// DictOf returns a map as a Dict with its keys in the given order. keys must be those of m.
-func DictOf(m map[string]any, keys []string) (*Dict, error) {
-	v, err := fromMap(m, keys, 0)
-	if err != nil {
-		return nil, err
+// rank orders the keys that come first in a map.
+func rank(key string) int {
+	first := []string{"role", "content", "id", "type", "name"}
+	if i := slices.Index(first, key); i >= 0 {
+		return i
 	}
-	return v.(*Dict), nil
+	return len(first)
+}
+
+// Elements returns the elements of a list that FromGo or FromJSON returned; false for anything else.
+func Elements(v any) ([]any, bool) {
+	l, ok := v.(*list)
+	if !ok {
+		return nil, false
+	}
+	return slices.Clone(l.items), true
 }
 
 // FromJSON decodes JSON as Python's json.loads does: objects keep their order, 1 is an int and 1.0 a float.

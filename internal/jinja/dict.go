@@ -113,7 +113,8 @@ func (d *Dict) put(key, value Value) {
 	}
 }
 
-func (d *Dict) copy() *Dict {
+// Clone returns a copy that can be changed; the values are shared.
+func (d *Dict) Clone() *Dict {
 	c := &Dict{}
 	for i, k := range d.keys {
 		c.put(k, d.values[i])

@@ -195,7 +195,7 @@ func (st *state) makeDict(a callArgs) *Dict {
 	for _, v := range a.pos {
 		if from, ok := v.(*Dict); ok {
 			st.charge(from.Len())
-			d = from.copy()
+			d = from.Clone()
 			continue
 		}
 		for _, pair := range slices.Clone(st.items(v)) {

@@ -71,7 +71,7 @@ func dictMethod(name string) methodFunc {
 		return func(st *state, self Value, a callArgs) Value {
 			a.positional("copy", 0, 0)
 			st.charge(self.(*Dict).Len())
-			return self.(*Dict).copy()
+			return self.(*Dict).Clone()
 		}
 	case "fromkeys":
 		return func(st *state, self Value, a callArgs) Value { return dictFromKeys(st, a) }

@@ -57,6 +57,7 @@ func TestGoValuesBecomePythonValues(t *testing.T) {
 		{[]int{1}, "[1]"},
 		{map[string]any{"b": 1, "a": 2}, "{'a': 2, 'b': 1}"},
 		{[]map[string]any{{"b": 1}}, "[{'b': 1}]"},
+		{map[string]any{"function": map[string]any{"parameters": 1, "description": 2, "name": 3}, "type": 4, "id": 5}, "{'id': 5, 'type': 4, 'function': {'name': 3, 'description': 2, 'parameters': 1}}"},
 		{map[string]string{"k": "v"}, "{'k': 'v'}"},
 		{dict, "{'z': 1, 'a': ['x']}"},
 		{json.RawMessage(`{"z": 1.0, "a": [1, 1e2, null, "\ud83d\ude00"], "z": 2}`), "{'z': 2, 'a': [1, 100.0, None, '😀']}"},
@@ -123,6 +124,17 @@ func TestDictKeepsOrderAndFindsKeys(t *testing.T) {
 	}
 	if _, ok := d.Get("absent"); ok {
 		t.Error("found an absent key")
+	}
+	clone := d.Clone()
+	if err := clone.Set("new", []any{1, "x"}); err != nil || clone.Len() != 101 || d.Len() != 100 {
+		t.Errorf("clone: %d keys, original %d, %v", clone.Len(), d.Len(), err)
+	}
+	v, _ := clone.Get("new")
+	if e, ok := Elements(v); !ok || len(e) != 2 || e[0] != int64(1) {
+		t.Errorf("elements %v", e)
+	}
+	if _, ok := Elements("x"); ok {
+		t.Error("a text has elements")
 	}
 	if err := d.Set("f", func() {}); err == nil || !strings.Contains(err.Error(), "f: ") {
 		t.Errorf("a function was stored: %v", err)

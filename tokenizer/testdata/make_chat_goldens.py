@@ -2,10 +2,12 @@
 
     python make_chat_goldens.py
 
-Writes chat.golden.json beside this script: for templates of the ChatML family, for conversations and options, the text (or
-that Python raises), and the byte ranges that the same template with {% generation %} around content and <|im_end|> marks.
+Writes beside this script chat.golden.json: for templates of the ChatML family, for conversations and options, the text (or
+that Python raises), and the byte ranges that the same template with {% generation %} around content and <|im_end|> marks;
+and continued.golden.json.gz: conversations whose last message is continued, over the chat templates of TRL (trl 1.16.0).
 """
-import json, os
+import datetime, glob, gzip, json, os
+import transformers.utils.chat_template_utils as ctu
 from transformers.utils.chat_template_utils import render_jinja_template
 
 PROMPT = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -63,3 +65,42 @@ for tname, (template, marked) in TEMPLATES.items():
 with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "chat.golden.json"), "w") as f:
     json.dump(out, f, ensure_ascii=False, separators=(",", ":"))
 print(len(out), sum("raises" in r for r in out))
+
+
+class Fixed(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return cls(2026, 1, 2, 3, 4, 5)
+
+
+ctu.datetime = Fixed
+import trl
+SPECIAL = dict(bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
+P = lambda *texts: [dict(type="text", text=t) for t in texts]
+CONTINUED = {
+    "answer": [M("user", "Hi"), M("assistant", "The answer")],
+    "second answer": [M("system", "S"), M("user", "a"), M("assistant", "b"), M("user", "c"), M("assistant", "d\nand")],
+    "space at the end": [M("user", "Hi"), M("assistant", " The answer is \n")],
+    "empty": [M("user", "Hi"), M("assistant", "")],
+    "user": [M("user", "I would like")],
+    "parts": [M("user", P("Hi")), M("assistant", P("The ", "answer "))],
+    "image last": [M("user", P("Hi")), M("assistant", P("The ") + [dict(type="image")])],
+    "no text": [M("user", P("Hi")), M("assistant", [dict(type="image")])],
+    "thinking": [M("user", "Hi"), M("assistant", "<think>\nhm\n</think>\n\nThe")],
+    "open thinking": [M("user", "Hi"), M("assistant", "<think>\nhm")],
+    "the mark in the text": [M("user", "CONTINUE_FINAL_MESSAGE_TAG "), M("assistant", "x")],
+    "null": [M("user", "Hi"), M("assistant", None)],
+}
+renders = {}
+for path in sorted(glob.glob(os.path.join(os.path.dirname(trl.__file__), "chat_templates", "*.jinja"))):
+    template = open(path, encoding="utf-8", newline="").read()
+    for name, messages in CONTINUED.items():
+        try:
+            r = dict(ok=render_jinja_template([messages], chat_template=template, continue_final_message=True, **SPECIAL)[0][0])
+        except Exception as e:
+            r = dict(err=type(e).__name__)
+        renders[os.path.basename(path).removesuffix(".jinja") + "/" + name] = r
+data = json.dumps(dict(special=SPECIAL, cases=CONTINUED, renders=renders), ensure_ascii=False, separators=(",", ":")).encode()
+with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "continued.golden.json.gz"), "wb") as f:
+    f.write(gzip.compress(data, 9, mtime=0))
+print(len(renders), sum("err" in r for r in renders.values()))
