@@ -2,7 +2,6 @@ package layerwise
 
 import (
 	"fmt"
-	"strings"
 
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
@@ -14,6 +13,7 @@ import (
 type span struct {
 	first  int
 	layers []layer
+	key    string // what a graph over the span depends on
 }
 
 // layer is one layer's base weights and adapters.
@@ -41,20 +41,11 @@ func spans(base, adapters []*nn.Weights, n int) (out []span) {
 		}
 		s := &out[len(out)-1]
 		s.layers = append(s.layers, l)
-	}
-	return out
-}
-
-// key says what a graph over the span depends on.
-func (s span) key() string {
-	var k strings.Builder
-	for _, l := range s.layers {
 		for _, w := range l.stores() {
-			k.WriteString(w.Layout.Key())
-			k.WriteByte('|')
+			s.key += w.Layout.Key() + "|"
 		}
 	}
-	return k.String()
+	return out
 }
 
 // tensors returns the span's tensors as program inputs.
@@ -112,12 +103,13 @@ func (r *reader) batch(segments, dropout bool) (b nn.Batch, index *Node) {
 	return b, index
 }
 
-// run applies the layers of the span to x. It returns the block's output and the trainable tensors' nodes in order.
-func (m *Model) run(s span, r *reader, b nn.Batch, index *Node, tape *nn.Tape, x *Node) (y *Node, trainable []*Node) {
+// run applies the layers of the span to x, the i-th after prepare has seen it (nil: nothing to prepare). It returns the
+// block's output and the trainable tensors' nodes in order.
+func (m *Model) run(s span, r *reader, b nn.Batch, tape *nn.Tape, x *Node, prepare func(i int, l *nn.Layer)) (y *Node, trainable []*Node) {
 	for i, sl := range s.layers {
 		l := nn.NewLayer(m.Shape, b, tape)
-		if index != nil {
-			l.At(AddScalar(index, float64(i)))
+		if prepare != nil {
+			prepare(i, l)
 		}
 		for _, w := range sl.stores() {
 			nodes := r.take(len(w.Layout.Slots))
@@ -131,15 +123,23 @@ func (m *Model) run(s span, r *reader, b nn.Batch, index *Node, tape *nn.Tape, x
 	return x, trainable
 }
 
+// numbered tells each layer its number, counted from index; nil where index is.
+func numbered(index *Node) func(i int, l *nn.Layer) {
+	if index == nil {
+		return nil
+	}
+	return func(i int, l *nn.Layer) { l.At(AddScalar(index, float64(i))) }
+}
+
 // forward is the program x, shared, weights → x', kept values.
 func (m *Model) forward(s span, sh shared, keep nn.Keep) *program {
 	segments, dropout := sh.segments != nil, sh.rowKeys != nil
-	return m.programs.get(m.Device, "block_forward", fmt.Sprint(keep, sh.variant(), s.key()), func(in []*Node) []*Node {
+	return m.programs.get(m.Device, "block_forward", fmt.Sprint(keep, sh.variant(), s.key), func(in []*Node) []*Node {
 		r := &reader{in}
 		x := r.one()
 		b, index := r.batch(segments, dropout)
 		tape := nn.Record(keep)
-		y, _ := m.run(s, r, b, index, tape, x)
+		y, _ := m.run(s, r, b, tape, x, numbered(index))
 		return append([]*Node{y}, tape.Kept(y)...)
 	})
 }
@@ -147,12 +147,12 @@ func (m *Model) forward(s span, sh shared, keep nn.Keep) *program {
 // backward is the program x, dx', shared, kept values, weights → dx, gradients of the trainable tensors in float32.
 func (m *Model) backward(s span, sh shared, keep nn.Keep, kept int) *program {
 	segments, dropout := sh.segments != nil, sh.rowKeys != nil
-	return m.programs.get(m.Device, "block_backward", fmt.Sprint(keep, kept, sh.variant(), s.key()), func(in []*Node) []*Node {
+	return m.programs.get(m.Device, "block_backward", fmt.Sprint(keep, kept, sh.variant(), s.key), func(in []*Node) []*Node {
 		r := &reader{in}
 		x, dy := r.one(), r.one()
 		b, index := r.batch(segments, dropout)
 		tape := nn.Replay(keep, r.take(kept))
-		y, trainable := m.run(s, r, b, index, tape, x)
+		y, trainable := m.run(s, r, b, tape, x, numbered(index))
 		return tape.Gradients(y, dy, append([]*Node{x}, trainable...))
 	})
 }

@@ -98,7 +98,7 @@ func (m *Model) keptBytes(s span, keep nn.Keep, rows, length int) (bytes int64) 
 	x := r.one()
 	b, _ := r.batch(false, false)
 	tape := nn.Record(keep)
-	y, _ := m.run(s, r, b, nil, tape, x)
+	y, _ := m.run(s, r, b, tape, x, nil)
 	for _, n := range tape.Kept(y) {
 		bytes += n.Shape().ByteSize()
 	}
@@ -115,12 +115,8 @@ func (m *Model) spare(tokens int) int64 {
 	if m.Device.Kind != backend.CUDA {
 		return free / 2
 	}
-	widest := 0
-	for _, s := range m.Layers[0].Layout.Slots {
-		widest += s.Shape.Size() / max(1, s.Shape.Dim(-1))
-	}
 	logits := int64(m.chunkTokens(tokens)) * int64(m.Vocab) * 4
-	return max(0, free-3*logits-8*int64(tokens)*int64(widest)-2<<30)
+	return max(0, free-3*logits-8*int64(tokens)*int64(m.Layers[0].Layout.Outputs())-2<<30)
 }
 
 // spanLayers is how many layers run per call. A call on a GPU costs tens of microseconds, which a small layer does not

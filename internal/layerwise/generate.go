@@ -38,15 +38,23 @@ func (m *Model) Logits(ctx context.Context, adapters []*nn.Weights, ids, segment
 		x = next[0]
 	}
 	defer x.FinalizeAll()
-	y, err := m.programs.get(m.Device, "logits", "", func(in []*Node) []*Node {
-		h := nn.RMSNorm(in[0], in[1], m.Shape.NormEps)
-		return []*Node{ConvertDType(nn.Dense(h, ConvertDType(in[2], m.Shape.Compute)), dtypes.Float32)}
-	}).call(x, m.Norm, m.head())
+	return m.download("logits", func(in []*Node) *Node { return m.scores(in[0], in[1], in[2]) }, x, m.Norm, m.head())
+}
+
+// scores are the head's logits of x [..., hidden] in float32.
+func (m *Model) scores(x, norm, head *Node) *Node {
+	h := nn.RMSNorm(x, norm, m.Shape.NormEps)
+	return ConvertDType(nn.Dense(h, ConvertDType(head, m.Shape.Compute)), dtypes.Float32)
+}
+
+// download runs a program and reads its float32 result.
+func (m *Model) download(name string, build func(in []*Node) *Node, in ...*tensors.Tensor) ([]float32, error) {
+	y, err := m.one(name, build, in...)
 	if err != nil {
 		return nil, err
 	}
-	defer backend.Free(y...)
-	return tensors.CopyFlatData[float32](y[0])
+	defer y.FinalizeAll()
+	return tensors.CopyFlatData[float32](y)
 }
 
 // Decoder generates from one prompt, token by token, with the keys and values of earlier tokens in a cache.
@@ -141,22 +149,21 @@ func (d *Decoder) layers(i int, x, at *tensors.Tensor, sh shared) (*tensors.Tens
 	sp, m := d.spans[i], d.m
 	n := len(d.caches[i])
 	in := append(append([]*tensors.Tensor{x, at}, sh.inputs(nil)...), d.caches[i]...)
-	out, err := m.programs.get(m.Device, "block_decode", sp.key(), func(in []*Node) []*Node {
+	out, err := m.programs.get(m.Device, "block_decode", sp.key, func(in []*Node) []*Node {
 		r := &reader{in}
 		x, at := r.one(), r.one()
 		b, _ := r.batch(false, false)
 		kv := r.take(n)
-		var caches []*Node
-		for j, sl := range sp.layers {
-			c := &nn.Cache{K: kv[2*j], V: kv[2*j+1], Position: at}
-			l := nn.NewLayer(m.Shape, b, nil).WithCache(c)
-			for _, w := range sl.stores() {
-				l.Bind(w.Layout, r.take(len(w.Layout.Slots)))
-			}
-			x = m.Block(l, x)
-			caches = append(caches, c.K, c.V)
+		caches := make([]*nn.Cache, len(sp.layers))
+		y, _ := m.run(sp, r, b, nil, x, func(i int, l *nn.Layer) {
+			caches[i] = &nn.Cache{K: kv[2*i], V: kv[2*i+1], Position: at}
+			l.WithCache(caches[i])
+		})
+		out := []*Node{y}
+		for _, c := range caches {
+			out = append(out, c.K, c.V)
 		}
-		return append([]*Node{x}, caches...)
+		return out
 	}).call(append(in, sp.tensors()...)...)
 	if err := errors.Join(err, backend.Free(x)); err != nil {
 		return nil, err
@@ -175,13 +182,7 @@ func (d *Decoder) last(x *tensors.Tensor, i int) ([]float32, error) {
 		return nil, err
 	}
 	defer at.FinalizeAll()
-	y, err := m.programs.get(m.Device, "next_token", "", func(in []*Node) []*Node {
-		h := nn.RMSNorm(Gather(in[0], in[1]), in[2], m.Shape.NormEps)
-		return []*Node{ConvertDType(nn.Dense(h, ConvertDType(in[3], m.Shape.Compute)), dtypes.Float32)}
-	}).call(x, at, m.Norm, m.head())
-	if err != nil {
-		return nil, err
-	}
-	defer backend.Free(y...)
-	return tensors.CopyFlatData[float32](y[0])
+	return m.download("next_token", func(in []*Node) *Node {
+		return m.scores(Gather(in[0], in[1]), in[2], in[3])
+	}, x, at, m.Norm, m.head())
 }

@@ -300,6 +300,29 @@ func TestWrongBatchesAreErrorsAndChangeNothing(t *testing.T) {
 	run(t, s, 1, good)
 }
 
+func TestRefusedBatchLeavesTheSums(t *testing.T) {
+	ctx := context.Background()
+	good, bad := packed(6, documents(8, 6)), packed(6, documents(9, 6))
+	bad.IDs[2] = -1
+	m, a := trainee(t, models.Options{}, 0)
+	s := session(t, m, a, settings)
+	if _, err := s.MicroStep(ctx, good); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.MicroStep(ctx, bad); err == nil {
+		t.Fatal("a token id of -1 was taken")
+	}
+	o := training.ApplyOptions{LearningRate: 1e-2, NumItems: float64(good.NumLabels), MaxGradNorm: 0.5}
+	got, err := s.Apply(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, a = trainee(t, models.Options{}, 0)
+	if _, want := run(t, session(t, m, a, settings), 1, good); got != want[0] {
+		t.Errorf("gradient norm %v after a refused batch, want %v", got, want[0])
+	}
+}
+
 func TestWrongBudgetIsNamed(t *testing.T) {
 	m, a := trainee(t, models.Options{}, 0)
 	for _, budget := range []string{"lots", "-1", "12 parsecs", "NaN"} {

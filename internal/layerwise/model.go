@@ -75,9 +75,8 @@ func (m *Model) embed(ids []int32, rows, length int) (*tensors.Tensor, error) {
 	if err != nil || m.Embed.DType == m.Shape.Compute {
 		return x, err
 	}
-	return m.one("convert", func(in []*Node) []*Node {
-		return []*Node{ConvertDType(in[0], m.Shape.Compute)}
-	}, x)
+	defer x.FinalizeAll()
+	return m.one("convert", func(in []*Node) *Node { return ConvertDType(in[0], m.Shape.Compute) }, x)
 }
 
 func (m *Model) embedOnDevice(ids []int32, rows, length int) (*tensors.Tensor, error) {
@@ -86,19 +85,14 @@ func (m *Model) embedOnDevice(ids []int32, rows, length int) (*tensors.Tensor, e
 		return nil, err
 	}
 	defer at.FinalizeAll()
-	out, err := m.programs.get(m.Device, "embed", "", func(in []*Node) []*Node {
-		return []*Node{ConvertDType(Gather(in[0], in[1]), m.Shape.Compute)}
-	}).call(m.Embed.Table, at)
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+	return m.one("embed", func(in []*Node) *Node {
+		return ConvertDType(Gather(in[0], in[1]), m.Shape.Compute)
+	}, m.Embed.Table, at)
 }
 
-// one runs a program of one input, which it frees, and one output.
-func (m *Model) one(name string, build func(in []*Node) []*Node, x *tensors.Tensor) (*tensors.Tensor, error) {
-	defer x.FinalizeAll()
-	out, err := m.programs.get(m.Device, name, "", build).call(x)
+// one runs a program of one result.
+func (m *Model) one(name string, build func(in []*Node) *Node, in ...*tensors.Tensor) (*tensors.Tensor, error) {
+	out, err := m.programs.get(m.Device, name, "", func(in []*Node) []*Node { return []*Node{build(in)} }).call(in...)
 	if err != nil {
 		return nil, err
 	}

@@ -68,19 +68,14 @@ func (g *group) accumulate(m *Model, grads []*tensors.Tensor) error {
 	return backend.Free(old...)
 }
 
-// squares is the scalar Σ g² over the group's gradients.
-func (g *group) squares(m *Model) (*tensors.Tensor, error) {
-	out, err := m.programs.get(m.Device, "squares", "", func(in []*Node) []*Node {
-		var total *Node
+// squares is the scalar Σ x² over all values of the tensors.
+func (m *Model) squares(ts []*tensors.Tensor) (*tensors.Tensor, error) {
+	return m.one("squares", func(in []*Node) (total *Node) {
 		for _, x := range in {
 			total = sum(total, ReduceAllSum(Mul(x, x)))
 		}
-		return []*Node{total}
-	}).call(g.grads...)
-	if err != nil {
-		return nil, err
-	}
-	return out[0], nil
+		return total
+	}, ts...)
 }
 
 // adamW are the hyper-parameters of the optimizer.

@@ -47,11 +47,10 @@ func (s *Session) recovered(err error) error {
 // healthy reports whether all trainable values and moments are there.
 func (s *Session) healthy() bool {
 	for _, g := range s.all() {
-		probe := &group{params: g.params, grads: append(append(g.values(), g.m...), g.v...)}
 		if len(g.params) == 0 {
 			continue
 		}
-		q, err := probe.squares(s.model)
+		q, err := s.model.squares(append(append(g.values(), g.m...), g.v...))
 		if err != nil {
 			return false
 		}

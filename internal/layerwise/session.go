@@ -15,16 +15,17 @@ import (
 
 // Session trains the trainable tensors of a model: micro-steps sum gradients, Apply updates. It is for one goroutine.
 type Session struct {
-	model  *Model
-	spans  []span
-	ends   *group   // nil unless the model's ends are trained
-	groups []*group // one per span
-	optim  adamW
-	steps  int // optimizer steps done
-	plan   planner
-	seed   int64
-	index  []*tensors.Tensor   // number of each span's first layer, uint32 scalars
-	old    [][]*tensors.Tensor // values before the last update, by group, until it is known to have succeeded
+	model   *Model
+	spans   []span
+	ends    *group   // nil unless the model's ends are trained
+	groups  []*group // one per span
+	optim   adamW
+	steps   int // optimizer steps done
+	plan    planner
+	seed    int64
+	dropout bool                // some adapter drops inputs
+	index   []*tensors.Tensor   // number of each span's first layer, uint32 scalars
+	old     [][]*tensors.Tensor // values before the last update, by group, until it is known to have succeeded
 }
 
 // NewSession prepares training of base and adapters (nil: none). Moments start at zero.
@@ -45,6 +46,7 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		g := &group{}
 		for _, l := range sp.layers {
 			for _, w := range l.stores() {
+				s.dropout = s.dropout || w.Layout.HasDropout()
 				for _, t := range w.Layout.Trainable() {
 					g.params = append(g.params, param{&w.Tensors[t], w.Layout.Slots[t].Decay})
 				}
@@ -129,7 +131,7 @@ func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 		if len(g.params) == 0 {
 			continue
 		}
-		q, err := g.squares(s.model)
+		q, err := s.model.squares(g.grads)
 		if err != nil {
 			return 0, err
 		}

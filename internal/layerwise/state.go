@@ -1,31 +1,23 @@
 package layerwise
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/gomlx/core/tensors"
 
-	"github.com/loris-ml/loris/internal/atomicfile"
 	"github.com/loris-ml/loris/internal/backend"
 	"github.com/loris-ml/loris/internal/safetensors"
 )
 
-// Files of a saved session.
+// stateFile holds a saved session: trainable values and moments, and the number of steps as metadata.
 const (
-	stateTensors = "optimizer.safetensors" // trainable values and moments
-	stateSteps   = "optimizer.json"
+	stateFile  = "optimizer.safetensors"
+	stateSteps = "steps"
 )
-
-// savedSteps is the content of stateSteps.
-type savedSteps struct {
-	Steps int `json:"steps"`
-}
 
 // named walks over the session's tensors: "0.1.m" is the first moment of parameter 1 of group 0.
 func (s *Session) named(visit func(name string, at **tensors.Tensor) error) error {
@@ -54,31 +46,20 @@ func (s *Session) SaveState(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := safetensors.Write(filepath.Join(dir, stateTensors), all, map[string]string{"steps": strconv.Itoa(s.steps)}); err != nil {
-		return err
-	}
-	raw, err := json.Marshal(savedSteps{s.steps})
-	if err != nil {
-		return err
-	}
-	return atomicfile.WriteBytes(filepath.Join(dir, stateSteps), append(raw, '\n'))
+	return safetensors.Write(filepath.Join(dir, stateFile), all, map[string]string{stateSteps: strconv.Itoa(s.steps)})
 }
 
 // LoadState puts back what SaveState wrote, all or nothing.
 func (s *Session) LoadState(dir string) (err error) {
-	raw, err := os.ReadFile(filepath.Join(dir, stateSteps))
+	f, err := safetensors.Open(filepath.Join(dir, stateFile))
 	if err != nil {
 		return fmt.Errorf("load state: %w", err)
 	}
-	var steps savedSteps
-	if err := json.Unmarshal(raw, &steps); err != nil {
-		return fmt.Errorf("%s: %w", filepath.Join(dir, stateSteps), err)
-	}
-	f, err := safetensors.Open(filepath.Join(dir, stateTensors))
-	if err != nil {
-		return err
-	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	steps, err := strconv.Atoi(f.Metadata()[stateSteps])
+	if err != nil {
+		return fmt.Errorf("%s: metadata %q is no number: %w", f.Path(), stateSteps, err)
+	}
 	var places []**tensors.Tensor
 	var fresh []*tensors.Tensor
 	err = s.named(func(name string, at **tensors.Tensor) error {
@@ -96,7 +77,7 @@ func (s *Session) LoadState(dir string) (err error) {
 		err = errors.Join(err, backend.Free(*at))
 		*at = fresh[i]
 	}
-	s.steps = steps.Steps
+	s.steps = steps
 	return errors.Join(err, s.DropGradients())
 }
 

@@ -63,7 +63,6 @@ type pass struct {
 	keep   []nn.Keep // per span
 	ids    []int32
 	labels int // positions with a label
-	rows   int
 	sh     shared
 	lab    *tensors.Tensor
 
@@ -79,7 +78,7 @@ func (s *Session) begin(ctx context.Context, b *training.Batch, train bool) (*pa
 	if err := errors.Join(ctx.Err(), checkBatch(b)); err != nil {
 		return nil, err
 	}
-	p := &pass{s: s, train: train, ids: b.IDs, rows: b.Rows, keep: make([]nn.Keep, len(s.spans))}
+	p := &pass{s: s, train: train, ids: b.IDs, keep: make([]nn.Keep, len(s.spans))}
 	if train {
 		p.keep = s.plan.keep(s.model, s.spans, b.Rows, b.Length)
 	}
@@ -90,31 +89,23 @@ func (s *Session) begin(ctx context.Context, b *training.Batch, train bool) (*pa
 	}
 	p.kept, p.grads = make([][]*tensors.Tensor, len(s.spans)), make([][]*tensors.Tensor, len(s.spans))
 	var keys []uint32
-	if train && s.dropout() {
+	if train && s.dropout {
 		keys = rowKeys(s.seed, s.steps, b)
 	}
 	var err error
 	if p.sh, err = s.model.share(b.Positions, b.Segments, keys, b.Rows, b.Length); err == nil {
 		p.lab, err = backend.UploadValues(s.model.Device, b.Labels, b.Rows, b.Length)
 	}
+	if err == nil {
+		var x *tensors.Tensor
+		x, err = s.model.embed(b.IDs, b.Rows, b.Length)
+		p.x = append(p.x, x)
+	}
 	if err != nil {
 		p.free()
 		return nil, err
 	}
 	return p, nil
-}
-
-func (s *Session) dropout() bool {
-	for _, sp := range s.spans {
-		for _, l := range sp.layers {
-			for _, w := range l.stores() {
-				if w.Layout.HasDropout() {
-					return true
-				}
-			}
-		}
-	}
-	return false
 }
 
 // rowKeys are the rows' random streams, keyed by seed, step and row alone.
@@ -132,11 +123,6 @@ func rowKeys(seed int64, step int, b *training.Batch) []uint32 {
 
 func (p *pass) forward(ctx context.Context) error {
 	m := p.s.model
-	x, err := m.embed(p.ids, p.rows, len(p.ids)/p.rows)
-	if err != nil {
-		return err
-	}
-	p.x = append(p.x, x)
 	for i, sp := range p.s.spans {
 		if err := ctx.Err(); err != nil {
 			return err

@@ -77,8 +77,11 @@ type packed struct {
 	slots []int        // the arrays, in the order of quant.Packed.Inputs
 }
 
-func (g *group) out() (n int) {
-	for _, l := range g.linears {
+func (g *group) out() int { return width(g.linears) }
+
+// width is the number of outputs of all linears.
+func width(linears []Linear) (n int) {
+	for _, l := range linears {
 		n += l.Out
 	}
 	return n
@@ -186,6 +189,14 @@ func parts(linears []Linear, suffix string) (p []Part) {
 
 // Key is equal for layouts over which the same programs run.
 func (l *Layout) Key() string { return l.key }
+
+// Outputs is how many values all linears of the layer put out per token, dense or packed.
+func (l *Layout) Outputs() (n int) {
+	for _, g := range l.groups {
+		n += g.out()
+	}
+	return n
+}
 
 // HasDropout reports whether any adapter drops inputs while training.
 func (l *Layout) HasDropout() bool {

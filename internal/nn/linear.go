@@ -49,45 +49,30 @@ func (l *Layer) Linears(x *Node, names ...string) []*Node {
 	return each
 }
 
-// product is x Wᵀ + b of the group that consists of just these linears, with their adapters: [..., Σ Out]. It reports
-// whether there is such a group.
+// product is x Wᵀ + b of neighbouring linears of one group, with their adapters: [..., Σ Out]. It reports whether these
+// are that.
 func (l *Layer) product(x *Node, names []string) (*Node, bool) {
 	s, _, g := l.find(names[0])
-	if !slices.EqualFunc(g.linears, names, func(a Linear, n string) bool { return a.Name == n }) {
-		if len(names) > 1 {
-			return nil, false
+	first := slices.IndexFunc(g.linears, func(a Linear) bool { return a.Name == names[0] })
+	run := g.linears[first:min(first+len(names), len(g.linears))]
+	if !slices.EqualFunc(run, names, func(a Linear, n string) bool { return a.Name == n }) {
+		return nil, false
+	}
+	rows := func(n *Node) *Node { // what of the group's rows belongs to the run
+		if len(run) == len(g.linears) {
+			return n
 		}
-		return l.member(x, s, g, names[0]), true
+		from := width(g.linears[:first])
+		return SliceAxis(n, 0, AxisRange(from, from+width(run)))
 	}
-	y := Dense(x, l.weight(s, g))
+	y := Dense(x, rows(l.weight(s, g)))
 	if g.bias >= 0 {
-		y = Add(y, ExpandLeftToRank(ConvertDType(s.nodes[g.bias], x.DType()), y.Rank()))
+		y = Add(y, ExpandLeftToRank(ConvertDType(rows(s.nodes[g.bias]), x.DType()), y.Rank()))
 	}
-	if extra := l.lowRank(x, g.linears); extra != nil {
+	if extra := l.lowRank(x, run); extra != nil {
 		y = Add(y, extra)
 	}
 	return y, true
-}
-
-// member is one linear of a group that is stored together, asked for alone.
-func (l *Layer) member(x *Node, s store, g *group, name string) *Node {
-	at := 0
-	for _, lin := range g.linears {
-		if lin.Name != name {
-			at += lin.Out
-			continue
-		}
-		y := Dense(x, Slice(l.weight(s, g), AxisRange(at, at+lin.Out), AxisRange()))
-		if g.bias >= 0 {
-			b := Slice(s.nodes[g.bias], AxisRange(at, at+lin.Out))
-			y = Add(y, ExpandLeftToRank(ConvertDType(b, x.DType()), y.Rank()))
-		}
-		if extra := l.lowRank(x, []Linear{lin}); extra != nil {
-			y = Add(y, extra)
-		}
-		return y
-	}
-	panic(fmt.Errorf("the group has no linear %q", name))
 }
 
 // find returns where the linear of that name is stored.
