@@ -18,9 +18,9 @@ type Linear struct {
 
 // Linears lists the model's linear modules in order, the head last.
 func (m *CausalLM) Linears() (all []Linear) {
-	d := m.arch.dims()
+	d, linears := m.arch.dims(), m.arch.tensors().Linears()
 	for i := range d.layers {
-		for _, l := range m.arch.tensors().Linears() {
+		for _, l := range linears {
 			all = append(all, Linear{Path: layerPrefix(i) + l.Name, In: l.In, Out: l.Out})
 		}
 	}
@@ -49,6 +49,7 @@ func (m *CausalLM) NewAdapters(loras []LoRA) (_ Adapters, err error) {
 		byPath[l.Path] = l
 	}
 	var a Adapters
+	linears := m.arch.tensors().Linears()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.Close())
@@ -57,7 +58,7 @@ func (m *CausalLM) NewAdapters(loras []LoRA) (_ Adapters, err error) {
 	for i := range m.run.Layers {
 		b, w := nn.NewLayout(), &nn.Weights{}
 		a = append(a, w)
-		for _, lin := range m.arch.tensors().Linears() {
+		for _, lin := range linears {
 			l, ok := byPath[layerPrefix(i)+lin.Name]
 			if !ok {
 				continue

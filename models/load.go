@@ -132,14 +132,15 @@ func (l *loader) ends(m *layerwise.Model, d dims) (err error) {
 	if m.Norm, err = backend.UploadFloats(l.dev, l.dtype, gain, d.shape.Hidden); err != nil {
 		return err
 	}
+	raw, err := backend.EncodeFloats(l.dtype, rows)
+	if err != nil {
+		return err
+	}
 	if !l.o.Trainable {
-		m.Embed.DType = l.dtype
-		if m.Embed.Rows, err = backend.EncodeFloats(l.dtype, rows); err != nil {
-			return err
-		}
+		m.Embed.DType, m.Embed.Rows = l.dtype, raw
 	}
 	if l.o.Trainable || d.tied {
-		if m.Embed.Table, err = backend.UploadFloats(l.dev, l.dtype, rows, d.vocab, d.shape.Hidden); err != nil {
+		if m.Embed.Table, err = l.dev.Upload(shapes.Make(l.dtype, d.vocab, d.shape.Hidden), raw); err != nil {
 			return err
 		}
 	}
@@ -209,30 +210,33 @@ func (l *loader) group(b *nn.LayoutBuilder, w *nn.Weights, prefix string, g []nn
 		}
 		packed, dense = append(packed, p), append(dense, values)
 	}
-	together := len(g) == 1 || !slices.Contains(packed, nil)
 	if !slices.ContainsFunc(packed, func(p *quant.Packed) bool { return p != nil }) {
-		b.Dense(g, l.dtype, l.o.Trainable)
-		return errors.Join(l.put(w, l.dtype, concat(dense), rows(g), g[0].In), l.biases(w, prefix, g))
+		return l.store(b, w, prefix, g, nil, concat(dense))
 	}
-	if together {
-		if one, err := quant.Concat(packed...); err == nil {
-			return l.packed(b, w, prefix, g, one)
+	if !slices.Contains(packed, nil) {
+		one, err := quant.Concat(packed...)
+		if !errors.Is(err, quant.ErrUnaligned) {
+			if err != nil {
+				return err
+			}
+			return l.store(b, w, prefix, g, one, nil)
 		}
 	}
 	for i, lin := range g {
-		alone := []nn.Linear{lin}
-		if packed[i] != nil {
-			if err := l.packed(b, w, prefix, alone, packed[i]); err != nil {
-				return err
-			}
-			continue
-		}
-		b.Dense(alone, l.dtype, false)
-		if err := errors.Join(l.put(w, l.dtype, dense[i], lin.Out, lin.In), l.biases(w, prefix, alone)); err != nil {
+		if err := l.store(b, w, prefix, []nn.Linear{lin}, packed[i], dense[i]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// store uploads linears as one weight, p where they are packed, else values, and their biases.
+func (l *loader) store(b *nn.LayoutBuilder, w *nn.Weights, prefix string, g []nn.Linear, p *quant.Packed, values []float32) error {
+	if p != nil {
+		return l.packed(b, w, prefix, g, p)
+	}
+	b.Dense(g, l.dtype, l.o.Trainable)
+	return errors.Join(l.put(w, l.dtype, values, len(values)/g[0].In, g[0].In), l.biases(w, prefix, g))
 }
 
 // quantize returns the weight in four bits, or its values: as they are, or as four bits stand for them.
@@ -291,11 +295,4 @@ func concat(parts [][]float32) []float32 {
 		return parts[0]
 	}
 	return slices.Concat(parts...)
-}
-
-func rows(g []nn.Linear) (n int) {
-	for _, lin := range g {
-		n += lin.Out
-	}
-	return n
 }

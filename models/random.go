@@ -5,9 +5,10 @@ import (
 	"hash/fnv"
 	"math"
 	"math/rand/v2"
-	"runtime"
 	"strings"
 	"sync"
+
+	"github.com/loris-ml/loris/internal/safetensors/floats"
 )
 
 // NewRandom makes a model with random weights, for tests, benchmarks and training from scratch: as transformers
@@ -96,28 +97,19 @@ var normalQuantiles = sync.OnceValue(func() *[1 << 16]float32 {
 func normals(values []float32, seed, name uint64, std float32) {
 	const stretch = 1 << 16
 	table := normalQuantiles()
-	var wg sync.WaitGroup
-	next := make(chan int)
-	for range runtime.GOMAXPROCS(0) {
-		wg.Go(func() {
-			for at := range next {
-				source := rand.NewPCG(seed, name+uint64(at))
-				part := values[at:min(at+stretch, len(values))]
-				for i := 0; i < len(part); i += 4 {
-					bits := source.Uint64()
-					for j := i; j < min(i+4, len(part)); j++ {
-						part[j] = std * table[uint16(bits)]
-						bits >>= 16
-					}
+	floats.InParallel((len(values)+stretch-1)/stretch, 1, func(from, to int) {
+		for at := from * stretch; at < min(to*stretch, len(values)); at += stretch {
+			source := rand.NewPCG(seed, name+uint64(at))
+			part := values[at:min(at+stretch, len(values))]
+			for i := 0; i < len(part); i += 4 {
+				bits := source.Uint64()
+				for j := i; j < min(i+4, len(part)); j++ {
+					part[j] = std * table[uint16(bits)]
+					bits >>= 16
 				}
 			}
-		})
-	}
-	for at := 0; at < len(values); at += stretch {
-		next <- at
-	}
-	close(next)
-	wg.Wait()
+		}
+	})
 }
 
 func (r *randomSource) path() string { return "random weights" }

@@ -35,7 +35,7 @@ func open(path string) (Architecture, source, error) {
 	case !info.IsDir():
 		return openGGUF(path)
 	}
-	arch, err := readConfig(filepath.Join(path, "config.json"))
+	arch, err := ReadConfig(filepath.Join(path, "config.json"))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -46,8 +46,8 @@ func open(path string) (Architecture, source, error) {
 	return arch, &folder{set, path}, nil
 }
 
-// readConfig reads and validates a config.json.
-func readConfig(path string) (Architecture, error) {
+// ReadConfig reads and validates a config.json: what [NewRandom] takes.
+func ReadConfig(path string) (Architecture, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("model config: %w", err)

@@ -8,7 +8,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -50,7 +49,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := f.Parse(args); err != nil {
 		return err
 	}
-	cfg, err := readConfig(filepath.Join(*data, "config.json"))
+	cfg, err := models.ReadConfig(filepath.Join(*data, "config.json"))
 	if err != nil {
 		return err
 	}
@@ -106,18 +105,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	return errors.Join(model.SaveAs(*output, models.BFloat16), tok.SavePretrained(*output),
 		os.WriteFile(filepath.Join(*output, "generation_config.json"), generation, 0o644))
-}
-
-func readConfig(path string) (*models.LlamaConfig, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	cfg := &models.LlamaConfig{}
-	if err := json.Unmarshal(raw, cfg); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return cfg, nil
 }
 
 // documents reads a text whose documents are separated by blank lines.

@@ -1,23 +1,21 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/loris-ml/loris/models"
 	"github.com/loris-ml/loris/peft"
+	"github.com/loris-ml/loris/sft"
 	"github.com/loris-ml/loris/tokenizer"
 )
 
 // question is a line of the questions file.
 type question struct {
-	Question string `json:"question"`
-	Expect   string `json:"expect"` // what a right answer contains
+	Question string
+	Expect   string // what a right answer contains
 }
 
 func (q question) right(answer string) bool {
@@ -28,23 +26,22 @@ func readQuestions(path string) (all []question, err error) {
 	if path == "" {
 		return nil, nil
 	}
-	f, err := os.Open(path)
+	rows, err := sft.LoadJSONL(path)
 	if err != nil {
 		return nil, fmt.Errorf("questions: %w", err)
 	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for n := 1; lines.Scan(); n++ {
-		if strings.TrimSpace(lines.Text()) == "" {
-			continue
+	for i, row := range rows {
+		asked, err := row.Text("question")
+		expect, missing := row.Text("expect")
+		if err := errors.Join(err, missing); err != nil {
+			return nil, fmt.Errorf(`questions: %s, question %d: want {"question": …, "expect": …}: %w`, path, i+1, err)
 		}
-		var q question
-		if err := json.Unmarshal(lines.Bytes(), &q); err != nil || q.Question == "" || q.Expect == "" {
-			return nil, fmt.Errorf(`%s line %d: want {"question": …, "expect": …}, both filled in: %w`, path, n, errors.Join(err))
+		if asked == "" || expect == "" {
+			return nil, fmt.Errorf(`questions: %s, question %d: "question" and "expect" must both be filled in`, path, i+1)
 		}
-		all = append(all, q)
+		all = append(all, question{asked, expect})
 	}
-	return all, lines.Err()
+	return all, nil
 }
 
 // answer asks the model every question, greedily.
