@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/gomlx/compute/dtypes"
+
+	formats "github.com/loris-ml/loris/internal/safetensors/floats"
 )
 
 // The nearest boundary is 2.1e-4 away from any of these values: every right implementation gives these bytes.
@@ -280,7 +282,7 @@ func TestHalvesWidenAndRoundExactly(t *testing.T) {
 		if exponent == 0 {
 			want = sign * math.Ldexp(mantissa, -24)
 		}
-		got := fromF16(h)
+		got := formats.FromF16(h)
 		if exponent < 31 && (float64(got) != want || math.Signbit(float64(got)) != (sign < 0) || roundF16(got) != got) {
 			t.Fatalf("float16 %04x widens to %v and rounds to %v, want %v", h, got, roundF16(got), want)
 		}

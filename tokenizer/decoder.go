@@ -69,13 +69,9 @@ func loadDecoders(n node) (decoder, error) {
 	if err := n.decode(&c); err != nil {
 		return nil, err
 	}
-	var all []decoder
-	for _, item := range n.items("decoders", c.Decoders) {
-		f, err := loadDecoder(item)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, f)
+	all, err := loadAll(n.items("decoders", c.Decoders), loadDecoder)
+	if err != nil {
+		return nil, err
 	}
 	return func(tokens []string) ([]string, error) {
 		var err error

@@ -39,6 +39,19 @@ func (n node) items(field string, raws []json.RawMessage) []node {
 	return out
 }
 
+// loadAll loads every item of a sequence of components.
+func loadAll[T any](items []node, load func(node) (T, error)) ([]T, error) {
+	var all []T
+	for _, item := range items {
+		f, err := load(item)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, f)
+	}
+	return all, nil
+}
+
 // absent reports whether the value is missing or null.
 func (n node) absent() bool {
 	return len(n.raw) == 0 || bytes.Equal(bytes.TrimSpace(n.raw), []byte("null"))

@@ -61,13 +61,9 @@ func loadNormalizers(n node) (normalizer, error) {
 	if err := n.decode(&c); err != nil {
 		return nil, err
 	}
-	var all []normalizer
-	for _, item := range n.items("normalizers", c.Normalizers) {
-		f, err := loadNormalizer(item)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, f)
+	all, err := loadAll(n.items("normalizers", c.Normalizers), loadNormalizer)
+	if err != nil {
+		return nil, err
 	}
 	return func(p piece, track bool) (piece, error) {
 		var err error

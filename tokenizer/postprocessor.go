@@ -47,13 +47,9 @@ func loadPostProcessors(n node) (postProcessor, error) {
 	if err := n.decode(&c); err != nil {
 		return nil, err
 	}
-	var all []postProcessor
-	for _, item := range n.items("processors", c.Processors) {
-		f, err := loadPostProcessor(item)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, f)
+	all, err := loadAll(n.items("processors", c.Processors), loadPostProcessor)
+	if err != nil {
+		return nil, err
 	}
 	return func(e *Encoding, add bool) {
 		for _, f := range all {
