@@ -36,11 +36,10 @@ type LlamaConfig struct {
 
 // block is one decoder layer: x [batch, seq, hidden] → [batch, seq, hidden].
 func (c *LlamaConfig) block(l *nn.Layer, x *Node) *Node {
-	qkv := l.NormLinears(x, "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-	q, k, v := l.RoPE(l.Heads(qkv[0])), l.RoPE(l.Heads(qkv[1])), l.Heads(qkv[2])
-	x = l.Residual(x, l.Linear(l.Attend(q, k, v, attention.Options{}), "self_attn.o_proj"))
+	q, k, v := l.RotaryHeads(l.NormLinears(x, "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"))
+	x = l.AddLinear(x, l.Attend(q, k, v, attention.Options{}), "self_attn.o_proj")
 	gateUp := l.NormLinears(x, "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj")
-	return l.Residual(x, l.Linear(l.SwiGLU(gateUp[0], gateUp[1]), "mlp.down_proj"))
+	return l.AddLinear(x, l.SwiGLU(gateUp), "mlp.down_proj")
 }
 
 func (c *LlamaConfig) tensors() nn.Block {

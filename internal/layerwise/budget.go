@@ -3,6 +3,7 @@ package layerwise
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -41,7 +42,12 @@ func parseBudget(s string) (int64, error) {
 }
 
 // levels are what a span may keep, from little to much; each step saves the recomputation of more.
-var levels = []nn.Keep{nn.KeepNothing, nn.KeepAttention | nn.KeepResidual, nn.KeepAll}
+var levels = []nn.Keep{
+	nn.KeepSmall,
+	nn.KeepSmall | nn.KeepResidual,
+	nn.KeepSmall | nn.KeepResidual | nn.KeepAttention,
+	nn.KeepAll,
+}
 
 // planner spends a residual budget on the spans.
 type planner struct {
@@ -59,7 +65,7 @@ func (p *planner) keep(m *Model, spans []span, rows, length int) []nn.Keep {
 	if budget == Auto {
 		budget = m.spare(rows * length)
 	}
-	plan := make([]nn.Keep, len(spans))
+	plan := slices.Repeat(levels[:1], len(spans))
 	var size []int64 // by level, of one span; spans of a model differ at most by their adapters
 	for _, l := range levels {
 		size = append(size, m.keptBytes(spans[0], l, rows, length))
@@ -80,9 +86,6 @@ func (p *planner) keep(m *Model, spans []span, rows, length int) []nn.Keep {
 
 // keptBytes is the size of what a span keeps: the graph is built, not compiled.
 func (m *Model) keptBytes(s span, keep nn.Keep, rows, length int) (bytes int64) {
-	if keep == nn.KeepNothing {
-		return 0
-	}
 	g := NewGraph(m.Device.Backend, "kept")
 	defer g.Finalize()
 	half := len(m.Inverse)

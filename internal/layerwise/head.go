@@ -7,6 +7,7 @@ import (
 	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
 
+	"github.com/loris-ml/loris/internal/matmul"
 	"github.com/loris-ml/loris/internal/nn"
 )
 
@@ -66,9 +67,9 @@ func (m *Model) chunks(hidden, labels, w *Node, gradient, train bool) (sums []*N
 		s, dLogits := crossEntropy(nn.Dense(h, w), l, gradient)
 		if gradient {
 			dLogits = ConvertDType(dLogits, h.DType())
-			parts = append(parts, Dot(dLogits, w).WithAccumulatorDType(dtypes.InvalidDType).General([]int{1}, nil, []int{0}, nil))
+			parts = append(parts, matmul.Contract(dLogits, 1, w, 0))
 			if train {
-				dHead = sum(dHead, ConvertDType(Dot(dLogits, h).General([]int{0}, nil, []int{0}, nil), dtypes.Float32))
+				dHead = sum(dHead, matmul.Wide(dLogits, []int{0}, nil, h, []int{0}, nil))
 			}
 			if len(parts) > 1 { // the next chunk waits for this one's gradient too
 				b := OptimizationBarriers(append(s, parts[len(parts)-1])...)

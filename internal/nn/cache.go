@@ -8,6 +8,7 @@ import (
 	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/loris-ml/loris/attention"
+	"github.com/loris-ml/loris/internal/matmul"
 )
 
 // Cache holds the keys and values of earlier tokens while generating.
@@ -40,7 +41,7 @@ func (c *Cache) attend(q, k, v *Node, o attention.Options) *Node {
 	}
 	grouped := Reshape(q, batch, queries, kvHeads, heads/kvHeads, dim)
 	// [B, KVHeads, S, heads per KV head, capacity]
-	scores := Dot(grouped, c.K).General([]int{4}, []int{0, 2}, []int{3}, []int{0, 2})
+	scores := matmul.General(grouped, []int{4}, []int{0, 2}, c.K, []int{3}, []int{0, 2})
 	scores = MulScalar(ConvertDType(scores, dtypes.Float32), scale)
 	if o.SoftCap > 0 {
 		scores = MulScalar(Tanh(DivScalar(scores, o.SoftCap)), o.SoftCap)
@@ -48,6 +49,6 @@ func (c *Cache) attend(q, k, v *Node, o attention.Options) *Node {
 	mask := Reshape(visible, 1, 1, queries, 1, keys)
 	scores = Where(BroadcastToShape(mask, shapes.Make(dtypes.Bool, scores.Shape().Dimensions...)), scores, AddScalar(ZerosLike(scores), -1e30))
 	weights := ConvertDType(Softmax(scores, -1), v.DType())
-	out := Dot(weights, c.V).General([]int{4}, []int{0, 1}, []int{1}, []int{0, 2}) // [B, KVHeads, S, group, HeadDim]
+	out := matmul.General(weights, []int{4}, []int{0, 1}, c.V, []int{1}, []int{0, 2}) // [B, KVHeads, S, group, HeadDim]
 	return Reshape(TransposeAllDims(out, 0, 2, 1, 3, 4), batch, queries, heads, dim)
 }

@@ -4,10 +4,19 @@ import (
 	"fmt"
 
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/gomlx/core/graph"
 	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/loris-ml/loris/attention"
+	"github.com/loris-ml/loris/internal/kernels"
+)
+
+// Form says how the primitives are computed. The two differ by rounding.
+type Form int
+
+const (
+	FormAuto  Form = iota // fused in bfloat16 where Loris's CUDA kernels run, else plain
+	FormPlain             // one graph operation after the other, differentiated by autodiff
+	FormFused             // products that carry their adapters along, and backward passes written out by hand
 )
 
 // Shape is what the primitives need to know of a model.
@@ -15,6 +24,7 @@ type Shape struct {
 	Hidden, Heads, KVHeads, HeadDim int
 	NormEps                         float64
 	Compute                         dtypes.DType // of activations and matrix products
+	Form                            Form
 }
 
 // Batch are the inputs of a program that all layers share; B rows of S tokens.
@@ -26,6 +36,9 @@ type Batch struct {
 
 // Layer is one decoder layer while a program over it is built: a family calls its methods, in which the weights that
 // lie on the device, the adapters on them and the values kept for the backward pass come in by name.
+//
+// All methods take and return activations [B, S, features], heads [B, S, heads, HeadDim]. Between them a family may not
+// compute on its own: the tape knows primitives only, and says so when a gradient arrives at anything else.
 type Layer struct {
 	shape    Shape
 	batch    Batch
@@ -34,6 +47,7 @@ type Layer struct {
 	tape     *Tape
 	cache    *Cache
 	index    *Node // uint32 scalar, which layer of the model it is; for random streams
+	fusion
 }
 
 // store is a layout with the nodes of its slots.
@@ -44,7 +58,7 @@ type store struct {
 
 // NewLayer starts a layer of the given shape. The tape may be nil: nothing is kept.
 func NewLayer(shape Shape, batch Batch, tape *Tape) *Layer {
-	return &Layer{shape: shape, batch: batch, tape: tape, adapters: map[string]boundAdapter{}}
+	return &Layer{shape: shape, batch: batch, tape: tape, adapters: map[string]boundAdapter{}, fusion: newFusion()}
 }
 
 // Bind adds the tensors of a layout; nodes are those of its slots.
@@ -62,15 +76,41 @@ func (l *Layer) At(index *Node) *Layer { l.index = index; return l }
 // WithCache makes Attend read and extend c.
 func (l *Layer) WithCache(c *Cache) *Layer { l.cache = c; return l }
 
-// RMSNorm is x / sqrt(mean(x²) + eps) times the gain of that name, over the last axis (arXiv:1910.07467); the mean and
-// the quotient in float32.
-func (l *Layer) RMSNorm(x *Node, name string) *Node {
+// fused tells whether the primitives are to be computed in their fused form where it covers them.
+func (l *Layer) fused(x *Node) bool {
+	switch l.shape.Form {
+	case FormAuto:
+		return l.shape.Compute == dtypes.BFloat16 && kernels.Available(x.Graph().Backend())
+	default:
+		return l.shape.Form == FormFused
+	}
+}
+
+// gain returns the gain of a norm, and whether it is trained.
+func (l *Layer) gain(name string) (gain *Node, trained bool) {
 	for _, s := range l.stores {
 		if i, ok := s.layout.norms[name]; ok {
-			return RMSNorm(x, s.nodes[i], l.shape.NormEps)
+			return s.nodes[i], s.layout.Slots[i].Trainable
 		}
 	}
 	panic(fmt.Errorf("the layer has no norm %q", name))
+}
+
+// RMSNorm is x / sqrt(mean(x²) + eps) times the gain of that name, over the last axis (arXiv:1910.07467); the mean and
+// the quotient in float32.
+func (l *Layer) RMSNorm(x *Node, name string) *Node {
+	gain, trained := l.gain(name)
+	ins := []*Node{x}
+	if trained {
+		ins = append(ins, gain)
+	}
+	return l.tape.plain(ins, func(in []*Node) []*Node {
+		g := gain
+		if trained {
+			g = in[1]
+		}
+		return []*Node{RMSNorm(in[0], g, l.shape.NormEps)}
+	})[0]
 }
 
 // RMSNorm is the function behind [Layer.RMSNorm]; gain is [features].
@@ -83,6 +123,10 @@ func RMSNorm(x, gain *Node, eps float64) *Node {
 
 // Heads splits the last axis of x [B, S, heads·HeadDim] into [B, S, heads, HeadDim].
 func (l *Layer) Heads(x *Node) *Node {
+	return l.tape.plain([]*Node{x}, func(in []*Node) []*Node { return []*Node{l.heads(in[0])} })[0]
+}
+
+func (l *Layer) heads(x *Node) *Node {
 	d := x.Shape().Dimensions
 	return Reshape(x, d[0], d[1], d[2]/l.shape.HeadDim, l.shape.HeadDim)
 }
@@ -90,6 +134,10 @@ func (l *Layer) Heads(x *Node) *Node {
 // RoPE rotates x [B, S, heads, HeadDim] by the angles of its positions, in float32: the halves of a head are the real
 // and imaginary parts (arXiv:2104.09864, in the order of transformers' rotate_half).
 func (l *Layer) RoPE(x *Node) *Node {
+	return l.tape.plain([]*Node{x}, func(in []*Node) []*Node { return []*Node{l.rotate(in[0])} })[0]
+}
+
+func (l *Layer) rotate(x *Node) *Node {
 	half := l.shape.HeadDim / 2
 	wide := ConvertDType(x, dtypes.Float32)
 	re := Slice(wide, AxisRange(), AxisRange(), AxisRange(), AxisRange(0, half))
@@ -101,35 +149,56 @@ func (l *Layer) RoPE(x *Node) *Node {
 	}, -1), x.DType())
 }
 
+// RotaryHeads splits queries, keys and values [B, S, heads·HeadDim] into heads, and rotates queries and keys as [Layer.RoPE]
+// does. As outputs of one group of linears the three have one backward pass.
+func (l *Layer) RotaryHeads(qkv []*Node) (q, k, v *Node) {
+	whole := l.whole(qkv)
+	if whole == nil || !l.fused(whole) {
+		return l.RoPE(l.Heads(qkv[0])), l.RoPE(l.Heads(qkv[1])), l.Heads(qkv[2])
+	}
+	q, k, v = l.rotate(l.heads(qkv[0])), l.rotate(l.heads(qkv[1])), l.heads(qkv[2])
+	l.tape.record([]*Node{q, k, v}, func(d []*Node) {
+		for i, n := range []*Node{q, k, v} {
+			if d[i] == nil {
+				d[i] = ZerosLike(n)
+			}
+		}
+		all := kernels.RoPEBackward(d[0], d[1], d[2], l.batch.Cos, l.batch.Sin, room)
+		l.tape.add(whole, l.head(all, whole, true))
+	})
+	return q, k, v
+}
+
 // Attend is causal attention of q [B, S, Heads, HeadDim] over k and v [B, S, KVHeads, HeadDim], within segments where
 // the batch has them, and over the cache where there is one. It returns [B, S, Heads·HeadDim].
 func (l *Layer) Attend(q, k, v *Node, o attention.Options) *Node {
 	d := q.Shape().Dimensions
-	flat := func(x *Node) *Node { return Reshape(x, d[0], d[1], d[2]*d[3]) }
+	flat := func(x *Node) []*Node { return []*Node{Reshape(x, d[0], d[1], d[2]*d[3])} }
 	if l.cache != nil {
-		return flat(l.cache.attend(q, k, v, o))
+		return flat(l.cache.attend(q, k, v, o))[0]
 	}
 	o.Causal, o.SegmentIDs = true, l.batch.Segments
+	q, k, v = l.tape.value(KeepAttention, q), l.tape.value(KeepAttention, k), l.tape.value(KeepAttention, v)
+	ins := []*Node{q, k, v}
 	if l.tape == nil || l.tape.keep&KeepAttention == 0 {
-		return flat(attention.Attend(q, k, v, o))
+		return l.tape.plain(ins, func(in []*Node) []*Node { return flat(attention.Attend(in[0], in[1], in[2], o)) })[0]
 	}
-	if l.tape.replay {
-		out, _ := l.tape.take()
-		stats, _ := l.tape.take()
-		return flat(attention.FromSaved(q, k, v, out, stats, o))
+	if !l.tape.replay {
+		out, stats := attention.Forward(q, k, v, o)
+		l.tape.constant(KeepAttention, out)
+		l.tape.constant(KeepAttention, stats)
+		return flat(out)[0]
 	}
-	out, stats := attention.Forward(q, k, v, o)
-	l.tape.kept = append(l.tape.kept, out, stats)
-	return flat(out)
-}
-
-// SwiGLU is silu(gate) · up, in float32 (arXiv:2002.05202).
-func (l *Layer) SwiGLU(gate, up *Node) *Node {
-	g := ConvertDType(gate, dtypes.Float32)
-	return ConvertDType(Mul(Mul(g, Sigmoid(g)), ConvertDType(up, dtypes.Float32)), gate.DType())
+	out, stats := l.tape.played(), l.tape.played()
+	return l.tape.plain(ins, func(in []*Node) []*Node { return flat(attention.FromSaved(in[0], in[1], in[2], out, stats, o)) })[0]
 }
 
 // Residual is x + delta, the residual stream going on.
-func (l *Layer) Residual(x, delta *graph.Node) *Node {
-	return l.tape.value(KeepResidual, Add(x, delta))
+func (l *Layer) Residual(x, delta *Node) *Node {
+	y := Add(x, delta)
+	l.tape.record([]*Node{y}, func(d []*Node) {
+		l.tape.add(x, d[0])
+		l.tape.add(delta, d[0])
+	})
+	return l.tape.value(KeepResidual, y)
 }

@@ -4,9 +4,10 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/loris-ml/loris/internal/matmul"
 )
 
 // boundAdapter is an adapter with the nodes of its A [R, In] and B [Out, R], float32.
@@ -17,62 +18,93 @@ type boundAdapter struct {
 
 // NormLinears is Linears of RMSNorm(x): the norm and the group of linears behind it.
 func (l *Layer) NormLinears(x *Node, norm string, names ...string) []*Node {
+	if f := l.factors(x, names); f != nil {
+		if gain, trained := l.gain(norm); !trained {
+			return l.split(l.fusedNormLinears(x, gain, f), f.linears)
+		}
+	}
 	return l.Linears(l.RMSNorm(x, norm), names...)
 }
 
-// Linear applies the linear of that name to x [..., In] with its adapter, if it has one. Its value is not kept for the
-// backward pass: it is meant for outputs that only go into the residual stream.
-func (l *Layer) Linear(x *Node, name string) *Node {
-	y, _ := l.product(x, []string{name})
-	return y
-}
-
-// Linears applies the linears of these names, which share the input x [..., In], each with its adapter, and keeps the
-// outputs.
+// Linears applies the linears of these names, which share the input x [B, S, In], each with its adapter.
 func (l *Layer) Linears(x *Node, names ...string) []*Node {
-	y, ok := l.product(x, names)
+	if f := l.factors(x, names); f != nil {
+		return l.split(l.fusedLinears(x, nil, f), f.linears)
+	}
+	r, ok := l.run(names)
 	if !ok { // not stored as one
 		var each []*Node
 		for _, n := range names {
-			each = append(each, l.tape.value(KeepLinears, l.Linear(x, n)))
+			each = append(each, l.Linear(x, n))
 		}
 		return each
 	}
-	y = l.tape.value(KeepLinears, y)
+	return l.split(l.plainLinears(x, r), r.linears)
+}
+
+// Linear applies the linear of that name to x [B, S, In] with its adapter, if it has one.
+func (l *Layer) Linear(x *Node, name string) *Node { return l.Linears(x, name)[0] }
+
+// AddLinear is x + Linear(y, name): what a sublayer adds to the residual stream x.
+func (l *Layer) AddLinear(x, y *Node, name string) *Node {
+	if f := l.factors(y, []string{name}); f != nil {
+		return l.tape.value(KeepResidual, l.fusedLinears(y, x, f))
+	}
+	return l.Residual(x, l.Linear(y, name))
+}
+
+// split cuts y [B, S, Σ Out] into the linears' outputs.
+func (l *Layer) split(y *Node, linears []Linear) []*Node {
+	if len(linears) == 1 {
+		return []*Node{y}
+	}
 	var each []*Node
 	at := 0
-	for _, n := range names {
-		_, lin, _ := l.find(n)
+	for _, lin := range linears {
 		each = append(each, SliceAxis(y, -1, AxisRange(at, at+lin.Out)))
 		at += lin.Out
 	}
+	l.wholes[each[0]] = whole{y, each}
+	l.tape.record(each, func(d []*Node) {
+		for i, n := range each {
+			if d[i] == nil {
+				d[i] = ZerosLike(n)
+			}
+		}
+		l.tape.add(y, Concatenate(d, -1))
+	})
 	return each
 }
 
-// product is x Wᵀ + b of neighbouring linears of one group, with their adapters: [..., Σ Out]. It reports whether these
-// are that.
-func (l *Layer) product(x *Node, names []string) (*Node, bool) {
+// run is neighbouring linears of one group, which one product computes.
+type run struct {
+	store
+	group   *group
+	linears []Linear
+	first   int // their place in the group
+}
+
+// run finds the linears of these names; false if they are not neighbours in one group.
+func (l *Layer) run(names []string) (run, bool) {
 	s, _, g := l.find(names[0])
 	first := slices.IndexFunc(g.linears, func(a Linear) bool { return a.Name == names[0] })
-	run := g.linears[first:min(first+len(names), len(g.linears))]
-	if !slices.EqualFunc(run, names, func(a Linear, n string) bool { return a.Name == n }) {
-		return nil, false
+	linears := g.linears[first:min(first+len(names), len(g.linears))]
+	if !slices.EqualFunc(linears, names, func(a Linear, n string) bool { return a.Name == n }) {
+		return run{}, false
 	}
-	rows := func(n *Node) *Node { // what of the group's rows belongs to the run
-		if len(run) == len(g.linears) {
-			return n
-		}
-		from := width(g.linears[:first])
-		return SliceAxis(n, 0, AxisRange(from, from+width(run)))
+	return run{s, g, linears, first}, true
+}
+
+// complete tells whether the run is the whole group.
+func (r run) complete() bool { return len(r.linears) == len(r.group.linears) }
+
+// rows are those of n [Σ Out of the group, ...] that belong to the run.
+func (r run) rows(n *Node) *Node {
+	if r.complete() {
+		return n
 	}
-	y := Dense(x, rows(l.weight(s, g)))
-	if g.bias >= 0 {
-		y = Add(y, ExpandLeftToRank(ConvertDType(rows(s.nodes[g.bias]), x.DType()), y.Rank()))
-	}
-	if extra := l.lowRank(x, run); extra != nil {
-		y = Add(y, extra)
-	}
-	return y, true
+	from := width(r.group.linears[:r.first])
+	return SliceAxis(n, 0, AxisRange(from, from+width(r.linears)))
 }
 
 // find returns where the linear of that name is stored.
@@ -89,33 +121,68 @@ func (l *Layer) find(name string) (store, Linear, *group) {
 	panic(fmt.Errorf("the layer has no linear %q", name))
 }
 
-// weight is the group's weight [Σ Out, In] in the compute dtype.
-func (l *Layer) weight(s store, g *group) *Node {
-	if g.packed == nil {
-		return ConvertDType(s.nodes[g.weight], l.shape.Compute)
+// plainLinears is x Wᵀ + b of the run with its adapters: [B, S, Σ Out].
+func (l *Layer) plainLinears(x *Node, r run) *Node {
+	ins := []*Node{x}
+	for _, slot := range []int{r.group.weight, r.group.bias} {
+		if slot >= 0 && r.layout.Slots[slot].Trainable {
+			ins = append(ins, r.nodes[slot])
+		}
 	}
-	var data []*Node
-	for _, i := range g.packed.slots {
-		data = append(data, s.nodes[i])
+	for _, lin := range r.linears {
+		if a, ok := l.adapters[lin.Name]; ok {
+			ins = append(ins, a.a, a.b)
+		}
 	}
-	return g.packed.data.DequantizeNode(l.shape.Compute, data...)
+	return l.tape.plain(ins, func(in []*Node) []*Node {
+		is := func(n *Node) *Node { // n, or what autodiff is to see in its place
+			if i := slices.Index(ins, n); i >= 0 {
+				return in[i]
+			}
+			return n
+		}
+		y := Dense(in[0], r.rows(l.weight(r, is)))
+		if r.group.bias >= 0 {
+			y = addBias(y, r.rows(is(r.nodes[r.group.bias])))
+		}
+		if extra := l.lowRank(in[0], r.linears, is); extra != nil {
+			y = Add(y, extra)
+		}
+		return []*Node{y}
+	})[0]
 }
 
-// Dense is x Wᵀ for x [..., in] and w [out, in]. In bfloat16 the product is left in the operands' dtype: with a
-// float32 accumulator named here, the backward pass would convert its operands and run float32 products. The
-// accumulation inside the product is float32 all the same.
-func Dense(x, w *Node) *Node {
-	return Dot(x, w).WithAccumulatorDType(dtypes.InvalidDType).General([]int{-1}, nil, []int{1}, nil)
+func addBias(y, bias *Node) *Node {
+	return Add(y, ExpandLeftToRank(ConvertDType(bias, y.DType()), y.Rank()))
 }
+
+// weight is the group's weight [Σ Out, In] in the compute dtype.
+func (l *Layer) weight(r run, is func(*Node) *Node) *Node {
+	if r.group.packed == nil {
+		return ConvertDType(is(r.nodes[r.group.weight]), l.shape.Compute)
+	}
+	return r.group.packed.data.DequantizeNode(l.shape.Compute, r.codes()...)
+}
+
+// codes are the arrays of a packed weight.
+func (r run) codes() (nodes []*Node) {
+	for _, i := range r.group.packed.slots {
+		nodes = append(nodes, r.nodes[i])
+	}
+	return nodes
+}
+
+// Dense is x Wᵀ for x [..., in] and w [out, in], in their dtype.
+func Dense(x, w *Node) *Node { return matmul.Contract(x, -1, w, 1) }
 
 // lowRank is the adapters' contribution to the outputs of linears that share the input x, side by side; nil when none
 // has an adapter. Without dropout the As are one product.
-func (l *Layer) lowRank(x *Node, linears []Linear) *Node {
+func (l *Layer) lowRank(x *Node, linears []Linear, is func(*Node) *Node) *Node {
 	var as []*Node
 	share := true
 	for _, lin := range linears {
 		if a, ok := l.adapters[lin.Name]; ok {
-			as = append(as, a.a)
+			as = append(as, is(a.a))
 			share = share && l.dropRate(a) == 0
 		}
 	}
@@ -141,9 +208,9 @@ func (l *Layer) lowRank(x *Node, linears []Linear) *Node {
 			low = SliceAxis(inner, -1, AxisRange(at, at+a.R))
 			at += a.R
 		} else {
-			low = Dense(l.drop(x, a), ConvertDType(a.a, x.DType()))
+			low = Dense(l.drop(x, a), ConvertDType(is(a.a), x.DType()))
 		}
-		parts = append(parts, Dense(MulScalar(low, a.Scaling), ConvertDType(a.b, x.DType())))
+		parts = append(parts, Dense(MulScalar(low, a.Scaling), ConvertDType(is(a.b), x.DType())))
 	}
 	return concat(parts, -1)
 }

@@ -1,6 +1,9 @@
 package nn
 
 import (
+	"fmt"
+	"slices"
+
 	"github.com/gomlx/compute/dtypes"
 	. "github.com/gomlx/gomlx/core/graph"
 )
@@ -10,34 +13,40 @@ import (
 type Keep uint
 
 const (
-	KeepAttention Keep = 1 << iota // attention's output and log-sum-exp
+	KeepSmall     Keep = 1 << iota // a number per token of each norm, and the adapters' inner products
 	KeepResidual                   // the residual stream inside the layer
-	KeepLinears                    // outputs of the groups whose value a later operation needs
+	KeepAttention                  // attention's inputs, output and log-sum-exp
+	KeepGate                       // gate and up, the inputs of the gated activation
 	KeepNothing   Keep = 0
-	KeepAll            = KeepAttention | KeepResidual | KeepLinears
+	KeepAll            = KeepSmall | KeepResidual | KeepAttention | KeepGate
 )
 
-// Tape carries the kept values of one program: a forward program records them and returns them, a backward program
-// plays them back as leaves in place of what it would recompute.
+// Tape is reverse-mode differentiation with primitives for its operations. A forward program records the values that
+// keep names and returns them. A backward program plays them back as leaves in place of what it would recompute; each
+// primitive leaves its own backward on the tape, and [Tape.Gradients] runs them last to first.
 type Tape struct {
 	keep   Keep
 	replay bool
 	kept   []*Node // recorded, or handed in for replay
 	next   int
-	cuts   []cut
+	ops    []operation
+	grads  map[*Node]*Node // what has arrived so far
 }
 
-// cut is a place where a leaf stands in for a recomputed value, so that the gradient has to be carried across by hand.
-type cut struct {
-	leaf     int // index in kept
-	computed *Node
+// operation is one primitive: backward gets the gradient that arrived at each of outs, nil where none did, and adds to
+// those of the primitive's inputs.
+type operation struct {
+	outs     []*Node
+	backward func(dOuts []*Node)
 }
 
 // Record returns a tape that collects what keep names.
 func Record(keep Keep) *Tape { return &Tape{keep: keep} }
 
 // Replay returns a tape that plays back kept, the values recorded under the same keep.
-func Replay(keep Keep, kept []*Node) *Tape { return &Tape{keep: keep, replay: true, kept: kept} }
+func Replay(keep Keep, kept []*Node) *Tape {
+	return &Tape{keep: keep, replay: true, kept: kept, grads: map[*Node]*Node{}}
+}
 
 // Kept returns the recorded values in order. The block's own output y is not among them: the program returns it anyway.
 func (t *Tape) Kept(y *Node) []*Node {
@@ -47,8 +56,20 @@ func (t *Tape) Kept(y *Node) []*Node {
 	return t.kept
 }
 
-// value records n, or returns the leaf that stands in for it.
+// differentiates tells whether a backward pass follows in this graph.
+func (t *Tape) differentiates() bool { return t != nil && t.replay }
+
+// value keeps n, or returns the leaf that stands in for it, through which gradients go on to n.
 func (t *Tape) value(kind Keep, n *Node) *Node {
+	leaf := t.constant(kind, n)
+	if leaf != n {
+		t.record([]*Node{leaf}, func(d []*Node) { t.add(n, d[0]) })
+	}
+	return leaf
+}
+
+// constant keeps n, or returns the leaf that stands in for it; no gradient passes.
+func (t *Tape) constant(kind Keep, n *Node) *Node {
 	if t == nil || t.keep&kind == 0 {
 		return n
 	}
@@ -56,42 +77,98 @@ func (t *Tape) value(kind Keep, n *Node) *Node {
 		t.kept = append(t.kept, n)
 		return n
 	}
-	leaf, ok := t.take()
-	if !ok { // the block's output, see Kept
+	if t.next == len(t.kept) { // the block's output, see Kept
 		return n
 	}
-	t.cuts = append(t.cuts, cut{t.next - 1, n})
-	return leaf
+	return t.played()
 }
 
-// take returns the next value to play back.
-func (t *Tape) take() (*Node, bool) {
-	if t.next == len(t.kept) {
-		return nil, false
-	}
+// played returns the next kept value.
+func (t *Tape) played() *Node {
 	t.next++
-	return t.kept[t.next-1], true
+	return t.kept[t.next-1]
 }
 
-// Gradients returns the vector-Jacobian product of y with dy for each of wrt. Wherever a leaf was played back, the
-// gradient that arrived at it goes on from the computed value that it stood in for; of that computation only the
-// backward is then alive.
-func (t *Tape) Gradients(y, dy *Node, wrt []*Node) []*Node {
-	leaves := append([]*Node{}, wrt...)
-	for _, c := range t.cuts {
-		leaves = append(leaves, t.kept[c.leaf])
+// record puts an operation on the tape.
+func (t *Tape) record(outs []*Node, backward func(dOuts []*Node)) {
+	if t.differentiates() {
+		t.ops = append(t.ops, operation{outs, backward})
 	}
-	sum := Gradient(inner(y, dy), leaves...)
-	for i := len(t.cuts) - 1; i >= 0; i-- {
-		more := Gradient(inner(t.cuts[i].computed, sum[len(wrt)+i]), leaves...)
-		for j := range sum {
-			sum[j] = Add(sum[j], more[j])
+}
+
+// add adds d to the gradient that has arrived at n.
+func (t *Tape) add(n, d *Node) {
+	if before := t.grads[n]; before != nil {
+		d = Add(before, d)
+	}
+	t.grads[n] = d
+}
+
+// take returns the gradient that has arrived at n, nil if none has, and forgets it.
+func (t *Tape) take(n *Node) *Node {
+	d := t.grads[n]
+	delete(t.grads, n)
+	return d
+}
+
+// Gradients returns the vector-Jacobian product of y with dy for each of wrt.
+func (t *Tape) Gradients(y, dy *Node, wrt []*Node) []*Node {
+	t.grads[y] = dy
+	for _, op := range slices.Backward(t.ops) {
+		d, any := make([]*Node, len(op.outs)), false
+		for i, n := range op.outs {
+			d[i] = t.take(n)
+			any = any || d[i] != nil
+		}
+		if any {
+			op.backward(d)
 		}
 	}
-	return sum[:len(wrt)]
+	out := make([]*Node, len(wrt))
+	for i, n := range wrt {
+		if out[i] = t.take(n); out[i] == nil {
+			out[i] = ZerosLike(n)
+		}
+	}
+	for n := range t.grads {
+		panic(fmt.Errorf("a gradient arrived at %s, which is neither an input of the layer nor computed by one of its primitives", n))
+	}
+	return out
+}
+
+// plain is outs = build(ins) with the gradient that autodiff derives.
+func (t *Tape) plain(ins []*Node, build func(ins []*Node) []*Node) []*Node {
+	if !t.differentiates() {
+		return build(ins)
+	}
+	local := make([]*Node, len(ins)) // autodiff ends here
+	for i, n := range ins {
+		local[i] = Identity(n)
+	}
+	outs := build(local)
+	t.record(outs, func(d []*Node) {
+		var total *Node
+		for i, n := range outs {
+			if d[i] != nil {
+				total = sum(total, inner(n, d[i]))
+			}
+		}
+		for i, g := range Gradient(total, local...) {
+			t.add(ins[i], g)
+		}
+	})
+	return outs
 }
 
 // inner is <n, d> in float32 with d constant; its gradient at n is d in n's dtype.
 func inner(n, d *Node) *Node {
 	return ReduceAllSum(ConvertDType(Mul(n, StopGradient(ConvertDType(d, n.DType()))), dtypes.Float32))
+}
+
+// sum is a + b, where a may be nil.
+func sum(a, b *Node) *Node {
+	if a == nil {
+		return b
+	}
+	return Add(a, b)
 }

@@ -1,0 +1,370 @@
+package nn
+
+import (
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/loris-ml/loris/internal/kernels"
+	"github.com/loris-ml/loris/internal/matmul"
+)
+
+// The fused form of the linears. A group's weight W [out, in] and its adapters are one matrix product, because the
+// adapters' factors ride along in room that the operands leave beside them:
+//
+//	y  = [x | low | 0] · [W | B | 0]ᵀ     low = x·Aᵀ
+//	dx = [dy | p | 0] · [W ; A ; 0]       p = dy·B     dA = pᵀ·x     dB = dyᵀ·low
+//
+// A stacks the As of the group's adapters, [n, in]; B has theirs on its diagonal, [out, n], times their scaling. Packed
+// weights are decoded by the same kernel that writes the factor beside or below them. So adapters cost no pass of their
+// own over x, y, dx or dy.
+//
+// A norm before the group is applied afterwards to low (kernels.RMSNorm), so that x is read once; in the backward pass
+// the norm takes in what has arrived at the residual stream meanwhile.
+
+// room is how many columns primitives leave behind activations for the factors of whoever uses them.
+const room = 64
+
+// fusion is what the fused primitives of a layer know of each other's values.
+type fusion struct {
+	wholes  map[*Node]whole  // by the first part
+	buffers map[*Node]buffer // by the node that is the buffer's head
+	groups  map[*Node]*fused // by the product of a group
+	gated   map[*Node]int    // by a gated activation, whose backward takes adapters of that rank along
+	early   map[*Node]early  // by a gradient of a group's product
+	late    map[*Node]late   // by the gradient of a gated activation
+}
+
+// early are gradients of a group's factors that came with the gradient of its product.
+type early struct {
+	p  *Node // dy·B [B·S, n]
+	dB *Node // [out, R]: for each row the gradient of its own linear's B
+}
+
+// late is what the backward of an activation is to do for the linear behind it.
+type late struct {
+	p    *Node          // dy·B of that linear [B·S, R]
+	addA func(dA *Node) // takes pᵀ·activation [R, in]
+}
+
+func newFusion() fusion {
+	return fusion{map[*Node]whole{}, map[*Node]buffer{}, map[*Node]*fused{}, map[*Node]int{}, map[*Node]early{}, map[*Node]late{}}
+}
+
+// whole is a product of a group, whose columns parts are.
+type whole struct {
+	y     *Node
+	parts []*Node
+}
+
+// whole returns the product whose columns these are; nil if there is none.
+func (l *Layer) whole(parts []*Node) *Node {
+	w, ok := l.wholes[parts[0]]
+	if !ok || len(w.parts) != len(parts) {
+		return nil
+	}
+	for i, n := range w.parts {
+		if n != parts[i] {
+			return nil
+		}
+	}
+	return w.y
+}
+
+// buffer is a matrix [B·S, n + more] whose first n columns are an activation or gradient [B, S, n].
+type buffer struct {
+	data  *Node
+	clean bool // the columns behind are zeros
+}
+
+// head returns the first columns of data in the shape of like, and remembers what lies behind.
+func (l *Layer) head(data, like *Node, clean bool) *Node {
+	d := like.Shape().Dimensions
+	n := Reshape(SliceAxis(data, 1, AxisRange(0, d[len(d)-1])), d...)
+	l.buffers[n] = buffer{data, clean}
+	return n
+}
+
+// flat is x [B, S, n] as a matrix [B·S, n].
+func flat(x *Node) *Node {
+	d := x.Shape().Dimensions
+	return Reshape(x, -1, d[len(d)-1])
+}
+
+// roomy is x [B, S, n] as a matrix [B·S, n+pad] with zeros behind.
+func (l *Layer) roomy(x *Node, pad int) *Node {
+	n := x.Shape().Dim(-1)
+	if b, ok := l.buffers[x]; ok && b.clean && b.data.Shape().Dim(1) == n+pad {
+		return b.data
+	}
+	return padColumns(flat(x), n+pad)
+}
+
+// atLeast is x [B, S, n] as a matrix whose first n columns count.
+func (l *Layer) atLeast(x *Node) *Node {
+	if b, ok := l.buffers[x]; ok {
+		return b.data
+	}
+	return flat(x)
+}
+
+// pad is x followed by zeros along the axis up to size.
+func pad(x *Node, axis, size int) *Node {
+	d := append([]int{}, x.Shape().Dimensions...)
+	if d[axis] == size {
+		return x
+	}
+	d[axis] = size - d[axis]
+	return Concatenate([]*Node{x, Zeros(x.Graph(), shapes.Make(x.DType(), d...))}, axis)
+}
+
+func padColumns(x *Node, n int) *Node { return pad(x, 1, n) }
+
+// put writes p into the columns of x from at on.
+func put(x, p *Node, at int) *Node {
+	g := x.Graph()
+	return DynamicUpdateSlice(x, ConvertDType(p, x.DType()), []*Node{Const(g, int32(0)), Const(g, int32(at))})
+}
+
+// contractWide is the product over one axis of each, in float32.
+func contractWide(x *Node, xAxis int, y *Node, yAxis int) *Node {
+	return matmul.Wide(x, []int{xAxis}, nil, y, []int{yAxis}, nil)
+}
+
+// fused is a group with the working copies of its adapters in the compute dtype.
+type fused struct {
+	run
+	adapters []boundAdapter // of the linears that have one
+	at       []int          // first row in the group's output of each adapter's linear
+	out, in  int
+	n        int   // Σ R
+	pad      int   // n and zeros up to a multiple of room; 0 without adapters
+	wide     *Node // the As [n, in], float32
+	a        *Node // the As [n, in]
+	b        *Node // the Bs [out, n] times their scaling
+	low      *Node // x·Aᵀ [B·S, n]
+}
+
+// factors prepares the linears of these names for the fused form; nil where that does not cover them: parts of a group,
+// trained weights, dropout.
+func (l *Layer) factors(x *Node, names []string) *fused {
+	if !l.fused(x) {
+		return nil
+	}
+	r, ok := l.run(names)
+	if !ok || !r.complete() {
+		return nil
+	}
+	for _, slot := range []int{r.group.weight, r.group.bias} {
+		if slot >= 0 && r.layout.Slots[slot].Trainable {
+			return nil
+		}
+	}
+	f := &fused{run: r, out: width(r.linears), in: r.linears[0].In}
+	at := 0
+	for _, lin := range r.linears {
+		if a, ok := l.adapters[lin.Name]; ok {
+			if l.dropRate(a) > 0 {
+				return nil
+			}
+			f.adapters, f.at, f.n = append(f.adapters, a), append(f.at, at), f.n+a.R
+		}
+		at += lin.Out
+	}
+	if f.n > 0 {
+		f.pad = (f.n + room - 1) / room * room
+		f.stack(x.DType())
+	}
+	return f
+}
+
+// stack makes the working copies.
+func (f *fused) stack(dtype dtypes.DType) {
+	var as, bs []*Node
+	g, row, column := f.adapters[0].a.Graph(), 0, 0
+	zeros := func(rows, columns int) *Node { return Zeros(g, shapes.Make(dtypes.Float32, rows, columns)) }
+	for i, a := range f.adapters {
+		out := a.b.Shape().Dim(0)
+		if f.at[i] > row {
+			bs = append(bs, zeros(f.at[i]-row, f.n))
+		}
+		wide := MulScalar(a.b, a.Scaling)
+		if column > 0 {
+			wide = Concatenate([]*Node{zeros(out, column), wide}, 1)
+		}
+		as, bs = append(as, a.a), append(bs, padColumns(wide, f.n))
+		row, column = f.at[i]+out, column+a.R
+	}
+	if row < f.out {
+		bs = append(bs, zeros(f.out-row, f.n))
+	}
+	f.wide = concat(as, 0)
+	f.a, f.b = ConvertDType(f.wide, dtype), ConvertDType(concat(bs, 0), dtype)
+}
+
+// beside is [W | B | 0], below is [W ; A ; 0].
+func (f *fused) beside(dtype dtypes.DType) *Node {
+	var tail *Node
+	if f.n > 0 {
+		tail = padColumns(f.b, f.pad)
+	}
+	if f.group.packed != nil {
+		return kernels.DequantizeColumns(f.group.packed.data, dtype, tail, f.codes()...)
+	}
+	return f.dense(dtype, tail, 1)
+}
+
+func (f *fused) below(dtype dtypes.DType) *Node {
+	var tail *Node
+	if f.n > 0 {
+		tail = pad(f.a, 0, f.pad)
+	}
+	if f.group.packed != nil {
+		return kernels.DequantizeRows(f.group.packed.data, dtype, tail, f.codes()...)
+	}
+	return f.dense(dtype, tail, 0)
+}
+
+func (f *fused) dense(dtype dtypes.DType, tail *Node, axis int) *Node {
+	w := ConvertDType(f.nodes[f.group.weight], dtype)
+	if tail == nil {
+		return w
+	}
+	return Concatenate([]*Node{w, tail}, axis)
+}
+
+// finish adds the bias to y [B·S, out] and gives it the shape of x [B, S, ...].
+func (f *fused) finish(y, x *Node) *Node {
+	if f.group.bias >= 0 {
+		y = addBias(y, f.nodes[f.group.bias])
+	}
+	d := x.Shape().Dimensions
+	return Reshape(y, d[0], d[1], f.out)
+}
+
+// fusedNormLinears is the group of linears of RMSNorm(x): [B, S, out].
+func (l *Layer) fusedNormLinears(x, gain *Node, f *fused) *Node {
+	rows := flat(x)
+	var xa *Node
+	if f.n > 0 {
+		scaled := Mul(f.wide, ExpandLeftToRank(ConvertDType(gain, dtypes.Float32), 2))
+		xa = contractWide(rows, 1, ConvertDType(scaled, x.DType()), 1)
+	}
+	h, rstd, low := kernels.RMSNorm(rows, gain, xa, f.pad, l.shape.NormEps)
+	y := f.finish(Dense(h, f.beside(x.DType())), x)
+	rstd = l.tape.constant(KeepSmall, rstd)
+	if f.n > 0 {
+		f.low = l.tape.constant(KeepSmall, low)
+	}
+	l.groups[y] = f
+	l.tape.record([]*Node{y}, func(d []*Node) {
+		dy, p := l.factorGradients(f, d[0])
+		if p != nil {
+			scaled := Mul(p, ConvertDType(InsertAxes(rstd, 1), p.DType()))
+			f.addA(l.tape, Mul(contractWide(scaled, 0, rows, 0), ExpandLeftToRank(ConvertDType(gain, dtypes.Float32), 2)))
+		}
+		dh := matmul.Contract(dy, 1, f.below(x.DType()), 0)
+		var past *Node
+		if arrived := l.tape.take(x); arrived != nil {
+			past = l.atLeast(arrived)
+		}
+		dx := kernels.RMSNormBackward(rows, rstd, gain, dh, past, room)
+		l.tape.add(x, l.head(dx, x, true))
+	})
+	return y
+}
+
+// fusedLinears is the group of linears of x [B, S, in], added to residual [B, S, out] unless that is nil.
+func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
+	rows, roomy := flat(x), false
+	if b, ok := l.buffers[x]; ok && b.clean && b.data.Shape().Dim(1) == f.in+f.pad {
+		rows, roomy = b.data, true
+	}
+	var y *Node
+	switch {
+	case f.n == 0:
+		y = Dense(rows, f.weight(x.DType()))
+	case roomy:
+		f.low = l.tape.constant(KeepSmall, Dense(rows, padColumns(f.a, f.in+f.pad)))
+		y = Dense(put(rows, f.low, f.in), f.beside(x.DType()))
+	default:
+		f.low = l.tape.constant(KeepSmall, Dense(rows, f.a))
+		y = Dense(f.low, f.b)
+	}
+	if residual != nil {
+		y = Add(y, flat(residual))
+	}
+	if f.n > 0 && !roomy { // last, so that the large product accumulates onto the rest
+		y = Add(Dense(rows, f.weight(x.DType())), y)
+	}
+	y = f.finish(y, x)
+	l.groups[y] = f
+	l.tape.record([]*Node{y}, func(d []*Node) {
+		dy, p := l.factorGradients(f, d[0])
+		if residual != nil {
+			l.tape.add(residual, d[0])
+		}
+		dx := Reshape(matmul.Contract(dy, 1, f.below(x.DType()), 0), x.Shape().Dimensions...)
+		if p != nil {
+			if r, ok := l.gated[x]; ok && r == f.n {
+				l.late[dx] = late{p, func(dA *Node) { f.addA(l.tape, dA) }}
+			} else {
+				f.addA(l.tape, contractWide(p, 0, rows, 0))
+			}
+		}
+		l.tape.add(x, dx)
+	})
+	return y
+}
+
+// weight is W alone.
+func (f *fused) weight(dtype dtypes.DType) *Node {
+	if f.group.packed != nil {
+		return kernels.DequantizeColumns(f.group.packed.data, dtype, nil, f.codes()...)
+	}
+	return f.dense(dtype, nil, 1)
+}
+
+// factorGradients adds dB of the group for d [B, S, out], the gradient of its product, and returns [dy | p | 0] and p; only
+// dy and nil for a group without adapters.
+func (l *Layer) factorGradients(f *fused, d *Node) (dy, p *Node) {
+	if f.n == 0 {
+		return flat(d), nil
+	}
+	dy = l.roomy(d, f.pad)
+	e, ok := l.early[d]
+	if !ok {
+		p = matmul.Contract(dy, 1, pad(f.b, 0, f.out+f.pad), 0)
+		dy = put(dy, p, f.out)
+		dB := contractWide(dy, 0, f.low, 0) // [out+pad, n]
+		kept := OptimizationBarriers(dy, p, dB)
+		dy, p, dB = kept[0], kept[1], kept[2]
+		column := 0
+		for i, a := range f.adapters {
+			f.addB(l.tape, i, Slice(dB, AxisRange(f.at[i], f.at[i]+a.b.Shape().Dim(0)), AxisRange(column, column+a.R)))
+			column += a.R
+		}
+	} else {
+		kept := OptimizationBarriers(put(dy, e.p, f.out), e.p, e.dB)
+		dy, p = kept[0], kept[1]
+		for i, a := range f.adapters {
+			f.addB(l.tape, i, SliceAxis(kept[2], 0, AxisRange(f.at[i], f.at[i]+a.b.Shape().Dim(0))))
+		}
+	}
+	l.buffers[d] = buffer{data: dy} // whoever still needs d reads it there, so that p was written in place
+	return dy, p
+}
+
+// addB adds the gradient of the i-th adapter's scaled B.
+func (f *fused) addB(t *Tape, i int, dB *Node) {
+	t.add(f.adapters[i].b, MulScalar(dB, f.adapters[i].Scaling))
+}
+
+// addA adds the gradient of all As, [n, in or more].
+func (f *fused) addA(t *Tape, dA *Node) {
+	row := 0
+	for _, a := range f.adapters {
+		t.add(a.a, Slice(dA, AxisRange(row, row+a.R), AxisRange(0, f.in)))
+		row += a.R
+	}
+}

@@ -1,0 +1,275 @@
+package nn_test
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/loris-ml/loris/attention"
+	"github.com/loris-ml/loris/internal/backend"
+	"github.com/loris-ml/loris/internal/nn"
+	"github.com/loris-ml/loris/internal/reference"
+	"github.com/loris-ml/loris/quant"
+)
+
+// problem is a decoder layer of Llama's kind with random weights.
+type problem struct {
+	name             string
+	batch, seq       int
+	hidden, features int
+	heads, kvHeads   int
+	packed, nested   bool
+	bias             bool
+	ranks            map[string]int // by linear; others have no adapter
+	dtype            dtypes.DType
+}
+
+func all(r int) map[string]int {
+	return map[string]int{"q": r, "k": r, "v": r, "o": r, "gate": r, "up": r, "down": r}
+}
+
+// set is the layer as tensors.
+type set struct {
+	p             problem
+	base, adapter *nn.Layout
+	slots         []*tensors.Tensor // of base, then of adapter
+	x, dy         *tensors.Tensor
+	cos, sin      *tensors.Tensor
+	segments      *tensors.Tensor
+}
+
+func (p problem) make(t *testing.T, d *backend.Device) *set {
+	random := rand.New(rand.NewPCG(7, uint64(p.seq)))
+	values := func(n int, scale float64) []float32 {
+		v := make([]float32, n)
+		for i := range v {
+			x := float32(random.NormFloat64() * scale)
+			v[i] = math.Float32frombits(math.Float32bits(x) &^ 0xffff) // the same numbers in bfloat16
+		}
+		return v
+	}
+	upload := func(s shapes.Shape, v []float32) *tensors.Tensor {
+		raw, err := backend.UploadFloats(d, s.DType, v, s.Dimensions...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	s := &set{p: p}
+	base, adapters := nn.NewLayout(), nn.NewLayout()
+	for _, n := range []string{"norm1", "norm2"} {
+		base.Norm(nn.Norm{Name: n, Size: p.hidden}, p.dtype, false)
+		gain := values(p.hidden, 0.3)
+		for i := range gain {
+			gain[i]++
+		}
+		s.slots = append(s.slots, upload(shapes.Make(p.dtype, p.hidden), gain))
+	}
+	dim := p.hidden / p.heads
+	groups := [][]nn.Linear{
+		{{Name: "q", In: p.hidden, Out: p.hidden, Bias: p.bias}, {Name: "k", In: p.hidden, Out: p.kvHeads * dim, Bias: p.bias}, {Name: "v", In: p.hidden, Out: p.kvHeads * dim, Bias: p.bias}},
+		{{Name: "o", In: p.hidden, Out: p.hidden}},
+		{{Name: "gate", In: p.hidden, Out: p.features}, {Name: "up", In: p.hidden, Out: p.features}},
+		{{Name: "down", In: p.features, Out: p.hidden, Bias: p.bias}},
+	}
+	var loras []*tensors.Tensor
+	for _, g := range groups {
+		out := 0
+		for _, l := range g {
+			out += l.Out
+			if r := p.ranks[l.Name]; r > 0 {
+				adapters.Adapter(l, nn.Adapter{R: r, Scaling: 1.5})
+				loras = append(loras, upload(shapes.Make(dtypes.Float32, r, l.In), values(r*l.In, 0.2)), upload(shapes.Make(dtypes.Float32, l.Out, r), values(r*l.Out, 0.2)))
+			}
+		}
+		w := values(out*g[0].In, 0.1)
+		if p.packed {
+			bytes, state, err := quant.Quantize4Bit(w, quant.NF4, 64, p.nested)
+			if err != nil {
+				t.Fatal(err)
+			}
+			state.Shape = []int{out, g[0].In}
+			packed, err := quant.NewPacked(bytes, state)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var arrays []shapes.Shape
+			for _, in := range packed.Inputs() {
+				tensor, err := d.Upload(in.Shape, in.Raw)
+				if err != nil {
+					t.Fatal(err)
+				}
+				arrays, s.slots = append(arrays, in.Shape), append(s.slots, tensor)
+			}
+			base.Packed(g, packed.Layout, arrays, p.dtype)
+		} else {
+			base.Dense(g, p.dtype, false)
+			s.slots = append(s.slots, upload(shapes.Make(p.dtype, out, g[0].In), w))
+		}
+		if g[0].Bias {
+			s.slots = append(s.slots, upload(shapes.Make(p.dtype, out), values(out, 0.1)))
+		}
+	}
+	s.base, s.adapter = base.Build(), adapters.Build()
+	s.slots = append(s.slots, loras...)
+	n := p.batch * p.seq * p.hidden
+	s.x = upload(shapes.Make(p.dtype, p.batch, p.seq, p.hidden), values(n, 1))
+	s.dy = upload(shapes.Make(p.dtype, p.batch, p.seq, p.hidden), values(n, 1))
+	positions := make([]int32, p.seq)
+	for i := range positions {
+		positions[i] = int32(i)
+	}
+	cos, sin := nn.RoPETable(nn.InverseFrequencies(10000, dim), positions)
+	s.cos, s.sin = upload(shapes.Make(dtypes.Float32, 1, p.seq, dim/2), cos), upload(shapes.Make(dtypes.Float32, 1, p.seq, dim/2), sin)
+	return s
+}
+
+func block(l *nn.Layer, x *Node) *Node {
+	q, k, v := l.RotaryHeads(l.NormLinears(x, "norm1", "q", "k", "v"))
+	x = l.AddLinear(x, l.Attend(q, k, v, attention.Options{}), "o")
+	return l.AddLinear(x, l.SwiGLU(l.NormLinears(x, "norm2", "gate", "up")), "down")
+}
+
+// apply builds the layer over the first nodes of in and returns its output, its trainable nodes and the nodes left.
+func (s *set) apply(form nn.Form, tape *nn.Tape, x *Node, in []*Node) (y *Node, trainable []*Node) {
+	shape := nn.Shape{
+		Hidden: s.p.hidden, Heads: s.p.heads, KVHeads: s.p.kvHeads, HeadDim: s.p.hidden / s.p.heads, NormEps: 1e-5, Compute: s.p.dtype, Form: form,
+	}
+	l := nn.NewLayer(shape, nn.Batch{Cos: in[0], Sin: in[1]}, tape)
+	slots := in[2:]
+	n := len(s.base.Slots)
+	l.Bind(s.base, slots[:n])
+	l.Bind(s.adapter, slots[n:])
+	return block(l, x), slots[n:]
+}
+
+// step runs a forward and a backward program and returns y, dx and the adapters' gradients.
+func (s *set) step(t *testing.T, d *backend.Device, form nn.Form, keep nn.Keep) [][]float32 {
+	t.Helper()
+	run := func(build func(in []*Node) []*Node, in ...*tensors.Tensor) []*tensors.Tensor {
+		exec, err := NewExec(d.Backend, build)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer exec.Finalize()
+		args := make([]any, len(in))
+		for i, a := range in {
+			args[i] = a
+		}
+		out, err := exec.Call(args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	common := append([]*tensors.Tensor{s.cos, s.sin}, s.slots...)
+	out := run(func(in []*Node) []*Node {
+		tape := nn.Record(keep)
+		y, _ := s.apply(form, tape, in[0], in[1:])
+		return append([]*Node{y}, tape.Kept(y)...)
+	}, append([]*tensors.Tensor{s.x}, common...)...)
+	y, kept := out[0], out[1:]
+	grads := run(func(in []*Node) []*Node {
+		tape := nn.Replay(keep, in[2:2+len(kept)])
+		y, trainable := s.apply(form, tape, in[0], in[2+len(kept):])
+		return tape.Gradients(y, in[1], append([]*Node{in[0]}, trainable...))
+	}, append(append([]*tensors.Tensor{s.x, s.dy}, kept...), common...)...)
+	var all [][]float32
+	for _, r := range append([]*tensors.Tensor{y}, grads...) {
+		v, err := backend.DownloadFloats(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, v)
+	}
+	return all
+}
+
+func TestFusedFormEqualsThePlainOneWhateverIsKept(t *testing.T) {
+	problems := []problem{
+		{name: "nf4 nested, all linears", batch: 2, seq: 7, hidden: 64, features: 128, heads: 4, kvHeads: 2, packed: true, nested: true, ranks: all(4)},
+		{name: "nf4, unequal ranks", batch: 1, seq: 5, hidden: 128, features: 192, heads: 2, kvHeads: 1, packed: true,
+			ranks: map[string]int{"q": 3, "v": 8, "up": 2, "gate": 5, "down": 1}},
+		{name: "dense, q and v", batch: 2, seq: 3, hidden: 48, features: 40, heads: 3, kvHeads: 3, ranks: map[string]int{"q": 2, "v": 2}},
+		{name: "dense with biases, high rank", batch: 1, seq: 9, hidden: 40, features: 56, heads: 4, kvHeads: 2, bias: true, ranks: all(72)},
+		{name: "gate and up alone", batch: 1, seq: 4, hidden: 64, features: 64, heads: 4, kvHeads: 1, packed: true, ranks: map[string]int{"gate": 4, "up": 4}},
+		{name: "down alone", batch: 3, seq: 4, hidden: 64, features: 64, heads: 4, kvHeads: 1, packed: true, ranks: map[string]int{"down": 4}},
+	}
+	reference.OnBackends(t, func(t *testing.T, spec string) {
+		d, err := backend.Open(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		for _, p := range problems {
+			p.dtype = dtypes.Float32
+			t.Run(p.name, func(t *testing.T) {
+				s := p.make(t, d)
+				want := s.step(t, d, nn.FormPlain, nn.KeepNothing)
+				for _, keep := range []nn.Keep{
+					nn.KeepNothing, nn.KeepSmall, nn.KeepSmall | nn.KeepResidual, nn.KeepSmall | nn.KeepResidual | nn.KeepAttention, nn.KeepAll, nn.KeepSmall | nn.KeepGate,
+				} {
+					for _, form := range []nn.Form{nn.FormPlain, nn.FormFused} {
+						compare(t, fmt.Sprintf("form %d, keep %05b", form, keep), s.step(t, d, form, keep), want, slices.Repeat([]float64{1e-5}, len(want)))
+					}
+				}
+			})
+		}
+	})
+}
+
+// In bfloat16 the fused form has fewer roundings than the plain one in some places and others in others: against float32
+// it must not be farther off.
+func TestFusedFormIsAsPreciseAsThePlainOneInBFloat16(t *testing.T) {
+	reference.OnBackends(t, func(t *testing.T, spec string) {
+		problems := []problem{
+			{name: "small", batch: 2, seq: 24, hidden: 128, features: 256, heads: 2, kvHeads: 1, packed: true, nested: true, ranks: all(16)},
+			{name: "unequal ranks", batch: 1, seq: 33, hidden: 128, features: 128, heads: 2, kvHeads: 2, packed: true, ranks: map[string]int{"q": 4, "v": 8, "gate": 3, "down": 16}},
+		}
+		if strings.HasPrefix(spec, "xla:cuda") {
+			problems = append(problems,
+				problem{name: "8B", batch: 1, seq: 512, hidden: 4096, features: 14336, heads: 32, kvHeads: 8, packed: true, nested: true, ranks: all(16)},
+				problem{name: "8B, rank 64", batch: 2, seq: 200, hidden: 4096, features: 14336, heads: 32, kvHeads: 8, packed: true, ranks: all(64)})
+		}
+		d, err := backend.Open(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		for _, p := range problems {
+			t.Run(p.name, func(t *testing.T) {
+				p.dtype = dtypes.Float32
+				want := p.make(t, d).step(t, d, nn.FormPlain, nn.KeepNothing)
+				p.dtype = dtypes.BFloat16
+				s := p.make(t, d)
+				var limits []float64
+				for i, r := range s.step(t, d, nn.FormPlain, nn.KeepNothing) {
+					e := reference.RelativeError(r, want[i])
+					t.Logf("plain: result %d is off by %.2g", i, e)
+					limits = append(limits, 1.3*e)
+				}
+				for _, keep := range []nn.Keep{nn.KeepNothing, nn.KeepSmall | nn.KeepResidual, nn.KeepAll} {
+					got := s.step(t, d, nn.FormFused, keep)
+					compare(t, fmt.Sprintf("keep %05b", keep), got, want, limits)
+				}
+			})
+		}
+	})
+}
+
+func compare(t *testing.T, what string, got, want [][]float32, tolerance []float64) {
+	t.Helper()
+	for i := range want {
+		if e := reference.RelativeError(got[i], want[i]); !(e <= tolerance[i]) {
+			t.Errorf("%s: result %d differs by %.2g, want at most %.2g", what, i, e, tolerance[i])
+		}
+	}
+}

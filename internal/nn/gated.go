@@ -1,0 +1,93 @@
+package nn
+
+import (
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/loris-ml/loris/internal/kernels"
+)
+
+// SwiGLU is silu(gate) · up of gate and up [B, S, features], in float32 (arXiv:2002.05202). As outputs of one group of
+// linears the two are kept as one, and their backward pass takes the adapters before and behind it along.
+func (l *Layer) SwiGLU(gateUp []*Node) *Node {
+	gate, up := gateUp[0], gateUp[1]
+	both := l.whole(gateUp)
+	if both == nil {
+		ins := []*Node{l.tape.value(KeepGate, gate), l.tape.value(KeepGate, up)}
+		return l.tape.plain(ins, func(in []*Node) []*Node { return []*Node{swiGLU(in[0], in[1])} })[0]
+	}
+	f := l.groups[both]
+	both = l.tape.value(KeepGate, both)
+	if f != nil {
+		return l.fusedSwiGLU(both, gate, f)
+	}
+	n := gate.Shape().Dim(-1)
+	return l.tape.plain([]*Node{both}, func(in []*Node) []*Node {
+		return []*Node{swiGLU(SliceAxis(in[0], -1, AxisRange(0, n)), SliceAxis(in[0], -1, AxisRange(n)))}
+	})[0]
+}
+
+func swiGLU(gate, up *Node) *Node {
+	g := ConvertDType(gate, dtypes.Float32)
+	return ConvertDType(Mul(Mul(g, Sigmoid(g)), ConvertDType(up, dtypes.Float32)), gate.DType())
+}
+
+// fusedSwiGLU is SwiGLU of both [B, S, 2·features], the product of f, with the shape of like.
+func (l *Layer) fusedSwiGLU(both, like *Node, f *fused) *Node {
+	behind := 0 // room for the next linear's adapter, which this group's adapters foretell
+	if f.n > 0 {
+		behind = room
+	}
+	act := l.head(kernels.SwiGLU(flat(both), behind), like, true)
+	if r, ok := f.pair(); ok {
+		l.gated[act] = r
+	}
+	l.tape.record([]*Node{act}, func(d []*Node) {
+		next, ok := l.late[d[0]]
+		if !ok {
+			l.tape.add(both, l.head(swiGLUGradient(flat(both), flat(d[0]), f.pad), both, true))
+			return
+		}
+		dBoth, dLow, dB, dA := kernels.SwiGLUBackward(flat(both), flat(d[0]), f.compactB(both.DType()), f.low, next.p, f.pad)
+		next.addA(TransposeAllDims(dA, 1, 0))
+		g := l.head(dBoth, both, true)
+		l.early[g] = early{ConvertDType(dLow, both.DType()), dB}
+		l.tape.add(both, g)
+	})
+	return act
+}
+
+// pair tells whether both of two linears have an adapter of one rank that kernels.SwiGLUBackward takes.
+func (f *fused) pair() (r int, ok bool) {
+	if len(f.linears) != 2 || len(f.adapters) != 2 || f.adapters[0].R != f.adapters[1].R {
+		return 0, false
+	}
+	r = f.adapters[0].R
+	return r, r <= kernels.MaxSwiGLURank
+}
+
+// compactB are the Bs [out, R] times their scaling, one below the other.
+func (f *fused) compactB(dtype dtypes.DType) *Node {
+	var bs []*Node
+	for _, a := range f.adapters {
+		bs = append(bs, MulScalar(a.b, a.Scaling))
+	}
+	return ConvertDType(concat(bs, 0), dtype)
+}
+
+// swiGLUGradient is [dgate | dup | 0], [T, 2F+pad], for gateUp [T, 2F] and the gradient d [T, F] of its SwiGLU.
+func swiGLUGradient(gateUp, d *Node, pad int) *Node {
+	n := d.Shape().Dim(1)
+	wide := func(x *Node) *Node { return ConvertDType(x, dtypes.Float32) }
+	gate, up, dOut := wide(SliceAxis(gateUp, 1, AxisRange(0, n))), wide(SliceAxis(gateUp, 1, AxisRange(n))), wide(d)
+	s := Sigmoid(gate)
+	parts := []*Node{
+		ConvertDType(Mul(Mul(Mul(dOut, up), s), OnePlus(Mul(gate, OneMinus(s)))), gateUp.DType()),
+		ConvertDType(Mul(Mul(dOut, gate), s), gateUp.DType()),
+	}
+	if pad > 0 {
+		parts = append(parts, Zeros(d.Graph(), shapes.Make(gateUp.DType(), d.Shape().Dim(0), pad)))
+	}
+	return Concatenate(parts, 1)
+}
