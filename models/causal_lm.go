@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/loris-ml/loris/internal/layerwise"
+	"github.com/loris-ml/loris/internal/offheap"
 	"github.com/loris-ml/loris/internal/training"
 )
 
@@ -16,6 +17,7 @@ type CausalLM struct {
 	run     *layerwise.Model
 	options Options
 	path    string
+	rows    *offheap.Memory // of the embedding, where they stay on the host; run has its bytes
 }
 
 // Config returns the model's configuration.
@@ -27,9 +29,11 @@ func (m *CausalLM) Path() string { return m.path }
 // Options returns what the model was loaded with.
 func (m *CausalLM) Options() Options { return m.options }
 
-// Close frees the weights and closes the device.
+// Close frees the weights and closes the device. Nothing may be running on the model, and nothing may run after it.
 func (m *CausalLM) Close() error {
-	return errors.Join(m.run.Close(), m.run.Device.Close())
+	err := errors.Join(m.run.Close(), m.run.Device.Close())
+	m.run.Embed.Rows = nil
+	return errors.Join(err, m.rows.Free())
 }
 
 // DeviceMemory returns the most bytes that were in use on the model's device since it was opened, as its allocator tells,

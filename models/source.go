@@ -10,16 +10,24 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/gomlx/compute/dtypes"
+
 	"github.com/loris-ml/loris/internal/gguf"
 	"github.com/loris-ml/loris/internal/safetensors"
 )
 
-// source is where weights come from: tensors by their names in transformers' checkpoints, one at a time.
+// source is where weights come from: tensors by their names in transformers' checkpoints, as a whole or piece by piece.
 type source interface {
 	// shape returns the tensor's dimensions, outermost first; ok is false when there is no such tensor.
 	shape(name string) (dims []int, ok bool)
-	// float32s reads a tensor as float32.
-	float32s(name string) ([]float32, error)
+	// stored returns the dtype under which read gives a tensor; ok is false where it is stored in no dtype of weights
+	// and only float32s reads it.
+	stored(name string) (dtype dtypes.DType, ok bool)
+	// read fills dst with the stored elements of a tensor from element at on.
+	read(dst []byte, name string, at int) error
+	// float32s fills dst with elements of a tensor from element at on; both ends lie at ends of rows. Several goroutines
+	// may call it.
+	float32s(dst []float32, name string, at int) error
 	path() string
 	Close() error
 }
@@ -102,7 +110,32 @@ func (f *folder) shape(name string) ([]int, bool) {
 	return info.Shape, ok
 }
 
-func (f *folder) float32s(name string) ([]float32, error) { return f.set.Float32(name) }
+func (f *folder) stored(name string) (dtypes.DType, bool) {
+	info, _ := f.set.Info(name)
+	return weightDType(info.DType)
+}
+
+// weightDType returns the dtype that safetensors and GGUF name so, false where it is none of float32, float16, bfloat16.
+func weightDType(name string) (dtypes.DType, bool) {
+	for _, d := range []dtypes.DType{dtypes.BFloat16, dtypes.Float32, dtypes.Float16} {
+		if fileDTypes[d] == name {
+			return d, true
+		}
+	}
+	return dtypes.InvalidDType, false
+}
+
+// fileDTypes are the dtypes of weights by their names in files.
+var fileDTypes = map[dtypes.DType]string{dtypes.Float32: "F32", dtypes.Float16: "F16", dtypes.BFloat16: "BF16"}
+
+func (f *folder) read(dst []byte, name string, at int) error {
+	dtype, _ := f.stored(name)
+	return f.set.ReadInto(dst, name, int64(at)*int64(dtype.Size()))
+}
+
+func (f *folder) float32s(dst []float32, name string, at int) error {
+	return f.set.ReadFloat32(dst, name, at)
+}
 
 func (f *folder) path() string { return f.dir }
 func (f *folder) Close() error { return f.set.Close() }
@@ -155,23 +188,41 @@ func (g *ggufSource) shape(name string) ([]int, bool) {
 	return t.Shape, ok
 }
 
-// float32s reads a tensor and puts its rows into transformers' order: GGUF stores the rows of q and k so that RoPE
-// pairs neighbours, not halves.
-func (g *ggufSource) float32s(name string) ([]float32, error) {
+// stored leaves tensors of permuted rows to float32s.
+func (g *ggufSource) stored(name string) (dtypes.DType, bool) {
 	stored, rows := g.arch.ggufName(name)
-	values, err := g.file.Float32(stored)
-	if err != nil || rows == nil {
-		return values, err
+	t, _ := g.file.Tensor(stored)
+	dtype, ok := weightDType(t.Type.String())
+	return dtype, ok && rows == nil
+}
+
+func (g *ggufSource) read(dst []byte, name string, at int) error {
+	stored, _ := g.arch.ggufName(name)
+	dtype, _ := g.stored(name)
+	return g.file.ReadInto(dst, stored, int64(at)*int64(dtype.Size()))
+}
+
+// float32s puts rows into transformers' order: GGUF stores the rows of q and k so that RoPE pairs neighbours, not halves.
+func (g *ggufSource) float32s(dst []float32, name string, at int) error {
+	stored, rows := g.arch.ggufName(name)
+	if rows == nil {
+		return g.file.ReadFloat32(dst, stored, at)
 	}
-	if len(values)%len(rows) != 0 {
-		return nil, fmt.Errorf("%s: tensor %q has %d values, which are not %d rows", g.file.Path(), stored, len(values), len(rows))
+	t, _ := g.file.Tensor(stored)
+	if len(t.Shape) == 0 || t.Shape[0] != len(rows) {
+		return fmt.Errorf("%s: tensor %q has shape %v, which is not %d rows", g.file.Path(), stored, t.Shape, len(rows))
 	}
-	width := len(values) / len(rows)
-	out := make([]float32, len(values))
-	for to, from := range rows {
-		copy(out[to*width:(to+1)*width], values[from*width:(from+1)*width])
+	width := 1
+	for _, d := range t.Shape[1:] {
+		width *= d
 	}
-	return out, nil
+	for row := at / width; len(dst) > 0; row++ {
+		if err := g.file.ReadFloat32(dst[:width], stored, rows[row]*width); err != nil {
+			return err
+		}
+		dst = dst[width:]
+	}
+	return nil
 }
 
 func (g *ggufSource) path() string { return g.file.Path() }

@@ -1,0 +1,158 @@
+package models
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+
+	"github.com/loris-ml/loris/internal/nn"
+	"github.com/loris-ml/loris/internal/safetensors/floats"
+	"github.com/loris-ml/loris/quant"
+)
+
+// group loads linears that share an input: as one packed or one dense weight; apart where only some of them are
+// quantized, or where their quantization blocks would not start at row boundaries of the whole.
+func (l *loader) group(b *nn.LayoutBuilder, w *nn.Weights, prefix string, g []nn.Linear) error {
+	packed := make([]*quant.Packed, len(g))
+	if l.packs() {
+		for i, lin := range g {
+			if !l.o.quantizes(prefix + lin.Name) {
+				continue
+			}
+			codes, state, err := l.fourBits(prefix+lin.Name, lin)
+			if err != nil {
+				return err
+			}
+			if packed[i], err = quant.NewPacked(codes, state); err != nil {
+				return err
+			}
+		}
+	}
+	if !slices.ContainsFunc(packed, func(p *quant.Packed) bool { return p != nil }) {
+		return l.dense(b, w, prefix, g)
+	}
+	if !slices.Contains(packed, nil) {
+		one, err := quant.Concat(packed...)
+		if err == nil {
+			return l.packed(b, w, prefix, g, one)
+		}
+		if !errors.Is(err, quant.ErrUnaligned) {
+			return err
+		}
+	}
+	for i := range g {
+		err := error(nil)
+		if alone := g[i : i+1]; packed[i] != nil {
+			err = l.packed(b, w, prefix, alone, packed[i])
+		} else {
+			err = l.dense(b, w, prefix, alone)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dense uploads linears as one weight, and their biases.
+func (l *loader) dense(b *nn.LayoutBuilder, w *nn.Weights, prefix string, g []nn.Linear) error {
+	out := 0
+	for _, lin := range g {
+		out += lin.Out
+	}
+	shape := shapes.Make(l.dtype, out, g[0].In)
+	raw, err := l.staging.group(int(shape.ByteSize()))
+	if err != nil {
+		return err
+	}
+	rest := raw
+	for _, lin := range g {
+		n := lin.Out * lin.In * l.dtype.Size()
+		if err := l.weight(rest[:n], prefix+lin.Name, lin); err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	t, err := l.dev.Upload(shape, raw)
+	if err != nil {
+		return err
+	}
+	w.Tensors = append(w.Tensors, t)
+	b.Dense(g, l.dtype, l.o.Trainable)
+	return l.biases(w, prefix, g)
+}
+
+// weight puts a linear's weight into dst: as it is, or as four bits stand for it.
+func (l *loader) weight(dst []byte, path string, lin nn.Linear) error {
+	if !l.o.quantizes(path) {
+		return l.fill(dst, path+".weight", lin.Out, lin.In)
+	}
+	codes, state, err := l.fourBits(path, lin)
+	if err != nil {
+		return err
+	}
+	values, err := quant.Dequantize4Bit(codes, state)
+	if err != nil {
+		return err
+	}
+	return floats.EncodeTo(dst, fileDTypes[l.dtype], values)
+}
+
+// fourBits quantizes a linear's weight. What it decodes to is not rounded.
+func (l *loader) fourBits(path string, lin nn.Linear) ([]byte, *quant.QuantState, error) {
+	raw, dtype, err := l.whole(path+".weight", lin.Out, lin.In)
+	if err != nil {
+		return nil, nil, err
+	}
+	q := l.o.Quantization
+	codes, state, err := quant.Quantize4BitRaw(raw, dtype, []int{lin.Out, lin.In}, q.QuantType(), quant.DefaultBlocksize, q.BNB4BitUseDoubleQuant)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: tensor %q: %w", l.src.path(), path+".weight", err)
+	}
+	state.DType = dtypes.Float32
+	return codes, state, nil
+}
+
+// packed uploads linears as one weight in four bits, and their biases.
+func (l *loader) packed(b *nn.LayoutBuilder, w *nn.Weights, prefix string, g []nn.Linear, p *quant.Packed) error {
+	var arrays []shapes.Shape
+	for _, in := range p.Inputs() {
+		t, err := l.dev.Upload(in.Shape, in.Raw)
+		if err != nil {
+			return err
+		}
+		arrays, w.Tensors = append(arrays, in.Shape), append(w.Tensors, t)
+	}
+	b.Packed(g, p.Layout, arrays, l.dtype)
+	return l.biases(w, prefix, g)
+}
+
+// biases loads the biases of a group into one vector, zeros where a member has none.
+func (l *loader) biases(w *nn.Weights, prefix string, g []nn.Linear) error {
+	if !slices.ContainsFunc(g, func(lin nn.Linear) bool { return lin.Bias }) {
+		return nil
+	}
+	out := 0
+	for _, lin := range g {
+		out += lin.Out
+	}
+	all := make([]byte, out*l.dtype.Size())
+	rest := all
+	for _, lin := range g {
+		n := lin.Out * l.dtype.Size()
+		if lin.Bias {
+			if err := l.fill(rest[:n], prefix+lin.Name+".bias", lin.Out); err != nil {
+				return err
+			}
+		}
+		rest = rest[n:]
+	}
+	t, err := l.dev.Upload(shapes.Make(l.dtype, out), all)
+	if err == nil {
+		w.Tensors = append(w.Tensors, t)
+	}
+	return err
+}
