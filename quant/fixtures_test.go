@@ -30,6 +30,15 @@ type fixtures struct {
 		Storage string                   `json:"storage"`
 		Tensors map[string]fixtureTensor `json:"tensors"`
 	} `json:"state_dicts"`
+	Blockwise []struct {
+		fixtureCase
+		Signed bool `json:"signed"`
+	} `json:"blockwise"`
+	Int8 []struct {
+		fixtureCase
+		ValuesSHA map[string]string        `json:"values_sha256"`
+		Tensors   map[string]fixtureTensor `json:"tensors"`
+	} `json:"int8"`
 	Skips []struct {
 		Patterns []string        `json:"patterns"`
 		Convert  map[string]bool `json:"convert"`

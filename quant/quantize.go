@@ -22,26 +22,34 @@ func Quantize4Bit(values []float32, qt QuantType, blocksize int, doubleQuant boo
 // Quantize4BitRaw is [Quantize4Bit] on the little-endian bytes of a tensor of shape and dtype Float32, Float16 or
 // BFloat16, as they lie in a safetensors file. The whole tensor never exists in float32.
 func Quantize4BitRaw(raw []byte, dtype dtypes.DType, shape []int, qt QuantType, blocksize int, doubleQuant bool) (packed []byte, state *QuantState, err error) {
-	if err := checkDType(dtype); err != nil {
-		return nil, nil, err
-	}
 	n, err := size(shape)
 	if err != nil {
 		return nil, nil, err
 	}
-	if want := n * dtype.Size(); len(raw) != want {
-		return nil, nil, fmt.Errorf("%d bytes for a tensor of shape %v and dtype %s, want %d", len(raw), shape, dtype, want)
-	}
-	widen := widener(dtype)
-	load := func(scratch []float32, begin, end int) []float32 {
-		widen(scratch[:end-begin], raw[begin*dtype.Size():])
-		return scratch[:end-begin]
+	load, err := rawLoader(raw, dtype, shape, n)
+	if err != nil {
+		return nil, nil, err
 	}
 	return quantize(load, shape, dtype, qt, blocksize, doubleQuant)
 }
 
-// A loader returns values [begin, end), at most 4096 of them, in scratch or where they are.
+// A loader returns values [begin, end), as many as scratch holds at most, in scratch or where they are.
 type loader func(scratch []float32, begin, end int) []float32
+
+// rawLoader reads the little-endian bytes of n values of shape and dtype.
+func rawLoader(raw []byte, dtype dtypes.DType, shape []int, n int) (loader, error) {
+	if err := checkDType(dtype); err != nil {
+		return nil, err
+	}
+	if want := n * dtype.Size(); len(raw) != want {
+		return nil, fmt.Errorf("%d bytes for a tensor of shape %v and dtype %s, want %d", len(raw), shape, dtype, want)
+	}
+	widen := widener(dtype)
+	return func(scratch []float32, begin, end int) []float32 {
+		widen(scratch[:end-begin], raw[begin*dtype.Size():])
+		return scratch[:end-begin]
+	}, nil
+}
 
 func quantize(load loader, shape []int, dtype dtypes.DType, qt QuantType, blocksize int, doubleQuant bool) ([]byte, *QuantState, error) {
 	book, err := qt.book()
