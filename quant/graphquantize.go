@@ -101,14 +101,11 @@ func (c *codebook) nearestNode(s *Node) *Node {
 		bits = append(bits, above)
 		rank = BitwiseOr(rank, Where(above, Scalar(g, dtypes.Uint8, step), Scalar(g, dtypes.Uint8, 0)))
 	}
-	if c.pair[0x0f] == 0x0f && c.pair[0x70] == 0x70 { // codes are ranks
+	codes := [16]uint8(c.lowCodes[:16])
+	if codes == nf4Order { // codes are ranks
 		return rank
 	}
-	code := make([]uint8, 16)
-	for i := range code {
-		code[i] = c.pair[i] & 15
-	}
-	return Gather(Const(g, code), InsertAxes(rank, -1))
+	return Gather(Const(g, codes[:]), InsertAxes(rank, -1))
 }
 
 // Search is how [QuantizeBlockwiseNode] finds the number nearest to a value.
