@@ -39,11 +39,13 @@ func QuantizeBlockwise(values []float32, numbers [256]float32, blocksize int) (c
 	parallel(len(values), 1<<14, func(begin, end int) {
 		for ; begin < end; begin += blocksize {
 			stop := min(begin+blocksize, end)
-			if i := indexNotFinite(values[begin:stop]); i >= 0 {
-				lower(&firstBad, int64(begin+i))
+			x := values[begin:stop]
+			a := encodeSteps(codes[begin:stop], x, steps)
+			if math.Float32bits(a) >= infBits {
+				lower(&firstBad, int64(begin+indexNotFinite(x)))
 				return
 			}
-			absmax[begin/blocksize] = encodeSteps(codes[begin:stop], values[begin:stop], steps)
+			absmax[begin/blocksize] = a
 		}
 	})
 	if i := int(firstBad.Load()); i < len(values) {
@@ -52,12 +54,12 @@ func QuantizeBlockwise(values []float32, numbers [256]float32, blocksize int) (c
 	return codes, absmax, nil
 }
 
-// encodeSteps writes the codes of x, one block of finite values, and returns its absmax.
+// encodeSteps writes the codes of x, one block, and returns its absmax; if that is NaN or infinite, the codes mean nothing.
 func encodeSteps(dst []uint8, x []float32, steps *[dynamicSteps]uint8) float32 {
 	absmax := math.Float32frombits(absmaxBits(x))
-	if absmax == 0 {
+	if absmax == 0 || absmax-absmax != 0 {
 		clear(dst) // whatever the number, its product with 0 is 0
-		return 0
+		return absmax
 	}
 	inverse := 1 / absmax
 	for i, v := range x {

@@ -13,3 +13,6 @@ func (c *codebook) encodeScaled(dst []byte, x []float32, inverse float32) {
 func widenF32(dst []float32, raw []byte)  { widenF32Plain(dst, raw) }
 func widenBF16(dst []float32, raw []byte) { widenBF16Plain(dst, raw) }
 func widenF16(dst []float32, raw []byte)  { widenF16Plain(dst, raw) }
+
+func roundHalves(dst, x []float32)                      { roundHalvesPlain(dst, x) }
+func encodeInt8(dst []int8, x []float32, scale float32) { encodeInt8Plain(dst, x, scale) }

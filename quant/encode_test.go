@@ -59,3 +59,43 @@ func TestVectorFormsWidenEveryHalf(t *testing.T) {
 		}
 	}
 }
+
+func TestVectorFormsEncodeInt8(t *testing.T) {
+	for n := range 200 {
+		x := generate("uniform", uint64(n), n, 254)
+		for i := range x {
+			if i%3 == 0 {
+				x[i] = float32(math.Round(float64(x[i]))) + 0.5 // ties
+			}
+		}
+		got, want := make([]int8, n), make([]int8, n)
+		encodeInt8(got, x, 0.96875)
+		encodeInt8Plain(want, x, 0.96875)
+		for i, v := range x {
+			if exact := math.RoundToEven(float64(v * 0.96875)); got[i] != want[i] || float64(got[i]) != exact {
+				t.Fatalf("value %d of %d, %v, has code %d, plain %d, want %v", i, n, v, got[i], want[i], exact)
+			}
+		}
+	}
+}
+
+func TestVectorFormsRoundToFloat16(t *testing.T) {
+	var x []float32
+	for bits := uint64(0); bits < 1<<32; bits += 65521 { // all exponents, and fractions of all kinds
+		x = append(x, math.Float32frombits(uint32(bits)))
+	}
+	for i := range uint32(1 << 16) { // the float16 numbers, and the midpoints above them and their neighbours
+		v := math.Float32frombits(i << 13)
+		mid := math.Float32frombits(i<<13 + 1<<12)
+		x = append(x, v, mid, math.Nextafter32(mid, 0), math.Nextafter32(mid, 10*mid), -mid, v*0x1p-112, mid*0x1p-112)
+	}
+	x = append(x, 65504, 65519.996, 65520, -65520, 0x1p-24, 0x1p-25, 3*0x1p-25, -0x1p-25, float32(math.NaN()))
+	got, want := make([]float32, len(x)), make([]float32, len(x))
+	roundHalves(got, x)
+	roundHalvesPlain(want, x)
+	for i := range x {
+		if math.Float32bits(got[i]) != math.Float32bits(want[i]) && !(got[i] != got[i] && want[i] != want[i]) {
+			t.Fatalf("%v (%08x) rounds to %v, want %v", x[i], math.Float32bits(x[i]), got[i], want[i])
+		}
+	}
+}

@@ -68,14 +68,19 @@ func quantizeInt8(load loader, shape []int) (*Int8Weight, error) {
 	parallel(out, rows, func(begin, end int) {
 		scratch := make([]float32, in)
 		for row := begin; row < end; row++ {
-			for i, v := range load(scratch, row*in, row*in+in) {
-				scratch[i] = roundF16(v)
-			}
-			if i := indexNotFinite(scratch); i >= 0 {
-				lower(&firstBad, int64(row*in+i))
+			roundHalves(scratch, load(scratch, row*in, row*in+in))
+			bits := absmaxBits(scratch)
+			if bits >= infBits {
+				lower(&firstBad, int64(row*in+indexNotFinite(scratch)))
 				return
 			}
-			w.SCB[row] = encodeInt8(w.CB[row*in:row*in+in], scratch)
+			if bits == 0 {
+				continue // all codes are 0
+			}
+			absmax := math.Float32frombits(bits)
+			w.SCB[row] = absmax
+			scale := float32(1/absmax) * 127 // as torch evaluates 127.0/absmax; finite, as float16 has nothing below 6e-8
+			encodeInt8(w.CB[row*in:row*in+in], scratch, scale)
 		}
 	})
 	if i := int(firstBad.Load()); i < out*in {
@@ -86,18 +91,23 @@ func quantizeInt8(load loader, shape []int) (*Int8Weight, error) {
 	return w, nil
 }
 
-// encodeInt8 writes a row's codes and returns its absmax.
-func encodeInt8(dst []int8, x []float32) float32 {
-	absmax := math.Float32frombits(absmaxBits(x))
-	if absmax == 0 {
-		return 0
-	}
-	scale := float32(1/absmax) * 127 // as torch evaluates 127.0/absmax; finite, as float16 has nothing below 6e-8
-	const magic = 3 << 22            // added and taken away again, it leaves a float32 of magnitude below 2^22 rounded to an integer
+// roundMagic, added to a float32 of magnitude below 2^22, leaves it rounded to an integer, ties to even, in its low bits.
+const roundMagic = 3 << 22
+
+// encodeInt8Plain writes the codes of a row, x·scale rounded to integers.
+func encodeInt8Plain(dst []int8, x []float32, scale float32) {
+	dst = dst[:len(x)]
 	for i, v := range x {
-		dst[i] = int8(float32(v*scale) + magic - magic)
+		dst[i] = int8(math.Float32bits(float32(v*scale) + roundMagic))
 	}
-	return absmax
+}
+
+// roundHalvesPlain rounds x to float16, ties to even, and widens it again. dst may be x.
+func roundHalvesPlain(dst, x []float32) {
+	dst = dst[:len(x)]
+	for i, v := range x {
+		dst[i] = roundF16(v)
+	}
 }
 
 // Dequantize decodes w: [out·in] values, float32(CB·SCB)·(1/127) as bitsandbytes' int8_vectorwise_dequant has it, rounded
