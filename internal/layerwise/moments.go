@@ -48,24 +48,43 @@ func (o optimizer) moments() int {
 	return 2
 }
 
-// eightBit reports whether the moments of a parameter of so many values are kept in 8 bits.
-func (o optimizer) eightBit(size int) bool { return o.EightBit && size >= min8BitSize }
+// eightBit reports whether the moments of p are kept in 8 bits.
+func (o optimizer) eightBit(p param) bool {
+	return o.EightBit && !p.fullMoments && (*p.at).Size() >= min8BitSize
+}
 
-// moment are the shapes of the tensors that hold one moment of a parameter: float32 in the parameter's shape, or uint8
-// codes [n] and float32 scales [ceil(n/256)] (bitsandbytes' state and absmax).
-func (o optimizer) moment(param shapes.Shape) []shapes.Shape {
-	n := param.Size()
-	if !o.eightBit(n) {
-		return []shapes.Shape{shapes.Make(dtypes.Float32, param.Dimensions...)}
+// eightBits is eightBit of each parameter.
+func (o optimizer) eightBits(params []param) []bool {
+	eight := make([]bool, len(params))
+	for i, p := range params {
+		eight[i] = o.eightBit(p)
+	}
+	return eight
+}
+
+// moment are the shapes of the tensors that hold one moment of p: float32 in p's shape, or uint8 codes [n] and float32
+// scales [ceil(n/256)] (bitsandbytes' state and absmax).
+func (o optimizer) moment(p param) []shapes.Shape {
+	n := (*p.at).Size()
+	if !o.eightBit(p) {
+		return []shapes.Shape{shapes.Make(dtypes.Float32, (*p.at).Shape().Dimensions...)}
 	}
 	return []shapes.Shape{shapes.Make(dtypes.Uint8, n), shapes.Make(dtypes.Float32, (n+momentBlock-1)/momentBlock)}
+}
+
+// momentParts are the names of the tensors that hold a moment of p, as suffixes.
+func (o optimizer) momentParts(p param) []string {
+	if o.eightBit(p) {
+		return []string{"", absmaxSuffix}
+	}
+	return []string{""}
 }
 
 // start gives the group moments of zero. Codes and scales of 0 stand for it in bitsandbytes too.
 func (o optimizer) start(g *group, d *backend.Device) error {
 	for _, at := range []*[]*tensors.Tensor{&g.m, &g.v}[:o.moments()] {
 		for _, p := range g.params {
-			for _, s := range o.moment((*p.at).Shape()) {
+			for _, s := range o.moment(p) {
 				t, err := d.Upload(s, make([]byte, s.ByteSize()))
 				if err != nil {
 					return fmt.Errorf("moments of the optimizer: %w", err)
@@ -77,23 +96,15 @@ func (o optimizer) start(g *group, d *backend.Device) error {
 	return nil
 }
 
-// momentParts are the names of the tensors that hold a moment of a parameter of so many values, as suffixes.
-func (o optimizer) momentParts(size int) []string {
-	if o.eightBit(size) {
-		return []string{"", absmaxSuffix}
-	}
-	return []string{""}
-}
-
 // decode turns the tensors of the moments, all parameters' first moments before the second ones, into float32 values:
-// for each parameter its moments, in its shape.
-func (o optimizer) decode(held, params []*Node) [][]*Node {
+// for each parameter its moments, in its shape. eight tells which are in 8 bits.
+func (o optimizer) decode(held, params []*Node, eight []bool) [][]*Node {
 	out := make([][]*Node, len(params))
 	for k := range o.moments() {
 		for i, p := range params {
 			x := held[0]
 			held = held[1:]
-			if o.eightBit(p.Shape().Size()) {
+			if eight[i] {
 				x = Reshape(quant.DequantizeBlockwiseNode(x, held[0], momentNumbers(k), momentBlock), p.Shape().Dimensions...)
 				held = held[1:]
 			}
@@ -104,10 +115,10 @@ func (o optimizer) decode(held, params []*Node) [][]*Node {
 }
 
 // encode is the inverse of decode.
-func (o optimizer) encode(moments [][]*Node) (held []*Node) {
+func (o optimizer) encode(moments [][]*Node, eight []bool) (held []*Node) {
 	for k := range o.moments() {
-		for _, m := range moments {
-			if !o.eightBit(m[k].Shape().Size()) {
+		for i, m := range moments {
+			if !eight[i] {
 				held = append(held, m[k])
 				continue
 			}

@@ -12,10 +12,11 @@ import (
 	"github.com/loris-ml/loris/internal/backend"
 )
 
-// param is a trainable tensor: where it is kept, and whether weight decay applies to it.
+// param is a trainable tensor.
 type param struct {
-	at    **tensors.Tensor
-	decay bool
+	at          **tensors.Tensor // where it is kept
+	decay       bool             // weight decay applies to it
+	fullMoments bool             // its moments are float32 whatever the optimizer, as transformers' Trainer keeps those of embeddings
 }
 
 // group are the trainable tensors of one span (or of the model's ends) with their summed gradients, float32, and their
@@ -91,17 +92,18 @@ func (g *group) update(m *Model, o optimizer, scalars, scale *tensors.Tensor) ([
 			decay[i] = o.weightDecay
 		}
 	}
+	eight := o.eightBits(g.params)
 	in := slices.Concat([]*tensors.Tensor{scalars, scale}, g.values(), g.grads, g.m, g.v)
-	return m.programs.get(m.Device, o.String(), fmt.Sprint(o, decay), func(in []*Node) []*Node {
+	return m.programs.get(m.Device, o.String(), fmt.Sprint(o, decay, eight), func(in []*Node) []*Node {
 		s := stepScalars{element(in[0], 0), element(in[0], 1), element(in[0], 2)}
 		values, grads := in[2:2+n], in[2+n:2+2*n]
-		moments := o.decode(in[2+2*n:], values)
+		moments := o.decode(in[2+2*n:], values, eight)
 		for i, p := range values {
 			var fresh *Node
 			fresh, moments[i] = o.step(s, decay[i], ConvertDType(p, dtypes.Float32), Mul(grads[i], in[1]), moments[i])
 			values[i] = ConvertDType(fresh, p.DType())
 		}
-		return append(values, o.encode(moments)...)
+		return append(values, o.encode(moments, eight)...)
 	}).call(in...)
 }
 

@@ -85,7 +85,7 @@ func bare(t *testing.T, d *backend.Device, o training.SessionOptions, params [][
 		if *at, err = backend.UploadValues(d, x, shapes[i]...); err != nil {
 			t.Fatal(err)
 		}
-		g.params = append(g.params, param{at, true})
+		g.params = append(g.params, param{at: at, decay: true})
 	}
 	if err := optim.start(g, d); err != nil {
 		t.Fatal(err)
@@ -354,6 +354,38 @@ func same(t *testing.T, what string, got, want map[string][]byte) {
 	}
 	if len(got) != len(want) {
 		t.Errorf("%s: %d tensors, want %d", what, len(got), len(want))
+	}
+}
+
+func TestEightBitMomentsTakeAByteAValue(t *testing.T) {
+	r := readRuns(t)
+	d := testDevices(t)[0]
+	n, small := r.Shapes[0][0]*r.Shapes[0][1], r.Shapes[1][0]*r.Shapes[1][1]
+	scales := 4 * ((n + 255) / 256)
+	for optim, want := range map[string]int{
+		"adamw_8bit": 2*(n+scales) + 8*small, "lion_8bit": n + scales + 4*small, "adamw_torch": 8 * (n + small), "lion_32bit": 4 * (n + small),
+	} {
+		bytes := func(s *Session) (sum int) {
+			for name, raw := range s.held(t) {
+				if !strings.HasSuffix(name, "value") {
+					sum += len(raw)
+				}
+			}
+			return sum
+		}
+		s := bare(t, d, r.options(optim), r.initial(), r.Shapes)
+		if got := bytes(s); got != want {
+			t.Errorf("%s: moments take %d bytes, want %d", optim, got, want)
+		}
+		s.groups[0].params[0].fullMoments = true // as an embedding's
+		s.groups[0].m, s.groups[0].v = nil, nil
+		if err := s.optim.start(s.groups[0], d); err != nil {
+			t.Fatal(err)
+		}
+		r.train(t, s, 0, 2)
+		if got, want := bytes(s), 4*s.optim.moments()*(n+small); got != want {
+			t.Errorf("%s: an embedding's moments take %d bytes, want %d", optim, got, want)
+		}
 	}
 }
 

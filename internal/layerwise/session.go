@@ -52,7 +52,7 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 			for _, w := range l.stores() {
 				s.dropout = s.dropout || w.Layout.HasDropout()
 				for _, t := range w.Layout.Trainable() {
-					g.params = append(g.params, param{&w.Tensors[t], w.Layout.Slots[t].Decay})
+					g.params = append(g.params, param{at: &w.Tensors[t], decay: w.Layout.Slots[t].Decay})
 				}
 			}
 		}
@@ -60,9 +60,9 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		trained += len(g.params)
 	}
 	if m.Trainable {
-		s.ends = &group{params: []param{{&m.Embed.Table, true}, {&m.Norm, false}}}
+		s.ends = &group{params: []param{{at: &m.Embed.Table, decay: true, fullMoments: true}, {at: &m.Norm}}}
 		if m.Head != nil {
-			s.ends.params = append(s.ends.params, param{&m.Head, true})
+			s.ends.params = append(s.ends.params, param{at: &m.Head, decay: true})
 		}
 		trained += len(s.ends.params)
 	}

@@ -33,7 +33,7 @@ func (s *Session) named(visit func(name string, at **tensors.Tensor) error) erro
 		}
 		for k, ts := range [][]*tensors.Tensor{g.m, g.v}[:s.optim.moments()] {
 			for j, p := range g.params {
-				for _, part := range s.optim.momentParts((*p.at).Size()) {
+				for _, part := range s.optim.momentParts(p) {
 					if err := visit(name(j)+string("mv"[k])+part, &ts[0]); err != nil {
 						return err
 					}
