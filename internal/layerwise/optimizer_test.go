@@ -59,7 +59,7 @@ func gradient(param, step, n int) []float32 {
 }
 
 // testDevices are the Go backend and, where its plugin is at hand, XLA on the CPU.
-func testDevices(t *testing.T) (ds []*backend.Device) {
+func testDevices(t testing.TB) (ds []*backend.Device) {
 	t.Helper()
 	for _, spec := range append([]string{"go"}, strings.Fields(os.Getenv("LORIS_TEST_BACKENDS"))...) {
 		d, err := backend.Open(spec)
@@ -73,7 +73,7 @@ func testDevices(t *testing.T) (ds []*backend.Device) {
 }
 
 // bare is a session over parameters that belong to no layer: its gradients are given, not computed.
-func bare(t *testing.T, d *backend.Device, o training.SessionOptions, params [][]float32, shapes [][]int) *Session {
+func bare(t testing.TB, d *backend.Device, o training.SessionOptions, params [][]float32, shapes [][]int) *Session {
 	t.Helper()
 	optim, err := newOptimizer(o, d)
 	if err != nil {
@@ -99,7 +99,7 @@ func bare(t *testing.T, d *backend.Device, o training.SessionOptions, params [][
 }
 
 // take runs one step with the given gradients.
-func (s *Session) take(t *testing.T, lr float64, gradients ...[]float32) {
+func (s *Session) take(t testing.TB, lr float64, gradients ...[]float32) {
 	t.Helper()
 	g := s.groups[0]
 	for i, x := range gradients {
@@ -409,5 +409,24 @@ func TestStateOfAnotherOptimizerIsRefusedByName(t *testing.T) {
 	}
 	if _, err := newOptimizer(r.options("adafactor"), d); err == nil || !strings.Contains(err.Error(), `"adafactor"`) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// Bytes are of the float32 gradients.
+func BenchmarkOptimizers(b *testing.B) {
+	const rows, columns = 2048, 1024
+	x := reference.Normal(1, rows*columns, 0.02)
+	for _, d := range testDevices(b) {
+		for _, optim := range []string{"adamw_torch", "adamw_8bit", "lion_32bit", "lion_8bit"} {
+			b.Run(fmt.Sprint(d.Kind, "/", optim), func(b *testing.B) {
+				o := training.SessionOptions{Optim: optim, AdamBeta1: 0.9, AdamBeta2: 0.999, AdamEpsilon: 1e-8}
+				s := bare(b, d, o, [][]float32{x}, [][]int{{rows, columns}})
+				s.take(b, 1e-4, x) // compiles
+				b.SetBytes(4 * rows * columns)
+				for b.Loop() {
+					s.take(b, 1e-4, x)
+				}
+			})
+		}
 	}
 }
