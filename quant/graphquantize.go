@@ -11,8 +11,9 @@ import (
 // Quantize4BitNode encodes a weight that lies on the device: x, of any shape with n values and dtype Float32, BFloat16 or
 // Float16, in blocks of blocksize. The results are codes uint8 [(n+1)/2] as half-planes and absmax float32
 // [ceil(n/blocksize)], with the bytes that [NewPacked] makes of [Quantize4Bit]'s, and firstBad, an int64 scalar: the index
-// of the first value that is NaN or infinite, n if there is none; if there is one, the other results mean nothing. For
-// double quantization give the downloaded absmax to [QuantizeAbsmax].
+// of the first value that is NaN or infinite, n if there is none; if there is one, the other results mean nothing. What
+// reads codes and absmax is Layout{QuantType: qt, Blocksize: blocksize, Shape: x's}. For double quantization give the
+// downloaded absmax, 1/blocksize of the values, to [QuantizeAbsmax].
 //
 // Scales below float32's normal range (1.2e-38) may come out as 0 on devices that flush subnormal numbers, as XLA does.
 // It panics on an unknown type or blocksize, as GoMLX's graph functions do.

@@ -5,6 +5,7 @@ import (
 	"math"
 	"strings"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/gomlx/compute/dtypes"
 	. "github.com/gomlx/gomlx/core/graph"
@@ -139,29 +140,26 @@ func (w *Int8Weight) Dequantize(dtype dtypes.DType) ([]float32, error) {
 
 // Packed is w as it lies in device memory: a [Layout] of type [Int8] with a block for each row, of which
 // [Packed.Inputs] are CB, int8 [out·in], and SCB, float32 [out]. [Concat] stacks such weights whatever their sizes. It
-// shares SCB with w.
+// shares both with w.
 func (w *Int8Weight) Packed() (*Packed, error) {
 	if err := w.check(); err != nil {
 		return nil, err
 	}
-	codes := make([]byte, len(w.CB))
-	for i, c := range w.CB {
-		codes[i] = byte(c)
-	}
 	return &Packed{
 		Layout: Layout{QuantType: Int8, Blocksize: w.Shape[1], Shape: []int{w.Shape[0], w.Shape[1]}},
-		Codes:  codes,
+		Codes:  unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(w.CB))), len(w.CB)),
 		Absmax: w.SCB,
 	}, nil
 }
 
 // int8Weight is p, whose type is Int8, as a host weight.
 func (p *Packed) int8Weight() *Int8Weight {
-	w := &Int8Weight{Shape: p.Shape, CB: make([]int8, len(p.Codes)), SCB: p.Absmax}
-	for i, c := range p.Codes {
-		w.CB[i] = int8(c)
-	}
-	return w
+	return &Int8Weight{Shape: p.Shape, CB: signed(p.Codes), SCB: p.Absmax}
+}
+
+// signed is the memory of codes, not a copy of it.
+func signed(codes []byte) []int8 {
+	return unsafe.Slice((*int8)(unsafe.Pointer(unsafe.SliceData(codes))), len(codes))
 }
 
 // DequantizeInt8Node decodes codes int8 [out·in] with scb float32 [out] to shape [out, in] of dtype, with the bits of
@@ -222,7 +220,7 @@ func (w *Int8Weight) StateDict(weight string) ([]Tensor, error) {
 }
 
 // Int8FromStateDict reads what [Int8Weight.StateDict] writes, from a checkpoint of any bitsandbytes: find returns the
-// tensor of a key, false if there is none. A weight_format other than row-major, which early versions wrote for some
+// tensor of a key, false if there is none, whose Data the weight keeps. A weight_format other than row-major, which early versions wrote for some
 // GPUs, is an error, as is what is missing or does not fit.
 func Int8FromStateDict(weight string, find func(key string) (Tensor, bool, error)) (*Int8Weight, error) {
 	r := stateReader{weight: weight, find: find}
@@ -238,10 +236,7 @@ func Int8FromStateDict(weight string, find func(key string) (Tensor, bool, error
 	if ok && (len(format.Data) != 1 || format.Data[0] != rowFormat) {
 		return nil, fmt.Errorf("%s_format is %v, want 0 (row-major); save the model again with a present bitsandbytes", weight, format.Data)
 	}
-	w := &Int8Weight{Shape: cb.Shape, CB: make([]int8, len(cb.Data)), SCB: r.floats(Int8Key(weight), scb)}
-	for i, c := range cb.Data {
-		w.CB[i] = int8(c)
-	}
+	w := &Int8Weight{Shape: cb.Shape, CB: signed(cb.Data), SCB: r.floats(Int8Key(weight), scb)}
 	if r.err == nil {
 		r.err = w.check()
 	}
