@@ -136,13 +136,14 @@ func QuantizeBlockwiseNode(x *Node, numbers [256]float32, blocksize int, s Searc
 	zero := ScalarZero(g, dtypes.Float32)
 	isZero := Equal(absmax, zero)
 	inverse := Where(isZero, zero, Inverse(absmax))
-	scaled := ClipScalar(Mul(rows, InsertAxes(inverse, -1)), -1, 1)
+	shift := Where(isZero, Scalar(g, dtypes.Float32, -1), zero) // a block of zeros is all -1, which has code 0
+	scaled := Add(Mul(rows, InsertAxes(inverse, -1)), InsertAxes(shift, -1))
+	scaled = ClipScalar(scaled, -1, 1)
 	if s == Nearest {
 		codes = nearestOf(scaled, &numbers)
 	} else {
 		codes = tableStep(scaled, stepCodes(&numbers))
 	}
-	codes = Where(BroadcastToDims(InsertAxes(isZero, -1), count, blocksize), Scalar(g, dtypes.Uint8, 0), codes)
 	return SliceAxis(Reshape(codes, count*blocksize), 0, AxisRange(0, n)), absmax
 }
 
