@@ -145,7 +145,8 @@ type stepScalars struct{ lr, c1, c2 *Node }
 //
 //	p ← p (1 - lr·wd),  p ← p - lr sign(β1 m + (1-β1) g),  m ← β2 m + (1-β2) g
 //
-// bitsandbytes has the same rules; where moments are kept in 8 bits, p moves by those before they are rounded.
+// bitsandbytes has the same rules; where moments are kept in 8 bits, p moves by those before they are rounded. (Its CUDA
+// kernel for 8-bit AdamW alone decays p after the step, which is a part lr·wd of the step away.)
 func (o optimizer) step(s stepScalars, decay float64, p, g *Node, moments []*Node) (*Node, []*Node) {
 	if decay > 0 {
 		p = Mul(p, OneMinus(MulScalar(s.lr, decay)))
