@@ -68,6 +68,9 @@ func (o Options) Validate() error {
 		if err := o.Quantization.Validate(); err != nil {
 			return err
 		}
+		if o.Quantization.LoadIn8Bit {
+			return fmt.Errorf("Options.Quantization: load_in_8bit: models are not loaded in int8 yet; use load_in_4bit with bnb_4bit_quant_type %q", quant.NF4)
+		}
 		if o.Trainable && o.Quantization.LoadIn4Bit {
 			return fmt.Errorf("Options.Trainable with Quantization: 4-bit weights cannot be trained; attach adapters with peft.GetPeftModel instead")
 		}
