@@ -17,6 +17,7 @@ type CausalLM struct {
 	run     *layerwise.Model
 	options Options
 	path    string
+	src     source          // open while its quantized weights may be saved; else nil
 	rows    *offheap.Memory // of the embedding, where they stay on the host; run has its bytes
 }
 
@@ -33,6 +34,9 @@ func (m *CausalLM) Options() Options { return m.options }
 func (m *CausalLM) Close() error {
 	err := errors.Join(m.run.Close(), m.run.Device.Close())
 	m.run.Embed.Rows = nil
+	if m.src != nil {
+		err = errors.Join(err, m.src.Close())
+	}
 	return errors.Join(err, m.rows.Free())
 }
 

@@ -2,10 +2,8 @@ package models
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 
-	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 
 	"github.com/loris-ml/loris/internal/nn"
@@ -19,14 +17,14 @@ func (l *loader) group(b *nn.LayoutBuilder, w *nn.Weights, prefix string, g []nn
 	packed := make([]*quant.Packed, len(g))
 	if l.packs() {
 		for i, lin := range g {
-			if !l.o.quantizes(prefix + lin.Name) {
+			if !l.quantizes(prefix + lin.Name) {
 				continue
 			}
-			codes, state, err := l.fourBits(prefix+lin.Name, lin)
+			e, err := l.encode(prefix+lin.Name, lin.Out, lin.In)
 			if err != nil {
 				return err
 			}
-			if packed[i], err = quant.NewPacked(codes, state); err != nil {
+			if packed[i], err = e.packed(); err != nil {
 				return err
 			}
 		}
@@ -71,7 +69,7 @@ func (l *loader) dense(b *nn.LayoutBuilder, w *nn.Weights, prefix string, g []nn
 	rest := raw
 	for _, lin := range g {
 		n := lin.Out * lin.In * l.dtype.Size()
-		if err := l.weight(rest[:n], prefix+lin.Name, lin); err != nil {
+		if err := l.weight(rest[:n], prefix+lin.Name, lin.Out, lin.In); err != nil {
 			return err
 		}
 		rest = rest[n:]
@@ -85,38 +83,23 @@ func (l *loader) dense(b *nn.LayoutBuilder, w *nn.Weights, prefix string, g []nn
 	return l.biases(w, prefix, g)
 }
 
-// weight puts a linear's weight into dst: as it is, or as four bits stand for it.
-func (l *loader) weight(dst []byte, path string, lin nn.Linear) error {
-	if !l.o.quantizes(path) {
-		return l.fill(dst, path+".weight", lin.Out, lin.In)
+// weight puts a linear's weight into dst: as it is, or as its quantized form stands for it.
+func (r *reader) weight(dst []byte, path string, out, in int) error {
+	if !r.quantizes(path) {
+		return r.fill(dst, path+".weight", out, in)
 	}
-	codes, state, err := l.fourBits(path, lin)
+	e, err := r.encode(path, out, in)
 	if err != nil {
 		return err
 	}
-	values, err := quant.Dequantize4Bit(codes, state)
+	values, err := e.values()
 	if err != nil {
 		return err
 	}
-	return floats.EncodeTo(dst, fileDTypes[l.dtype], values)
+	return floats.EncodeTo(dst, fileDTypes[r.dtype], values)
 }
 
-// fourBits quantizes a linear's weight. What it decodes to is not rounded.
-func (l *loader) fourBits(path string, lin nn.Linear) ([]byte, *quant.QuantState, error) {
-	raw, dtype, err := l.whole(path+".weight", lin.Out, lin.In)
-	if err != nil {
-		return nil, nil, err
-	}
-	q := l.o.Quantization
-	codes, state, err := quant.Quantize4BitRaw(raw, dtype, []int{lin.Out, lin.In}, q.QuantType(), quant.DefaultBlocksize, q.BNB4BitUseDoubleQuant)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s: tensor %q: %w", l.src.path(), path+".weight", err)
-	}
-	state.DType = dtypes.Float32
-	return codes, state, nil
-}
-
-// packed uploads linears as one weight in four bits, and their biases.
+// packed uploads linears as one weight in its quantized form, and their biases.
 func (l *loader) packed(b *nn.LayoutBuilder, w *nn.Weights, prefix string, g []nn.Linear, p *quant.Packed) error {
 	var arrays []shapes.Shape
 	for _, in := range p.Inputs() {

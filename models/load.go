@@ -16,7 +16,8 @@ import (
 )
 
 // FromPretrained loads a model onto the device of o.Backend: from a folder with config.json and model.safetensors
-// (single or sharded), or from a GGUF file with tensors in F32, F16, BF16, Q8_0, Q4_0 or Q4_1. Weights pass through the
+// (single or sharded), or from a GGUF file with tensors in F32, F16, BF16, Q8_0, Q4_0 or Q4_1. A folder that
+// bitsandbytes quantized (its config.json has quantization_config) keeps its bytes, and Options.Quantization may be nil. Weights pass through the
 // host one group of linears at a time, quantized on the way where o.Quantization asks for it, so that beside the embedding,
 // which stays there, the host holds little more than the largest of them.
 func FromPretrained(ctx context.Context, path string, o Options) (*CausalLM, error) {
@@ -27,24 +28,31 @@ func FromPretrained(ctx context.Context, path string, o Options) (*CausalLM, err
 	if err != nil {
 		return nil, err
 	}
+	if f, ok := src.(*folder); ok {
+		if err := o.settle(f.quantization, path); err != nil {
+			return nil, errors.Join(err, src.Close())
+		}
+	}
 	m, err := load(ctx, arch, src, o)
-	if err = errors.Join(err, src.Close()); err != nil {
-		return nil, fmt.Errorf("load %s: %w", path, err)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("load %s: %w", path, err), src.Close())
 	}
 	m.path = path
-	return m, nil
+	if quantized(o.Quantization) {
+		m.src = src // to be saved from, since the device holds the weights in another form
+		return m, nil
+	}
+	return m, src.Close()
 }
 
 // loader puts the tensors of a source onto a device.
 type loader struct {
+	reader
 	arch    Architecture
-	src     source
 	o       Options
 	dev     *backend.Device
-	dtype   dtypes.DType
 	compute dtypes.DType
 	bar     *loadBar
-	staging *staging
 }
 
 func load(ctx context.Context, arch Architecture, src source, o Options) (_ *CausalLM, err error) {
@@ -53,7 +61,7 @@ func load(ctx context.Context, arch Architecture, src source, o Options) (_ *Cau
 	if err != nil {
 		return nil, err
 	}
-	l := &loader{arch: arch, src: src, o: o, dev: dev, bar: newLoadBar(o.Progress, d.layers+1), staging: &staging{}}
+	l := &loader{reader: reader{src: src, quantization: o.Quantization}, arch: arch, o: o, dev: dev, bar: newLoadBar(o.Progress, d.layers+1)}
 	defer func() { err = errors.Join(err, l.staging.free()) }()
 	lm := &CausalLM{arch: arch, options: o}
 	m := &layerwise.Model{Device: dev, Shape: d.shape, Vocab: d.vocab, Inverse: d.inverse, Block: arch.block, Trainable: o.Trainable}
@@ -83,13 +91,13 @@ func load(ctx context.Context, arch Architecture, src source, o Options) (_ *Cau
 		}
 		m.Layers = append(m.Layers, w)
 	}
-	if o.Quantization != nil && o.Quantization.LoadIn4Bit && !l.packs() {
-		o.logger().Info("4-bit weights are kept dequantized: this backend has no fast 4-bit kernels", "backend", dev.Kind, "see", "models.Options.KeepPacked")
+	if quantized(o.Quantization) && !l.packs() {
+		o.logger().Info("quantized weights are kept dequantized: this backend has no fast kernels for them", "backend", dev.Kind, "see", "models.Options.KeepPacked")
 	}
 	return lm, nil
 }
 
-// packs reports whether 4-bit weights stay packed on the device.
+// packs reports whether quantized weights stay packed on the device.
 func (l *loader) packs() bool { return l.dev.Kind == backend.CUDA || l.o.KeepPacked }
 
 // formats settles the dtypes of weights and of computation.
@@ -104,6 +112,9 @@ func (l *loader) formats() (err error) {
 	named := l.o.ComputeDType
 	if named == DefaultDType && l.o.Quantization != nil {
 		named = DType(l.o.Quantization.BNB4BitComputeDType)
+		if _, err := named.resolve(l.dev); err != nil {
+			return &UnsupportedError{Path: l.src.path(), Field: "bnb_4bit_compute_dtype", Value: named, Supported: "float32, bfloat16; set Options.ComputeDType"}
+		}
 	}
 	if named != DefaultDType {
 		l.compute, err = named.resolve(l.dev)
@@ -119,7 +130,7 @@ func (l *loader) ends(lm *CausalLM, d dims) (err error) {
 		return err
 	}
 	if !d.tied {
-		if m.Head, err = l.upload("lm_head.weight", d.vocab, d.shape.Hidden); err != nil {
+		if m.Head, err = l.head(d); err != nil {
 			return err
 		}
 		if err := l.staging.free(); err != nil { // before the embedding takes as much
@@ -142,6 +153,19 @@ func (l *loader) ends(lm *CausalLM, d dims) (err error) {
 		m.Embed.Table, err = l.dev.Upload(shapes.Make(l.dtype, d.vocab, d.shape.Hidden), m.Embed.Rows)
 	}
 	return err
+}
+
+// head loads the output embedding, which is dense on the device even where the checkpoint has it quantized.
+func (l *loader) head(d dims) (*tensors.Tensor, error) {
+	shape := shapes.Make(l.dtype, d.vocab, d.shape.Hidden)
+	raw, err := l.staging.group(int(shape.ByteSize()))
+	if err != nil {
+		return nil, err
+	}
+	if err := l.weight(raw, "lm_head", d.vocab, d.shape.Hidden); err != nil {
+		return nil, err
+	}
+	return l.dev.Upload(shape, raw)
 }
 
 // upload puts a tensor of the checkpoint onto the device in the dtype of weights.
@@ -183,4 +207,6 @@ func (l *loader) layer(block nn.Block, i int) (_ *nn.Weights, err error) {
 	return w, nil
 }
 
-func layerPrefix(i int) string { return fmt.Sprintf("model.layers.%d.", i) }
+const layersPrefix = "model.layers."
+
+func layerPrefix(i int) string { return fmt.Sprintf("%s%d.", layersPrefix, i) }

@@ -158,7 +158,7 @@ func TestEveryStoredDTypeIsQuantizedAsItsValues(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					got, err := m.Tensor(layerPrefix(i) + lin.Name + ".weight")
+					got, err := m.download(layerPrefix(i) + lin.Name + ".weight")
 					if err != nil {
 						t.Fatal(err)
 					}

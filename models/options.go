@@ -38,8 +38,10 @@ type Options struct {
 	// Backend is "" (pure Go), "xla:cpu" or "xla:cuda", with GoMLX's options after commas: "xla:cuda,tf32=false".
 	Backend string
 
-	// Quantization, if not nil, quantizes the linears of the layers on the way in. On host backends, whose 4-bit kernels
-	// are slow, the weights are then kept dequantized, with the values that the 4 bits stand for; see KeepPacked.
+	// Quantization, if not nil, quantizes the linears of the layers on the way in. On host backends, whose kernels for
+	// quantized weights are slow, they are then kept dequantized, with the values that the bits stand for; see KeepPacked.
+	// For a checkpoint that is quantized already it may be nil; if not, only the compute dtype may differ from what the
+	// checkpoint's config says.
 	Quantization *quant.BitsAndBytesConfig
 
 	// DType is the format of the weights that are not quantized.
@@ -52,7 +54,8 @@ type Options struct {
 	// Trainable makes all weights trainable (full fine-tuning); it excludes Quantization.
 	Trainable bool
 
-	// KeepPacked keeps 4-bit weights packed on host backends too: an eighth of the memory, several times slower.
+	// KeepPacked keeps quantized weights packed on host backends too: an eighth or a quarter of the memory, several times
+	// slower.
 	KeepPacked bool
 
 	// Progress, if not nil, shows a progress bar while weights are loaded.
@@ -68,11 +71,8 @@ func (o Options) Validate() error {
 		if err := o.Quantization.Validate(); err != nil {
 			return err
 		}
-		if o.Quantization.LoadIn8Bit {
-			return fmt.Errorf("Options.Quantization: load_in_8bit: models are not loaded in int8 yet; use load_in_4bit with bnb_4bit_quant_type %q", quant.NF4)
-		}
-		if o.Trainable && o.Quantization.LoadIn4Bit {
-			return fmt.Errorf("Options.Trainable with Quantization: 4-bit weights cannot be trained; attach adapters with peft.GetPeftModel instead")
+		if o.Trainable && quantized(o.Quantization) {
+			return fmt.Errorf("Options.Trainable with Quantization: quantized weights cannot be trained; attach adapters with peft.GetPeftModel instead")
 		}
 	}
 	return nil
@@ -83,9 +83,4 @@ func (o Options) logger() *slog.Logger {
 		return slog.Default()
 	}
 	return o.Logger
-}
-
-// quantizes reports whether the linear at path (below the model, "model.layers.0.mlp.up_proj") is quantized.
-func (o Options) quantizes(path string) bool {
-	return o.Quantization != nil && o.Quantization.LoadIn4Bit && !o.Quantization.Skips(path)
 }

@@ -22,7 +22,12 @@ func NewRandom(ctx context.Context, cfg Architecture, seed int64, o Options) (*C
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return load(ctx, cfg, newRandomSource(cfg, seed), o)
+	src := newRandomSource(cfg, seed)
+	m, err := load(ctx, cfg, src, o)
+	if err == nil && quantized(o.Quantization) {
+		m.src = src
+	}
+	return m, err
 }
 
 // randomSource makes up tensors from a seed and their names.

@@ -2,11 +2,9 @@ package models
 
 import (
 	"context"
-	"strings"
 	"testing"
 
 	"github.com/loris-ml/loris/internal/reference"
-	"github.com/loris-ml/loris/quant"
 )
 
 func TestSavedModelLoadsWithTheSameLogits(t *testing.T) {
@@ -39,12 +37,4 @@ func TestSavedAsBFloat16LoadsRounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	ref.CheckLogits(t, "base.logits", logits, 2e-2)
-}
-
-func TestQuantizedModelIsNotSaved(t *testing.T) {
-	ref := reference.LoadLlama(t, "llama_a")
-	m := mustLoad(t, ref.Dir, Options{Quantization: &quant.BitsAndBytesConfig{LoadIn4Bit: true, BNB4BitQuantType: quant.NF4}})
-	if err := m.SavePretrained(t.TempDir()); err == nil || !strings.Contains(err.Error(), "adapter") {
-		t.Errorf("got error %v, want one that points to the adapter", err)
-	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/loris-ml/loris/internal/gguf"
 	"github.com/loris-ml/loris/internal/safetensors"
+	"github.com/loris-ml/loris/quant"
 )
 
 // source is where weights come from: tensors by their names in transformers' checkpoints, as a whole or piece by piece.
@@ -43,7 +44,7 @@ func open(path string) (Architecture, source, error) {
 	case !info.IsDir():
 		return openGGUF(path)
 	}
-	arch, err := ReadConfig(filepath.Join(path, "config.json"))
+	arch, quantization, err := readConfig(filepath.Join(path, "config.json"))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -51,43 +52,65 @@ func open(path string) (Architecture, source, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return arch, &folder{set, path}, nil
+	return arch, &folder{set, path, quantization}, nil
 }
 
-// ReadConfig reads and validates a config.json: what [NewRandom] takes.
+// ReadConfig reads and validates a config.json: what [NewRandom] takes. How the checkpoint beside it is quantized is not
+// part of that.
 func ReadConfig(path string) (Architecture, error) {
+	arch, _, err := readConfig(path)
+	return arch, err
+}
+
+// readConfig also returns how the checkpoint is quantized, nil if it is not.
+func readConfig(path string) (Architecture, *quant.BitsAndBytesConfig, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("model config: %w", err)
+		return nil, nil, fmt.Errorf("model config: %w", err)
 	}
 	var head struct {
 		ModelType    string          `json:"model_type"`
 		Quantization json.RawMessage `json:"quantization_config"`
 	}
 	if err := json.Unmarshal(raw, &head); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
 	family, ok := families[head.ModelType]
 	if !ok {
-		return nil, &UnsupportedError{Path: path, Field: "model_type", Value: fmt.Sprintf("%q", head.ModelType), Supported: known(families)}
+		return nil, nil, &UnsupportedError{Path: path, Field: "model_type", Value: fmt.Sprintf("%q", head.ModelType), Supported: known(families)}
 	}
-	if q := string(head.Quantization); q != "" && q != "null" {
-		return nil, &UnsupportedError{Path: path, Field: "quantization_config", Value: q,
-			Supported: "unquantized checkpoints, which Options.Quantization quantizes while loading"}
+	quantization, err := readQuantization(head.Quantization)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w; bitsandbytes' checkpoints are read, and unquantized ones, which Options.Quantization quantizes while loading", path, err)
 	}
 	arch := family()
 	if err := json.Unmarshal(raw, arch); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if err := arch.Validate(); err != nil {
 		var u *UnsupportedError
 		if errors.As(err, &u) {
 			u.Path = path
-			return nil, u
+			return nil, nil, u
 		}
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return arch, nil
+	return arch, quantization, nil
+}
+
+// readQuantization reads a quantization_config.
+func readQuantization(raw json.RawMessage) (*quant.BitsAndBytesConfig, error) {
+	if s := string(raw); s == "" || s == "null" {
+		return nil, nil
+	}
+	q := &quant.BitsAndBytesConfig{}
+	if err := json.Unmarshal(raw, q); err != nil {
+		return nil, err
+	}
+	if !quantized(q) {
+		return nil, errors.New("quantization_config: neither load_in_4bit nor load_in_8bit is true")
+	}
+	return q, nil
 }
 
 func known[V any](m map[string]V) string {
@@ -101,8 +124,9 @@ func known[V any](m map[string]V) string {
 
 // folder is a checkpoint in safetensors.
 type folder struct {
-	set *safetensors.Set
-	dir string
+	set          *safetensors.Set
+	dir          string
+	quantization *quant.BitsAndBytesConfig // how its linears are stored; nil: they are not quantized
 }
 
 func (f *folder) shape(name string) ([]int, bool) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/loris-ml/loris/internal/offheap"
 	"github.com/loris-ml/loris/internal/safetensors/floats"
+	"github.com/loris-ml/loris/quant"
 )
 
 // staging is the host memory through which weights pass, used again for each.
@@ -35,14 +36,22 @@ func float32sOf(raw []byte) []float32 {
 	return unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(raw))), len(raw)/4)
 }
 
+// reader reads the tensors of a source into host memory that it uses again; one goroutine at a time.
+type reader struct {
+	src          source
+	dtype        dtypes.DType // of weights that are not quantized
+	quantization *quant.BitsAndBytesConfig
+	staging      staging
+}
+
 // check reports a tensor that is missing or of another shape.
-func (l *loader) check(name string, dims []int) error {
-	got, ok := l.src.shape(name)
+func (r *reader) check(name string, dims []int) error {
+	got, ok := r.src.shape(name)
 	if !ok {
-		return fmt.Errorf("%s: tensor %q is missing", l.src.path(), name)
+		return fmt.Errorf("%s: tensor %q is missing", r.src.path(), name)
 	}
 	if !slices.Equal(got, dims) {
-		return fmt.Errorf("%s: tensor %q has shape %v, want %v as the model's config says", l.src.path(), name, got, dims)
+		return fmt.Errorf("%s: tensor %q has shape %v, want %v as the model's config says", r.src.path(), name, got, dims)
 	}
 	return nil
 }
@@ -51,21 +60,21 @@ func (l *loader) check(name string, dims []int) error {
 const piece = 1 << 16
 
 // fill puts a tensor into dst in the dtype of weights: as it is stored, or converted piece by piece.
-func (l *loader) fill(dst []byte, name string, dims ...int) error {
-	if err := l.check(name, dims); err != nil {
+func (r *reader) fill(dst []byte, name string, dims ...int) error {
+	if err := r.check(name, dims); err != nil {
 		return err
 	}
-	if stored, ok := l.src.stored(name); ok && stored == l.dtype {
-		return l.stored(dst, name, l.dtype, dims)
+	if stored, ok := r.src.stored(name); ok && stored == r.dtype {
+		return r.stored(dst, name, r.dtype, dims)
 	}
-	to, ok := fileDTypes[l.dtype]
+	to, ok := fileDTypes[r.dtype]
 	if !ok {
-		return fmt.Errorf("dtype %s is not supported for weights", l.dtype)
+		return fmt.Errorf("dtype %s is not supported for weights", r.dtype)
 	}
-	size := l.dtype.Size()
+	size := r.dtype.Size()
 	return inPieces(dims, func(scratch []float32, from, n int) error {
 		values := scratch[:n]
-		if err := l.src.float32s(values, name, from); err != nil {
+		if err := r.src.float32s(values, name, from); err != nil {
 			return err
 		}
 		return floats.EncodeTo(dst[from*size:(from+n)*size], to, values)
@@ -73,31 +82,31 @@ func (l *loader) fill(dst []byte, name string, dims ...int) error {
 }
 
 // stored puts the bytes of a tensor that is stored as dtype into dst.
-func (l *loader) stored(dst []byte, name string, dtype dtypes.DType, dims []int) error {
+func (r *reader) stored(dst []byte, name string, dtype dtypes.DType, dims []int) error {
 	size := dtype.Size()
 	return inPieces(dims, func(_ []float32, from, n int) error {
-		return l.src.read(dst[from*size:(from+n)*size], name, from)
+		return r.src.read(dst[from*size:(from+n)*size], name, from)
 	})
 }
 
 // whole reads a tensor as it is stored, or as float32, into memory that the next one takes.
-func (l *loader) whole(name string, dims ...int) (raw []byte, dtype dtypes.DType, err error) {
-	if err := l.check(name, dims); err != nil {
+func (r *reader) whole(name string, dims ...int) (raw []byte, dtype dtypes.DType, err error) {
+	if err := r.check(name, dims); err != nil {
 		return nil, 0, err
 	}
-	dtype, ok := l.src.stored(name)
+	dtype, ok := r.src.stored(name)
 	if !ok {
 		dtype = dtypes.Float32
 	}
-	if raw, err = l.staging.tensor(size(dims) * dtype.Size()); err != nil {
+	if raw, err = r.staging.tensor(size(dims) * dtype.Size()); err != nil {
 		return nil, 0, err
 	}
 	if ok {
-		return raw, dtype, l.stored(raw, name, dtype, dims)
+		return raw, dtype, r.stored(raw, name, dtype, dims)
 	}
 	values := float32sOf(raw)
 	return raw, dtype, inPieces(dims, func(_ []float32, from, n int) error {
-		return l.src.float32s(values[from:from+n], name, from)
+		return r.src.float32s(values[from:from+n], name, from)
 	})
 }
 
