@@ -32,6 +32,9 @@ func (m *CausalLM) Options() Options { return m.options }
 
 // Close frees the weights and closes the device. Nothing may be running on the model, and nothing may run after it.
 func (m *CausalLM) Close() error {
+	if _, _, err := m.run.Device.CachedPrograms(); err != nil && m.options.ProgramCache != "" {
+		m.options.logger().Warn("compiled programs are not all kept", "error", err, "see", "models.Options.ProgramCache")
+	}
 	err := errors.Join(m.run.Close(), m.run.Device.Close())
 	m.run.Embed.Rows = nil
 	if m.src != nil {

@@ -57,7 +57,7 @@ type loader struct {
 
 func load(ctx context.Context, arch Architecture, src source, o Options) (_ *CausalLM, err error) {
 	d := arch.dims()
-	dev, err := backend.Open(o.Backend)
+	dev, err := openDevice(o)
 	if err != nil {
 		return nil, err
 	}
@@ -95,6 +95,21 @@ func load(ctx context.Context, arch Architecture, src source, o Options) (_ *Cau
 		o.logger().Info("quantized weights are kept dequantized: this backend has no fast kernels for them", "backend", dev.Kind, "see", "models.Options.KeepPacked")
 	}
 	return lm, nil
+}
+
+func openDevice(o Options) (*backend.Device, error) {
+	dev, err := backend.Open(o.Backend)
+	if err != nil {
+		return nil, err
+	}
+	dev.MemoryLimit = o.MaxDeviceMemory
+	if o.ProgramCache == "" {
+		return dev, nil
+	}
+	if _, err := dev.CachePrograms(o.ProgramCache); err != nil {
+		return nil, errors.Join(fmt.Errorf("Options.ProgramCache: %w", err), dev.Close())
+	}
+	return dev, nil
 }
 
 // packs reports whether quantized weights stay packed on the device.

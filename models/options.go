@@ -58,6 +58,17 @@ type Options struct {
 	// slower.
 	KeepPacked bool
 
+	// ProgramCache is a folder in which XLA's compiled programs are kept, so that the next process with the same graphs,
+	// compile options, plugin and hardware does not compile them again; "" keeps none. It is made if it does not exist and
+	// may be emptied at will. It holds code that this process runs: keep it private. All models of one plugin in a process
+	// share the folder given last; the Go backend compiles nothing and makes none.
+	ProgramCache string
+
+	// MaxDeviceMemory, if positive, is how many bytes of the device's memory are counted on where memory is spent by what is
+	// free, as training's automatic residual budget is; what is in use counts. It does not keep a batch that needs more
+	// from taking it; on CUDA, "memory_fraction" in Backend does.
+	MaxDeviceMemory int64
+
 	// Progress, if not nil, shows a progress bar while weights are loaded.
 	Progress io.Writer
 
@@ -67,6 +78,9 @@ type Options struct {
 
 // Validate reports options that contradict each other.
 func (o Options) Validate() error {
+	if o.MaxDeviceMemory < 0 {
+		return fmt.Errorf("Options.MaxDeviceMemory is %d, want a number of bytes, or 0 for no limit", o.MaxDeviceMemory)
+	}
 	if o.Quantization != nil {
 		if err := o.Quantization.Validate(); err != nil {
 			return err
