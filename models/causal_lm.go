@@ -17,6 +17,7 @@ type CausalLM struct {
 	run     *layerwise.Model
 	options Options
 	path    string
+	beside  beside
 	src     source          // open while its quantized weights may be saved; else nil
 	rows    *offheap.Memory // of the embedding, where they stay on the host; run has its bytes
 }

@@ -59,6 +59,9 @@ func (l *loader) group(b *nn.LayoutBuilder, w *nn.Weights, prefix string, g []nn
 func (l *loader) dense(b *nn.LayoutBuilder, w *nn.Weights, prefix string, g []nn.Linear) error {
 	out := 0
 	for _, lin := range g {
+		if err := l.checkDense(prefix+lin.Name, lin.Out, lin.In); err != nil {
+			return err
+		}
 		out += lin.Out
 	}
 	shape := shapes.Make(l.dtype, out, g[0].In)
@@ -81,6 +84,14 @@ func (l *loader) dense(b *nn.LayoutBuilder, w *nn.Weights, prefix string, g []nn
 	w.Tensors = append(w.Tensors, t)
 	b.Dense(g, l.dtype, l.o.Trainable)
 	return l.biases(w, prefix, g)
+}
+
+// checkDense checks a linear's weight before memory is taken for it; a quantized one is checked when it is read.
+func (r *reader) checkDense(path string, out, in int) error {
+	if r.quantizes(path) {
+		return nil
+	}
+	return r.check(path+".weight", []int{out, in})
 }
 
 // weight puts a linear's weight into dst: as it is, or as its quantized form stands for it.

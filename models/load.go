@@ -38,6 +38,12 @@ func FromPretrained(ctx context.Context, path string, o Options) (*CausalLM, err
 		return nil, errors.Join(fmt.Errorf("load %s: %w", path, err), src.Close())
 	}
 	m.path = path
+	switch from := src.(type) {
+	case *folder:
+		m.beside = besideFolder(from.dir)
+	case *ggufSource:
+		m.beside = besideGGUF(from)
+	}
 	if quantized(o.Quantization) {
 		m.src = src // to be saved from, since the device holds the weights in another form
 		return m, nil
@@ -157,6 +163,9 @@ func (l *loader) ends(lm *CausalLM, d dims) (err error) {
 		m.Embed.Table, err = l.upload(embedding, d.vocab, d.shape.Hidden)
 		return err
 	}
+	if err := l.check(embedding, []int{d.vocab, d.shape.Hidden}); err != nil {
+		return err
+	}
 	if lm.rows, err = offheap.Alloc(d.vocab * d.shape.Hidden * l.dtype.Size()); err != nil {
 		return err
 	}
@@ -172,6 +181,9 @@ func (l *loader) ends(lm *CausalLM, d dims) (err error) {
 
 // head loads the output embedding, which is dense on the device even where the checkpoint has it quantized.
 func (l *loader) head(d dims) (*tensors.Tensor, error) {
+	if err := l.checkDense("lm_head", d.vocab, d.shape.Hidden); err != nil {
+		return nil, err
+	}
 	shape := shapes.Make(l.dtype, d.vocab, d.shape.Hidden)
 	raw, err := l.staging.group(int(shape.ByteSize()))
 	if err != nil {
@@ -185,6 +197,9 @@ func (l *loader) head(d dims) (*tensors.Tensor, error) {
 
 // upload puts a tensor of the checkpoint onto the device in the dtype of weights.
 func (l *loader) upload(name string, dims ...int) (*tensors.Tensor, error) {
+	if err := l.check(name, dims); err != nil {
+		return nil, err
+	}
 	shape := shapes.Make(l.dtype, dims...)
 	raw, err := l.staging.group(int(shape.ByteSize()))
 	if err != nil {

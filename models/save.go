@@ -65,16 +65,24 @@ func (m *CausalLM) SaveWith(dir string, o SaveOptions) (err error) {
 	if err := safetensors.WriteSharded(dir, sources, 0, map[string]string{"format": "pt"}); err != nil {
 		return err
 	}
+	if m.beside.generation != nil {
+		if err := atomicfile.WriteBytes(filepath.Join(dir, generationName), m.beside.generation); err != nil {
+			return err
+		}
+	}
 	return atomicfile.WriteBytes(filepath.Join(dir, "config.json"), config)
 }
 
-// configJSON is the configuration with what transformers wants beside it.
+// configJSON is the configuration with what transformers wants beside it, and what the checkpoint's config said beyond it.
 func (m *CausalLM) configJSON(format DType, q *quant.BitsAndBytesConfig) ([]byte, error) {
 	raw, err := json.Marshal(m.arch)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("save model: %w", err)
 	}
 	all := map[string]any{}
+	for key, value := range m.beside.config {
+		all[key] = value
+	}
 	if err := json.Unmarshal(raw, &all); err != nil {
 		return nil, err
 	}

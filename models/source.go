@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/gomlx/compute/dtypes"
 
@@ -202,33 +203,49 @@ func openGGUF(path string) (Architecture, source, error) {
 
 // ggufSource answers transformers' tensor names from a GGUF file.
 type ggufSource struct {
-	file *gguf.File
-	arch Architecture
+	file  *gguf.File
+	arch  Architecture
+	known sync.Map // transformers' name → ggufPlace
+}
+
+// ggufPlace is where a tensor lies: its name in the file, and the order of its rows there; see Architecture.ggufName.
+type ggufPlace struct {
+	name string
+	rows []int
+}
+
+func (g *ggufSource) place(name string) (stored string, rows []int) {
+	if p, ok := g.known.Load(name); ok {
+		return p.(ggufPlace).name, p.(ggufPlace).rows
+	}
+	stored, rows = g.arch.ggufName(name)
+	g.known.Store(name, ggufPlace{stored, rows})
+	return stored, rows
 }
 
 func (g *ggufSource) shape(name string) ([]int, bool) {
-	stored, _ := g.arch.ggufName(name)
+	stored, _ := g.place(name)
 	t, ok := g.file.Tensor(stored)
 	return t.Shape, ok
 }
 
 // stored leaves tensors of permuted rows to float32s.
 func (g *ggufSource) stored(name string) (dtypes.DType, bool) {
-	stored, rows := g.arch.ggufName(name)
+	stored, rows := g.place(name)
 	t, _ := g.file.Tensor(stored)
 	dtype, ok := weightDType(t.Type.String())
 	return dtype, ok && rows == nil
 }
 
 func (g *ggufSource) read(dst []byte, name string, at int) error {
-	stored, _ := g.arch.ggufName(name)
+	stored, _ := g.place(name)
 	dtype, _ := g.stored(name)
 	return g.file.ReadInto(dst, stored, int64(at)*int64(dtype.Size()))
 }
 
 // float32s puts rows into transformers' order: GGUF stores the rows of q and k so that RoPE pairs neighbours, not halves.
 func (g *ggufSource) float32s(dst []float32, name string, at int) error {
-	stored, rows := g.arch.ggufName(name)
+	stored, rows := g.place(name)
 	if rows == nil {
 		return g.file.ReadFloat32(dst, stored, at)
 	}
