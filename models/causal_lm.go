@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/loris-ml/loris/internal/layerwise"
+	"github.com/loris-ml/loris/internal/offheap"
 	"github.com/loris-ml/loris/internal/training"
 )
 
@@ -16,6 +17,9 @@ type CausalLM struct {
 	run     *layerwise.Model
 	options Options
 	path    string
+	beside  beside
+	src     source          // open while its quantized weights may be saved; else nil
+	rows    *offheap.Memory // of the embedding, where they stay on the host; run has its bytes
 }
 
 // Config returns the model's configuration.
@@ -27,9 +31,17 @@ func (m *CausalLM) Path() string { return m.path }
 // Options returns what the model was loaded with.
 func (m *CausalLM) Options() Options { return m.options }
 
-// Close frees the weights and closes the device.
+// Close frees the weights and closes the device. Nothing may be running on the model, and nothing may run after it.
 func (m *CausalLM) Close() error {
-	return errors.Join(m.run.Close(), m.run.Device.Close())
+	if _, _, err := m.run.Device.CachedPrograms(); err != nil && m.options.ProgramCache != "" {
+		m.options.logger().Warn("compiled programs are not all kept", "error", err, "see", "models.Options.ProgramCache")
+	}
+	err := errors.Join(m.run.Close(), m.run.Device.Close())
+	m.run.Embed.Rows = nil
+	if m.src != nil {
+		err = errors.Join(err, m.src.Close())
+	}
+	return errors.Join(err, m.rows.Free())
 }
 
 // DeviceMemory returns the most bytes that were in use on the model's device since it was opened, as its allocator tells,

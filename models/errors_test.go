@@ -77,8 +77,10 @@ func TestSpoiledCheckpointsAreErrorsThatNameTheSpot(t *testing.T) {
 		{"unknown rope_type", "llama_a", edit("rope_parameters", rope("yarn")), []string{"config.json", "rope_type", "yarn", "llama3"}},
 		{"unknown activation", "llama_a", edit("hidden_act", "relu"), []string{"hidden_act", "relu", "silu"}},
 		{"sliding window", "llama_a", edit("sliding_window", 4096), []string{"sliding_window", "4096"}},
-		{"quantized checkpoint", "llama_a", edit("quantization_config", map[string]any{"load_in_4bit": true}), []string{"quantization_config"}},
+		{"quantization of another kind", "llama_a", edit("quantization_config", map[string]any{"quant_method": "awq"}), []string{"config.json", "quant_method", "awq"}},
 		{"no hidden size", "llama_a", edit("hidden_size", nil), []string{"config.json", "hidden_size", "0"}},
+		{"absurd vocabulary", "llama_a", edit("vocab_size", 1<<40), []string{"config.json", "vocab_size", "1099511627776"}},
+		{"absurd heads", "llama_a", edit("head_dim", 1<<20), []string{"config.json", "head_dim 1048576"}},
 		{"heads do not divide", "llama_a", edit("num_key_value_heads", 3), []string{"num_key_value_heads", "3"}},
 		{"another shape", "llama_a", edit("intermediate_size", 99), []string{"mlp.gate_proj.weight", "[100 64]", "[99 64]"}},
 		{"more layers than tensors", "llama_a", edit("num_hidden_layers", 5), []string{"model.layers.2.", "missing"}},
@@ -129,7 +131,7 @@ func TestWrongOptionsAndPathsAreErrors(t *testing.T) {
 		{dir, Options{Backend: "tpu"}, `unknown name "tpu"`},
 		{dir, Options{DType: "int3"}, "int3"},
 		{dir, Options{Trainable: true, Quantization: nf4}, "cannot be trained"},
-		{dir, Options{Quantization: &quant.BitsAndBytesConfig{LoadIn8Bit: true}}, "load_in_8bit"},
+		{dir, Options{Quantization: &quant.BitsAndBytesConfig{LoadIn4Bit: true, LoadIn8Bit: true}}, "load_in_8bit"},
 		{filepath.Join(dir, "reference.json"), Options{}, "reference.json"},
 	} {
 		if _, err := FromPretrained(context.Background(), c.path, c.o); err == nil || !strings.Contains(err.Error(), c.want) {

@@ -88,12 +88,13 @@ func (c *LlamaConfig) dims() dims {
 	}
 }
 
-// rope returns what the file says of RoPE, in whichever of the two fields.
+// rope returns what the file says of RoPE: in rope_scaling, or in rope_parameters of newer files. transformers 5 looks in
+// this order, too.
 func (c *LlamaConfig) rope() *RopeScaling {
-	if c.RopeParameters != nil {
-		return c.RopeParameters
+	if c.RopeScaling != nil && *c.RopeScaling != (RopeScaling{}) {
+		return c.RopeScaling
 	}
-	return c.RopeScaling
+	return c.RopeParameters
 }
 
 func (c *LlamaConfig) theta() float64 {
@@ -106,6 +107,10 @@ func (c *LlamaConfig) theta() float64 {
 	return 10000
 }
 
+// Bounds of a config's sizes, far above any model's, so that no product of two overflows and a damaged file asks for no
+// work.
+const maxSize, maxHeadDim = 1 << 24, 1 << 14
+
 // Validate reports the first field that cannot be used.
 func (c *LlamaConfig) Validate() error {
 	for _, f := range []struct {
@@ -115,8 +120,8 @@ func (c *LlamaConfig) Validate() error {
 		{"vocab_size", c.VocabSize}, {"hidden_size", c.HiddenSize}, {"intermediate_size", c.IntermediateSize},
 		{"num_hidden_layers", c.NumHiddenLayers}, {"num_attention_heads", c.NumAttentionHeads},
 	} {
-		if f.value <= 0 {
-			return fmt.Errorf("%s is %d, want a positive number", f.name, f.value)
+		if f.value <= 0 || f.value > maxSize {
+			return fmt.Errorf("%s is %d, want a number from 1 to %d", f.name, f.value, maxSize)
 		}
 	}
 	switch kv := c.NumKeyValueHeads; {
@@ -124,6 +129,8 @@ func (c *LlamaConfig) Validate() error {
 		return fmt.Errorf("num_key_value_heads %d does not divide num_attention_heads %d", kv, c.NumAttentionHeads)
 	case c.HeadDim == 0 && c.HiddenSize%c.NumAttentionHeads != 0:
 		return fmt.Errorf("hidden_size %d is not a multiple of num_attention_heads %d; give head_dim", c.HiddenSize, c.NumAttentionHeads)
+	case c.headDim() > maxHeadDim || c.headDim() > maxSize/c.NumAttentionHeads:
+		return fmt.Errorf("head_dim %d with num_attention_heads %d is too large", c.headDim(), c.NumAttentionHeads)
 	case c.HeadDim < 0 || c.HeadDim%2 != 0 || c.HeadDim == 0 && c.HiddenSize/c.NumAttentionHeads%2 != 0:
 		return fmt.Errorf("head_dim %d must be even and positive", c.dims().shape.HeadDim)
 	case c.HiddenAct != "" && c.HiddenAct != "silu":

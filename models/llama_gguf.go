@@ -92,11 +92,15 @@ func (c *LlamaConfig) ggufName(tensor string) (name string, rows []int) {
 	case strings.Contains(tensor, "self_attn.k_proj."):
 		heads = c.dims().shape.KVHeads
 	}
+	if heads == 0 {
+		return llamaGGUFNames.Replace(tensor), nil
+	}
 	dim := c.headDim()
-	for i := range heads * dim {
+	rows = make([]int, heads*dim)
+	for i := range rows {
 		head, at := i/dim, i%dim
 		half := at / (dim / 2)
-		rows = append(rows, head*dim+2*(at-half*(dim/2))+half)
+		rows[i] = head*dim + 2*(at-half*(dim/2)) + half
 	}
 	return llamaGGUFNames.Replace(tensor), rows
 }

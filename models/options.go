@@ -38,8 +38,10 @@ type Options struct {
 	// Backend is "" (pure Go), "xla:cpu" or "xla:cuda", with GoMLX's options after commas: "xla:cuda,tf32=false".
 	Backend string
 
-	// Quantization, if not nil, quantizes the linears of the layers on the way in. On host backends, whose 4-bit kernels
-	// are slow, the weights are then kept dequantized, with the values that the 4 bits stand for; see KeepPacked.
+	// Quantization, if not nil, quantizes the linears of the layers on the way in. On host backends, whose kernels for
+	// quantized weights are slow, they are then kept dequantized, with the values that the bits stand for; see KeepPacked.
+	// For a checkpoint that is quantized already it may be nil; if not, only the compute dtype may differ from what the
+	// checkpoint's config says.
 	Quantization *quant.BitsAndBytesConfig
 
 	// DType is the format of the weights that are not quantized.
@@ -52,8 +54,20 @@ type Options struct {
 	// Trainable makes all weights trainable (full fine-tuning); it excludes Quantization.
 	Trainable bool
 
-	// KeepPacked keeps 4-bit weights packed on host backends too: an eighth of the memory, several times slower.
+	// KeepPacked keeps quantized weights packed on host backends too: an eighth or a quarter of the memory, several times
+	// slower.
 	KeepPacked bool
+
+	// ProgramCache is a folder in which XLA's compiled programs are kept, so that the next process with the same graphs,
+	// compile options, plugin and hardware does not compile them again; "" keeps none. It is made if it does not exist and
+	// may be emptied at will. It holds code that this process runs: keep it private. All models of one plugin in a process
+	// share the folder given last; the Go backend compiles nothing and makes none.
+	ProgramCache string
+
+	// MaxDeviceMemory, if positive, is how many bytes of the device's memory are counted on where memory is spent by what is
+	// free, as training's automatic residual budget is; what is in use counts. It does not keep a batch that needs more
+	// from taking it; on CUDA, "memory_fraction" in Backend does.
+	MaxDeviceMemory int64
 
 	// Progress, if not nil, shows a progress bar while weights are loaded.
 	Progress io.Writer
@@ -64,12 +78,15 @@ type Options struct {
 
 // Validate reports options that contradict each other.
 func (o Options) Validate() error {
+	if o.MaxDeviceMemory < 0 {
+		return fmt.Errorf("Options.MaxDeviceMemory is %d, want a number of bytes, or 0 for no limit", o.MaxDeviceMemory)
+	}
 	if o.Quantization != nil {
 		if err := o.Quantization.Validate(); err != nil {
 			return err
 		}
-		if o.Trainable && o.Quantization.LoadIn4Bit {
-			return fmt.Errorf("Options.Trainable with Quantization: 4-bit weights cannot be trained; attach adapters with peft.GetPeftModel instead")
+		if o.Trainable && quantized(o.Quantization) {
+			return fmt.Errorf("Options.Trainable with Quantization: quantized weights cannot be trained; attach adapters with peft.GetPeftModel instead")
 		}
 	}
 	return nil
@@ -80,9 +97,4 @@ func (o Options) logger() *slog.Logger {
 		return slog.Default()
 	}
 	return o.Logger
-}
-
-// quantizes reports whether the linear at path (below the model, "model.layers.0.mlp.up_proj") is quantized.
-func (o Options) quantizes(path string) bool {
-	return o.Quantization != nil && o.Quantization.LoadIn4Bit && !o.Quantization.Skips(path)
 }

@@ -2,13 +2,14 @@ package models
 
 import (
 	"context"
+	"errors"
 	"hash/fnv"
 	"math"
 	"math/rand/v2"
 	"strings"
 	"sync"
 
-	"github.com/loris-ml/loris/internal/safetensors/floats"
+	"github.com/gomlx/compute/dtypes"
 )
 
 // NewRandom makes a model with random weights, for tests, benchmarks and training from scratch: as transformers
@@ -21,7 +22,12 @@ func NewRandom(ctx context.Context, cfg Architecture, seed int64, o Options) (*C
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return load(ctx, cfg, newRandomSource(cfg, seed), o)
+	src := newRandomSource(cfg, seed)
+	m, err := load(ctx, cfg, src, o)
+	if err == nil && quantized(o.Quantization) {
+		m.src = src
+	}
+	return m, err
 }
 
 // randomSource makes up tensors from a seed and their names.
@@ -64,24 +70,26 @@ func (r *randomSource) shape(name string) ([]int, bool) {
 	return s, ok
 }
 
-func (r *randomSource) float32s(name string) ([]float32, error) {
-	n := 1
-	for _, d := range r.shapes[name] {
-		n *= d
-	}
-	values := make([]float32, n)
+func (r *randomSource) stored(string) (dtypes.DType, bool) { return dtypes.InvalidDType, false }
+
+func (r *randomSource) read([]byte, string, int) error {
+	return errors.New("random weights are stored nowhere") // not reached: see stored
+}
+
+func (r *randomSource) float32s(dst []float32, name string, at int) error {
 	switch {
 	case strings.HasSuffix(name, ".bias"):
+		clear(dst)
 	case len(r.shapes[name]) == 1:
-		for i := range values {
-			values[i] = 1
+		for i := range dst {
+			dst[i] = 1
 		}
 	default:
 		h := fnv.New64a()
 		h.Write([]byte(name))
-		normals(values, r.seed, h.Sum64(), 0.02)
+		normals(dst, at, r.seed, h.Sum64(), 0.02)
 	}
-	return values, nil
+	return nil
 }
 
 // normalQuantiles are the quantiles of N(0, 1) in the middle of 2^16 equal parts.
@@ -93,23 +101,31 @@ var normalQuantiles = sync.OnceValue(func() *[1 << 16]float32 {
 	return &t
 })
 
-// normals fills values from N(0, std²), in parallel: stretches of fixed size with random streams of their own.
-func normals(values []float32, seed, name uint64, std float32) {
+// normals fills dst with values from at on of an endless sequence from N(0, std²), of which each stretch has a random
+// stream of its own.
+func normals(dst []float32, at int, seed, name uint64, std float32) {
 	const stretch = 1 << 16
 	table := normalQuantiles()
-	floats.InParallel((len(values)+stretch-1)/stretch, 1, func(from, to int) {
-		for at := from * stretch; at < min(to*stretch, len(values)); at += stretch {
-			source := rand.NewPCG(seed, name+uint64(at))
-			part := values[at:min(at+stretch, len(values))]
-			for i := 0; i < len(part); i += 4 {
-				bits := source.Uint64()
-				for j := i; j < min(i+4, len(part)); j++ {
+	for len(dst) > 0 {
+		start := at / stretch * stretch
+		source := rand.NewPCG(seed, name+uint64(start))
+		part := dst[:min(len(dst), start+stretch-at)]
+		skip := at - start
+		for range skip / 4 {
+			source.Uint64()
+		}
+		skip %= 4
+		for i := -skip; i < len(part); i += 4 {
+			bits := source.Uint64()
+			for j := i; j < min(i+4, len(part)); j++ {
+				if j >= 0 {
 					part[j] = std * table[uint16(bits)]
-					bits >>= 16
 				}
+				bits >>= 16
 			}
 		}
-	})
+		dst, at = dst[len(part):], at+len(part)
+	}
 }
 
 func (r *randomSource) path() string { return "random weights" }

@@ -8,60 +8,90 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
+	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/loris-ml/loris/internal/atomicfile"
 	"github.com/loris-ml/loris/internal/backend"
 	"github.com/loris-ml/loris/internal/safetensors"
+	"github.com/loris-ml/loris/internal/safetensors/floats"
+	"github.com/loris-ml/loris/quant"
 )
 
 // SavePretrained writes config.json and model.safetensors (sharded above 5 GB) as transformers reads them, in the
-// format that the weights have on the device. The folder is made if it does not exist. A model quantized to 4 bits is
-// refused: save its adapter.
+// format that the weights have on the device. The folder is made if it does not exist.
+//
+// A quantized model is written as bitsandbytes stores it, with quantization_config: the bytes of the checkpoint if that
+// was quantized, else those that quantizing its weights gives. Its file is read again for that, and must still be there.
 func (m *CausalLM) SavePretrained(dir string) error { return m.SaveAs(dir, DefaultDType) }
 
-// SaveAs is SavePretrained in another format. The zero DType keeps the weights' own.
+// SaveAs is SavePretrained in another format, of a quantized model for the weights that are not quantized. The zero
+// DType keeps the weights' own.
 func (m *CausalLM) SaveAs(dir string, dtype DType) error {
-	if q := m.options.Quantization; q != nil && q.LoadIn4Bit {
-		return errors.New("save: the base model is quantized to 4 bits; save the adapter with peft's SavePretrained, or load the model without quantization")
+	return m.SaveWith(dir, SaveOptions{DType: dtype})
+}
+
+// SaveOptions says how a model is saved. The zero value is [CausalLM.SavePretrained].
+type SaveOptions struct {
+	// DType is the format of the weights that are not quantized. Zero: the one that they have on the device.
+	DType DType
+	// Dequantize writes quantized weights as the values that they stand for, in DType.
+	Dequantize bool
+	// Merge is added to the weights of its linears: W + Scaling·B·A in float32. Those that are written quantized are
+	// decoded first and quantized again, which loses most of a small adapter.
+	Merge []LoRA
+}
+
+// SaveWith is [CausalLM.SavePretrained] with options; it is what package peft saves merged models with.
+func (m *CausalLM) SaveWith(dir string, o SaveOptions) (err error) {
+	s, err := m.newSaver(o)
+	if err != nil {
+		return fmt.Errorf("save model: %w", err)
 	}
-	format := dtype
-	if format == DefaultDType {
-		if format = Float32; m.run.Norm.DType().Size() == 2 {
-			format = BFloat16
-		}
-	}
-	names := map[DType]string{Float32: "F32", BFloat16: "BF16"}
-	if names[format] == "" {
-		return &UnsupportedError{Field: "DType", Value: dtype, Supported: "float32, bfloat16"}
-	}
-	config, err := m.configJSON(format)
+	defer func() { err = errors.Join(err, s.reader.staging.free()) }()
+	config, err := m.configJSON(s.format, s.quantization)
 	if err != nil {
 		return err
+	}
+	sources, err := s.sources()
+	if err != nil {
+		return fmt.Errorf("save model: %w", err)
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("save model: %w", err)
 	}
-	if err := safetensors.WriteSharded(dir, m.savedTensors(format, names[format]), 0, map[string]string{"format": "pt"}); err != nil {
+	if err := safetensors.WriteSharded(dir, sources, 0, map[string]string{"format": "pt"}); err != nil {
 		return err
+	}
+	if m.beside.generation != nil {
+		if err := atomicfile.WriteBytes(filepath.Join(dir, generationName), m.beside.generation); err != nil {
+			return err
+		}
 	}
 	return atomicfile.WriteBytes(filepath.Join(dir, "config.json"), config)
 }
 
-// configJSON is the configuration with what transformers wants beside it.
-func (m *CausalLM) configJSON(format DType) ([]byte, error) {
+// configJSON is the configuration with what transformers wants beside it, and what the checkpoint's config said beyond it.
+func (m *CausalLM) configJSON(format DType, q *quant.BitsAndBytesConfig) ([]byte, error) {
 	raw, err := json.Marshal(m.arch)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("save model: %w", err)
 	}
 	all := map[string]any{}
+	for key, value := range m.beside.config {
+		all[key] = value
+	}
 	if err := json.Unmarshal(raw, &all); err != nil {
 		return nil, err
 	}
 	all["model_type"] = m.arch.ModelType()
 	all["architectures"] = []string{architectureNames[m.arch.ModelType()]}
 	all["torch_dtype"] = format
+	if q != nil {
+		all["quantization_config"] = q
+	}
 	out, err := json.MarshalIndent(all, "", "  ")
 	return append(out, '\n'), err
 }
@@ -69,31 +99,196 @@ func (m *CausalLM) configJSON(format DType) ([]byte, error) {
 // architectureNames are transformers' classes by model_type.
 var architectureNames = map[string]string{"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 
-// savedTensors lists the checkpoint's tensors; each is downloaded when its turn comes.
-func (m *CausalLM) savedTensors(format DType, dtype string) []safetensors.Source {
-	shapes := tensorShapes(m.arch)
-	var all []safetensors.Source
+// saver makes the tensors of a checkpoint.
+type saver struct {
+	m            *CausalLM
+	format       DType
+	dtype        dtypes.DType              // format's
+	quantization *quant.BitsAndBytesConfig // of what is written; nil: nothing is quantized
+	merge        map[string]LoRA           // by path
+	reader       *reader
+}
+
+func (m *CausalLM) newSaver(o SaveOptions) (*saver, error) {
+	s := &saver{m: m, format: o.DType, merge: map[string]LoRA{}, reader: m.newReader()}
+	if s.format == DefaultDType {
+		if s.format = Float32; m.run.Norm.DType().Size() == 2 {
+			s.format = BFloat16
+		}
+	}
+	var err error
+	if s.dtype, err = s.format.resolve(m.run.Device); err != nil {
+		return nil, err
+	}
+	for _, l := range o.Merge {
+		if _, double := s.merge[l.Path]; double {
+			return nil, fmt.Errorf("module %q has two adapters", l.Path)
+		}
+		s.merge[l.Path] = l
+	}
+	if quantized(m.options.Quantization) && !o.Dequantize {
+		q := *m.options.Quantization
+		if q.LLMInt8SkipModules != nil && !q.Skips("lm_head") && !s.reader.quantizes("lm_head") {
+			q.LLMInt8SkipModules = append(slices.Clone(q.LLMInt8SkipModules), "lm_head")
+		}
+		s.quantization = &q
+	}
+	return s, s.checkMerge()
+}
+
+// checkMerge reports adapters that fit no linear.
+func (s *saver) checkMerge() error {
+	known := map[string]Linear{}
+	for _, l := range s.m.Linears() {
+		known[l.Path] = l
+	}
+	for path, a := range s.merge {
+		switch l, ok := known[path]; {
+		case !ok:
+			return fmt.Errorf("merge: the model has no linear %q", path)
+		case l.Head:
+			return fmt.Errorf("merge: adapters on the head, %q, are not supported", path)
+		case len(a.A) != a.R*l.In || len(a.B) != l.Out*a.R:
+			return fmt.Errorf("merge: adapter on %q: A has %d values and B %d, want [%d, %d] and [%d, %d]", path, len(a.A), len(a.B), a.R, l.In, l.Out, a.R)
+		}
+	}
+	return nil
+}
+
+// sources lists the checkpoint's tensors; each is made when its turn comes.
+func (s *saver) sources() (all []safetensors.Source, err error) {
+	shapes := tensorShapes(s.m.arch)
 	for _, name := range slices.Sorted(maps.Keys(shapes)) {
+		path := strings.TrimSuffix(name, ".weight")
+		if s.quantization != nil && s.reader.quantizesTensor(name, shapes[name]) {
+			parts, err := s.quantizedSources(path, shapes[name])
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, parts...)
+			continue
+		}
 		all = append(all, safetensors.Source{
-			Name: name, DType: dtype, Shape: shapes[name],
+			Name: name, DType: fileDTypes[s.dtype], Shape: shapes[name],
 			Data: func() ([]byte, error) {
-				values, err := m.Tensor(name)
+				values, err := s.values(path, name)
 				if err != nil {
 					return nil, err
 				}
-				d, err := format.resolve(m.run.Device)
-				if err != nil {
-					return nil, err
-				}
-				return backend.EncodeFloats(d, values)
+				return floats.Encode(fileDTypes[s.dtype], values)
 			},
 		})
 	}
-	return all
+	return all, nil
 }
 
-// Tensor downloads a weight by its name in the checkpoint, as float32. Weights that are packed in 4 bits are refused.
-func (m *CausalLM) Tensor(name string) ([]float32, error) {
+// values are a tensor's, with its adapter in it.
+func (s *saver) values(path, name string) ([]float32, error) {
+	values, err := s.m.Tensor(name)
+	if a, ok := s.merge[path]; ok && err == nil && name == path+".weight" {
+		a.addTo(values)
+	}
+	return values, err
+}
+
+// quantizedSources are the tensors of a quantized weight. It is made to know them, kept but for the codes, and made
+// again when those are to be written, so that memory never holds the codes of all.
+func (s *saver) quantizedSources(path string, shape []int) (all []safetensors.Source, err error) {
+	made, err := s.quantizedTensors(path, shape)
+	if err != nil {
+		return nil, err
+	}
+	for i, t := range made {
+		source := safetensors.Source{Name: t.Name, DType: t.DType, Shape: t.Shape, Data: func() ([]byte, error) { return t.Data, nil }}
+		if t.Name == path+".weight" {
+			t.Data = nil
+			source.Data = func() ([]byte, error) {
+				again, err := s.quantizedTensors(path, shape)
+				if err != nil {
+					return nil, err
+				}
+				return again[i].Data, nil
+			}
+		}
+		all = append(all, source)
+	}
+	return all, nil
+}
+
+func (s *saver) quantizedTensors(path string, shape []int) ([]quant.Tensor, error) {
+	e, err := s.reader.encode(path, shape[0], shape[1])
+	if err != nil {
+		return nil, err
+	}
+	if f, ok := s.reader.src.(*folder); e.state != nil && !(ok && f.quantization != nil) {
+		e.state.DType = s.dtype // that of the weight it would be
+	}
+	if a, ok := s.merge[path]; ok {
+		if e, err = s.merged(e, a); err != nil {
+			return nil, fmt.Errorf("merge %q: %w", path, err)
+		}
+	}
+	return e.stateDict(path+".weight", s.quantization)
+}
+
+// merged decodes a weight, adds an adapter and quantizes it again.
+func (s *saver) merged(e encoded, a LoRA) (encoded, error) {
+	values, err := e.values()
+	if err != nil {
+		return e, err
+	}
+	a.addTo(values)
+	if e.int8 != nil {
+		w, err := quant.QuantizeInt8(values, e.int8.Shape)
+		return encoded{int8: w}, err
+	}
+	codes, state, err := quant.Quantize4Bit(values, e.state.QuantType, e.state.Blocksize, e.state.Nested != nil)
+	if err == nil {
+		state.Shape, state.DType = e.state.Shape, e.state.DType
+	}
+	return encoded{codes: codes, state: state}, err
+}
+
+// addTo adds Scaling·B·A to a weight [Out, In], in float32.
+func (l LoRA) addTo(w []float32) {
+	in := len(l.A) / l.R
+	floats.InParallel(len(w)/in, 16, func(lo, hi int) {
+		for row := lo; row < hi; row++ {
+			dst := w[row*in : (row+1)*in]
+			delta := make([]float32, in)
+			for k, b := range l.B[row*l.R : (row+1)*l.R] {
+				for i, a := range l.A[k*in : (k+1)*in] {
+					delta[i] += b * a
+				}
+			}
+			for i := range dst {
+				dst[i] += float32(l.Scaling) * delta[i]
+			}
+		}
+	})
+}
+
+// newReader reads what the model was loaded from, if it is quantized.
+func (m *CausalLM) newReader() *reader {
+	return &reader{src: m.src, dtype: dtypes.Float32, quantization: m.options.Quantization}
+}
+
+// Tensor returns a weight by its name in the checkpoint, as float32: a quantized one as the values that it stands for.
+func (m *CausalLM) Tensor(name string) (values []float32, err error) {
+	r, shape := m.newReader(), tensorShapes(m.arch)[name]
+	if !r.quantizesTensor(name, shape) {
+		return m.download(name)
+	}
+	defer func() { err = errors.Join(err, r.staging.free()) }()
+	e, err := r.encode(strings.TrimSuffix(name, ".weight"), shape[0], shape[1])
+	if err != nil {
+		return nil, err
+	}
+	return e.values()
+}
+
+// download gets a weight from the device.
+func (m *CausalLM) download(name string) ([]float32, error) {
 	switch name {
 	case "model.embed_tokens.weight":
 		if m.run.Embed.Table == nil {
@@ -119,7 +314,7 @@ func (m *CausalLM) Tensor(name string) ([]float32, error) {
 			}
 		}
 	}
-	return nil, fmt.Errorf("tensor %q: the model has no such weight, or holds it packed", name)
+	return nil, fmt.Errorf("tensor %q: the model has no such weight", name)
 }
 
 // rowsOf downloads rows [from, from+n) of a tensor.

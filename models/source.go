@@ -9,17 +9,27 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+
+	"github.com/gomlx/compute/dtypes"
 
 	"github.com/loris-ml/loris/internal/gguf"
 	"github.com/loris-ml/loris/internal/safetensors"
+	"github.com/loris-ml/loris/quant"
 )
 
-// source is where weights come from: tensors by their names in transformers' checkpoints, one at a time.
+// source is where weights come from: tensors by their names in transformers' checkpoints, as a whole or piece by piece.
 type source interface {
 	// shape returns the tensor's dimensions, outermost first; ok is false when there is no such tensor.
 	shape(name string) (dims []int, ok bool)
-	// float32s reads a tensor as float32.
-	float32s(name string) ([]float32, error)
+	// stored returns the dtype under which read gives a tensor; ok is false where it is stored in no dtype of weights
+	// and only float32s reads it.
+	stored(name string) (dtype dtypes.DType, ok bool)
+	// read fills dst with the stored elements of a tensor from element at on.
+	read(dst []byte, name string, at int) error
+	// float32s fills dst with elements of a tensor from element at on; both ends lie at ends of rows. Several goroutines
+	// may call it.
+	float32s(dst []float32, name string, at int) error
 	path() string
 	Close() error
 }
@@ -35,7 +45,7 @@ func open(path string) (Architecture, source, error) {
 	case !info.IsDir():
 		return openGGUF(path)
 	}
-	arch, err := ReadConfig(filepath.Join(path, "config.json"))
+	arch, quantization, err := readConfig(filepath.Join(path, "config.json"))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -43,43 +53,65 @@ func open(path string) (Architecture, source, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return arch, &folder{set, path}, nil
+	return arch, &folder{set, path, quantization}, nil
 }
 
-// ReadConfig reads and validates a config.json: what [NewRandom] takes.
+// ReadConfig reads and validates a config.json: what [NewRandom] takes. How the checkpoint beside it is quantized is not
+// part of that.
 func ReadConfig(path string) (Architecture, error) {
+	arch, _, err := readConfig(path)
+	return arch, err
+}
+
+// readConfig also returns how the checkpoint is quantized, nil if it is not.
+func readConfig(path string) (Architecture, *quant.BitsAndBytesConfig, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("model config: %w", err)
+		return nil, nil, fmt.Errorf("model config: %w", err)
 	}
 	var head struct {
 		ModelType    string          `json:"model_type"`
 		Quantization json.RawMessage `json:"quantization_config"`
 	}
 	if err := json.Unmarshal(raw, &head); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
 	family, ok := families[head.ModelType]
 	if !ok {
-		return nil, &UnsupportedError{Path: path, Field: "model_type", Value: fmt.Sprintf("%q", head.ModelType), Supported: known(families)}
+		return nil, nil, &UnsupportedError{Path: path, Field: "model_type", Value: fmt.Sprintf("%q", head.ModelType), Supported: known(families)}
 	}
-	if q := string(head.Quantization); q != "" && q != "null" {
-		return nil, &UnsupportedError{Path: path, Field: "quantization_config", Value: q,
-			Supported: "unquantized checkpoints, which Options.Quantization quantizes while loading"}
+	quantization, err := readQuantization(head.Quantization)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w; bitsandbytes' checkpoints are read, and unquantized ones, which Options.Quantization quantizes while loading", path, err)
 	}
 	arch := family()
 	if err := json.Unmarshal(raw, arch); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if err := arch.Validate(); err != nil {
 		var u *UnsupportedError
 		if errors.As(err, &u) {
 			u.Path = path
-			return nil, u
+			return nil, nil, u
 		}
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return arch, nil
+	return arch, quantization, nil
+}
+
+// readQuantization reads a quantization_config.
+func readQuantization(raw json.RawMessage) (*quant.BitsAndBytesConfig, error) {
+	if s := string(raw); s == "" || s == "null" {
+		return nil, nil
+	}
+	q := &quant.BitsAndBytesConfig{}
+	if err := json.Unmarshal(raw, q); err != nil {
+		return nil, err
+	}
+	if !quantized(q) {
+		return nil, errors.New("quantization_config: neither load_in_4bit nor load_in_8bit is true")
+	}
+	return q, nil
 }
 
 func known[V any](m map[string]V) string {
@@ -93,8 +125,9 @@ func known[V any](m map[string]V) string {
 
 // folder is a checkpoint in safetensors.
 type folder struct {
-	set *safetensors.Set
-	dir string
+	set          *safetensors.Set
+	dir          string
+	quantization *quant.BitsAndBytesConfig // how its linears are stored; nil: they are not quantized
 }
 
 func (f *folder) shape(name string) ([]int, bool) {
@@ -102,7 +135,32 @@ func (f *folder) shape(name string) ([]int, bool) {
 	return info.Shape, ok
 }
 
-func (f *folder) float32s(name string) ([]float32, error) { return f.set.Float32(name) }
+func (f *folder) stored(name string) (dtypes.DType, bool) {
+	info, _ := f.set.Info(name)
+	return weightDType(info.DType)
+}
+
+// weightDType returns the dtype that safetensors and GGUF name so, false where it is none of float32, float16, bfloat16.
+func weightDType(name string) (dtypes.DType, bool) {
+	for _, d := range []dtypes.DType{dtypes.BFloat16, dtypes.Float32, dtypes.Float16} {
+		if fileDTypes[d] == name {
+			return d, true
+		}
+	}
+	return dtypes.InvalidDType, false
+}
+
+// fileDTypes are the dtypes of weights by their names in files.
+var fileDTypes = map[dtypes.DType]string{dtypes.Float32: "F32", dtypes.Float16: "F16", dtypes.BFloat16: "BF16"}
+
+func (f *folder) read(dst []byte, name string, at int) error {
+	dtype, _ := f.stored(name)
+	return f.set.ReadInto(dst, name, int64(at)*int64(dtype.Size()))
+}
+
+func (f *folder) float32s(dst []float32, name string, at int) error {
+	return f.set.ReadFloat32(dst, name, at)
+}
 
 func (f *folder) path() string { return f.dir }
 func (f *folder) Close() error { return f.set.Close() }
@@ -145,33 +203,67 @@ func openGGUF(path string) (Architecture, source, error) {
 
 // ggufSource answers transformers' tensor names from a GGUF file.
 type ggufSource struct {
-	file *gguf.File
-	arch Architecture
+	file  *gguf.File
+	arch  Architecture
+	known sync.Map // transformers' name → ggufPlace
+}
+
+// ggufPlace is where a tensor lies: its name in the file, and the order of its rows there; see Architecture.ggufName.
+type ggufPlace struct {
+	name string
+	rows []int
+}
+
+func (g *ggufSource) place(name string) (stored string, rows []int) {
+	if p, ok := g.known.Load(name); ok {
+		return p.(ggufPlace).name, p.(ggufPlace).rows
+	}
+	stored, rows = g.arch.ggufName(name)
+	g.known.Store(name, ggufPlace{stored, rows})
+	return stored, rows
 }
 
 func (g *ggufSource) shape(name string) ([]int, bool) {
-	stored, _ := g.arch.ggufName(name)
+	stored, _ := g.place(name)
 	t, ok := g.file.Tensor(stored)
 	return t.Shape, ok
 }
 
-// float32s reads a tensor and puts its rows into transformers' order: GGUF stores the rows of q and k so that RoPE
-// pairs neighbours, not halves.
-func (g *ggufSource) float32s(name string) ([]float32, error) {
-	stored, rows := g.arch.ggufName(name)
-	values, err := g.file.Float32(stored)
-	if err != nil || rows == nil {
-		return values, err
+// stored leaves tensors of permuted rows to float32s.
+func (g *ggufSource) stored(name string) (dtypes.DType, bool) {
+	stored, rows := g.place(name)
+	t, _ := g.file.Tensor(stored)
+	dtype, ok := weightDType(t.Type.String())
+	return dtype, ok && rows == nil
+}
+
+func (g *ggufSource) read(dst []byte, name string, at int) error {
+	stored, _ := g.place(name)
+	dtype, _ := g.stored(name)
+	return g.file.ReadInto(dst, stored, int64(at)*int64(dtype.Size()))
+}
+
+// float32s puts rows into transformers' order: GGUF stores the rows of q and k so that RoPE pairs neighbours, not halves.
+func (g *ggufSource) float32s(dst []float32, name string, at int) error {
+	stored, rows := g.place(name)
+	if rows == nil {
+		return g.file.ReadFloat32(dst, stored, at)
 	}
-	if len(values)%len(rows) != 0 {
-		return nil, fmt.Errorf("%s: tensor %q has %d values, which are not %d rows", g.file.Path(), stored, len(values), len(rows))
+	t, _ := g.file.Tensor(stored)
+	if len(t.Shape) == 0 || t.Shape[0] != len(rows) {
+		return fmt.Errorf("%s: tensor %q has shape %v, which is not %d rows", g.file.Path(), stored, t.Shape, len(rows))
 	}
-	width := len(values) / len(rows)
-	out := make([]float32, len(values))
-	for to, from := range rows {
-		copy(out[to*width:(to+1)*width], values[from*width:(from+1)*width])
+	width := 1
+	for _, d := range t.Shape[1:] {
+		width *= d
 	}
-	return out, nil
+	for row := at / width; len(dst) > 0; row++ {
+		if err := g.file.ReadFloat32(dst[:width], stored, rows[row]*width); err != nil {
+			return err
+		}
+		dst = dst[width:]
+	}
+	return nil
 }
 
 func (g *ggufSource) path() string { return g.file.Path() }

@@ -73,3 +73,28 @@ func BenchmarkHalfPlanes(b *testing.B) {
 		}
 	})
 }
+
+func BenchmarkQuantizeInt8(b *testing.B) {
+	x := generate("normal", 1, benchSize, 0.02)
+	for _, dtype := range []dtypes.DType{dtypes.Float32, dtypes.BFloat16, dtypes.Float16} {
+		raw := narrow(x, dtype)
+		b.Run(dtype.String(), func(b *testing.B) {
+			b.SetBytes(4 * benchSize)
+			for b.Loop() {
+				if _, err := QuantizeInt8Raw(raw, dtype, []int{benchSize / 4096, 4096}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkQuantizeBlockwise(b *testing.B) {
+	x := generate("normal", 1, benchSize, 0.02)
+	b.SetBytes(4 * benchSize)
+	for b.Loop() {
+		if _, _, err := QuantizeBlockwise(x, DynamicMap(true), 256); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -48,6 +48,11 @@ type codebook struct {
 	bounds [16]float32 // ascending midpoints of neighbouring values, then +Inf
 	rank   [cells]uint8
 	pair   [256]uint8 // two ranks, high and low nibble → two codes
+
+	// The same for vectors: the boundaries that a binary search compares with, by level, in the order of the bits found
+	// before (repeated), and codes by rank, for either half of a byte, twice.
+	levels              [4][8]float32
+	lowCodes, highCodes [32]uint8
 }
 
 // cellOf maps a scaled value in [-1, 1], or an ulp beyond, to a cell. It never decreases with s, whatever the rounding.
@@ -66,6 +71,16 @@ func newCodebook(values [16]float32, order [16]uint8) *codebook {
 	c.bounds[15] = float32(math.Inf(1))
 	for i := range 256 {
 		c.pair[i] = order[i>>4]<<4 | order[i&15]
+	}
+	for i := range 8 {
+		c.levels[0][i] = c.bounds[7]
+		c.levels[1][i] = c.bounds[3+8*(i%2)]
+		c.levels[2][i] = c.bounds[1+4*(i%4)]
+		c.levels[3][i] = c.bounds[2*i]
+	}
+	for i := range c.lowCodes {
+		code := order[i%16]
+		c.lowCodes[i], c.highCodes[i] = code, code<<4
 	}
 	return c
 }

@@ -15,6 +15,8 @@ import (
 // BitsAndBytesConfig says how a model's linears are quantized on loading. Fields, JSON and defaults are those of
 // transformers' BitsAndBytesConfig, the "quantization_config" of config.json; the zero value quantizes nothing.
 //
+// LoadIn8Bit is LLM.int8() with its weights alone quantized.
+//
 // Beware of two of transformers' defaults, which are kept: with LoadIn4Bit alone the type is FP4, not NF4, and products
 // are computed in float32. QLoRA is
 //
@@ -23,7 +25,8 @@ import (
 // transformers has no field for the blocksize: it is always [DefaultBlocksize].
 type BitsAndBytesConfig struct {
 	LoadIn4Bit bool // linears become 4-bit
-	LoadIn8Bit bool // LLM.int8(): refused by Validate, not implemented
+	// LoadIn8Bit makes linears int8, as a format of weights only: see [Int8Weight]. The BNB4Bit fields do not count.
+	LoadIn8Bit bool
 
 	BNB4BitQuantType      QuantType // "": FP4
 	BNB4BitUseDoubleQuant bool      // quantize the block scales too: 4.127 bits a weight instead of 4.5
@@ -36,9 +39,15 @@ type BitsAndBytesConfig struct {
 	// transformers' own choice, the output embedding.
 	LLMInt8SkipModules []string
 
-	LLMInt8Threshold            *float64 // nil: 6.0; of LLM.int8() only
-	LLMInt8EnableFP32CPUOffload bool     // of LLM.int8() only
-	LLMInt8HasFP16Weight        bool     // of LLM.int8() only
+	// LLMInt8Threshold is the input magnitude from which bitsandbytes keeps a column in float16; nil: 6.0. It is kept for
+	// the file: inputs are not quantized here.
+	LLMInt8Threshold *float64
+	// LLMInt8EnableFP32CPUOffload lets transformers leave modules on the CPU. It is kept for the file: nothing is
+	// offloaded here.
+	LLMInt8EnableFP32CPUOffload bool
+	// LLMInt8HasFP16Weight keeps float16 weights and quantizes them anew for each product, to train them. With LoadIn8Bit
+	// it is refused: quantized weights are frozen here.
+	LLMInt8HasFP16Weight bool
 }
 
 // outputEmbedding is the module that transformers leaves unquantized unless told otherwise.
@@ -61,8 +70,8 @@ func (c *BitsAndBytesConfig) Validate() error {
 	switch {
 	case c.LoadIn4Bit && c.LoadIn8Bit:
 		return fmt.Errorf("load_in_4bit and load_in_8bit are both true; only one can be used at a time")
-	case c.LoadIn8Bit:
-		return fmt.Errorf("load_in_8bit: LLM.int8() is not supported; use load_in_4bit with bnb_4bit_quant_type %q", NF4)
+	case c.LoadIn8Bit && c.LLMInt8HasFP16Weight:
+		return fmt.Errorf("llm_int8_has_fp16_weight is true with load_in_8bit: quantized weights are not trained; leave it out, or load without quantization")
 	}
 	if _, err := c.QuantType().book(); err != nil {
 		return fmt.Errorf("bnb_4bit_quant_type: %w", err)

@@ -40,6 +40,7 @@ func TestConfigReadsAndWritesTransformersJSON(t *testing.T) {
 		"default": {},
 		"qlora": {LoadIn4Bit: true, BNB4BitQuantType: NF4, BNB4BitUseDoubleQuant: true, BNB4BitComputeDType: "bfloat16",
 			LLMInt8SkipModules: []string{"lm_head", "model.norm"}},
+		"int8": {LoadIn8Bit: true},
 	}
 	for name, text := range readFixtures(t).Config {
 		var read BitsAndBytesConfig
@@ -78,7 +79,7 @@ func TestValidateNamesTheField(t *testing.T) {
 	nan := math.NaN()
 	for want, c := range map[string]BitsAndBytesConfig{
 		"both true":                       {LoadIn4Bit: true, LoadIn8Bit: true},
-		"load_in_8bit: LLM.int8()":        {LoadIn8Bit: true},
+		"llm_int8_has_fp16_weight":        {LoadIn8Bit: true, LLMInt8HasFP16Weight: true},
 		`bnb_4bit_quant_type: quant type`: {BNB4BitQuantType: "int4"},
 		`bnb_4bit_compute_dtype "int8"`:   {BNB4BitComputeDType: "int8"},
 		`bnb_4bit_quant_storage "bool"`:   {BNB4BitQuantStorage: "bool"},
@@ -95,7 +96,7 @@ func TestValidateNamesTheField(t *testing.T) {
 func TestUnmarshalRefusesOtherMethods(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"quant_method": "gptq", "bits": 4}`:                                `quant_method "gptq"`,
-		`{"quant_method": "bitsandbytes", "load_in_8bit": true}`:             "load_in_8bit",
+		`{"load_in_8bit": true, "llm_int8_has_fp16_weight": true}`:           "load_in_8bit",
 		`{"load_in_4bit": "yes"}`:                                            "load_in_4bit",
 		`{"load_in_4bit": true, "bnb_4bit_quant_type": "nf5", "other": [1]}`: `"nf5"`,
 	} {

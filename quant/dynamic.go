@@ -14,10 +14,13 @@ func DynamicMap(signed bool) [256]float32 {
 	if signed {
 		return signedMap()
 	}
-	return newDynamicMap(false)
+	return unsignedMap()
 }
 
-var signedMap = sync.OnceValue(func() [256]float32 { return newDynamicMap(true) })
+var (
+	signedMap   = sync.OnceValue(func() [256]float32 { return newDynamicMap(true) })
+	unsignedMap = sync.OnceValue(func() [256]float32 { return newDynamicMap(false) })
+)
 
 func newDynamicMap(signed bool) (m [256]float32) {
 	values := m[:0]
@@ -59,10 +62,24 @@ func linspace(start, end float32, steps int) []float32 {
 // dynamicSteps is the resolution of the table through which bitsandbytes' CPU kernel looks up 8-bit codes.
 const dynamicSteps = 65536
 
-// dynamicCodes maps step i, which stands for 2i/65535 - 1, to the code of the nearest number of the signed map; a tie
-// goes to the smaller number.
-var dynamicCodes = sync.OnceValue(func() *[dynamicSteps]uint8 {
-	m := signedMap()
+// stepCodes maps step i, which stands for 2i/65535 - 1, to the code of the nearest of the ascending numbers; a tie goes
+// to the smaller number.
+func stepCodes(numbers *[256]float32) *[dynamicSteps]uint8 {
+	switch *numbers {
+	case signedMap():
+		return signedCodes()
+	case unsignedMap():
+		return unsignedCodes()
+	}
+	return newStepCodes(*numbers)
+}
+
+var (
+	signedCodes   = sync.OnceValue(func() *[dynamicSteps]uint8 { return newStepCodes(signedMap()) })
+	unsignedCodes = sync.OnceValue(func() *[dynamicSteps]uint8 { return newStepCodes(unsignedMap()) })
+)
+
+func newStepCodes(m [256]float32) *[dynamicSteps]uint8 {
 	codes := new([dynamicSteps]uint8)
 	code := 0
 	for i := range codes {
@@ -73,7 +90,7 @@ var dynamicCodes = sync.OnceValue(func() *[dynamicSteps]uint8 {
 		codes[i] = uint8(code)
 	}
 	return codes
-})
+}
 
 // dynamicStep returns the step of x, a value scaled to [-1, 1]. bitsandbytes' compilers fuse the last multiply and add;
 // in float64 both are exact, and one conversion rounds them likewise. NaN (0 times an infinite reciprocal) is step 0.

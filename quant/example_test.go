@@ -3,6 +3,7 @@ package quant_test
 import (
 	"encoding/json"
 	"fmt"
+	"iter"
 	"log"
 
 	"github.com/gomlx/compute/dtypes"
@@ -211,4 +212,205 @@ func ExampleStateDict() {
 	// q_proj.weight.quant_state.bitsandbytes__nf4 U8 [165]
 	// {"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [8, 64], "nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.6242661476135254}
 	// [8 64] nf4 true
+}
+
+func ExampleQuantizeInt8() {
+	w, err := quant.QuantizeInt8([]float32{0.5, -1, 0.25, 0, 3, 1}, []int{2, 3}) // [out, in]
+	if err != nil {
+		log.Fatal(err)
+	}
+	values, err := w.Dequantize(dtypes.Float32)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(w.CB, w.SCB)
+	fmt.Printf("%.3f\n", values)
+	// Output:
+	// [64 -127 32 0 127 42] [1 3]
+	// [0.504 -1.000 0.252 0.000 3.000 0.992]
+}
+
+func ExampleQuantizeInt8Raw() {
+	raw := []byte{0x80, 0x3f, 0x00, 0xbf} // bfloat16 1, -0.5
+	w, err := quant.QuantizeInt8Raw(raw, dtypes.BFloat16, []int{1, 2})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(w.CB, w.SCB)
+	// Output: [127 -64] [1]
+}
+
+func ExampleInt8Weight_Packed() {
+	q, err := quant.QuantizeInt8(ramp(4*8), []int{4, 8})
+	if err != nil {
+		log.Fatal(err)
+	}
+	k, err := quant.QuantizeInt8(ramp(2*8), []int{2, 8})
+	if err != nil {
+		log.Fatal(err)
+	}
+	var rows []*quant.Packed
+	for _, w := range []*quant.Int8Weight{q, k} {
+		p, err := w.Packed()
+		if err != nil {
+			log.Fatal(err)
+		}
+		rows = append(rows, p)
+	}
+	qk, err := quant.Concat(rows...) // one weight, decoded by Layout.DequantizeNode as a 4-bit one is
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, in := range qk.Inputs() {
+		fmt.Println(in.Shape)
+	}
+	fmt.Println(qk.QuantType, qk.Shape, qk.Bytes(), "bytes")
+	// Output:
+	// (Int8)[48]
+	// (Float32)[6]
+	// int8 [6 8] 72 bytes
+}
+
+func ExampleInt8Weight_StateDict() {
+	w, err := quant.QuantizeInt8(ramp(32), []int{4, 8})
+	if err != nil {
+		log.Fatal(err)
+	}
+	tensors, err := w.StateDict("model.layers.0.self_attn.q_proj.weight")
+	if err != nil {
+		log.Fatal(err)
+	}
+	byName := map[string]quant.Tensor{}
+	for _, t := range tensors {
+		fmt.Println(t.Name, t.DType, t.Shape)
+		byName[t.Name] = t
+	}
+	read, err := quant.Int8FromStateDict("model.layers.0.self_attn.q_proj.weight", func(key string) (quant.Tensor, bool, error) {
+		t, ok := byName[key]
+		return t, ok, nil
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(read.Shape, read.SCB[0])
+	// Output:
+	// model.layers.0.self_attn.q_proj.weight I8 [4 8]
+	// model.layers.0.self_attn.q_proj.SCB F32 [4]
+	// model.layers.0.self_attn.q_proj.weight_format U8 []
+	// [4 8] 1
+}
+
+func ExampleQuantizeBlockwise() {
+	codes, absmax, err := quant.QuantizeBlockwise([]float32{0.5, -1, 0.01, 0}, quant.DynamicMap(true), 256)
+	if err != nil {
+		log.Fatal(err)
+	}
+	values, err := quant.DequantizeBlockwise(codes, absmax, quant.DynamicMap(true), 256)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(codes, absmax)
+	fmt.Printf("%.5f\n", values) // 0 lies between two steps of the table
+	// Output:
+	// [219 0 158 131] [1]
+	// [0.50078 -0.99297 0.00972 0.00002]
+}
+
+func ExampleQuantizeAbsmax() {
+	_, state, err := quant.Quantize4Bit(ramp(64*300), quant.NF4, 64, false)
+	if err != nil {
+		log.Fatal(err)
+	}
+	nested, err := quant.QuantizeAbsmax(state.Absmax)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%d codes, %d scales, offset %.4f\n", len(nested.Codes), len(nested.Absmax), nested.Offset)
+	// Output: 300 codes, 2 scales, offset 0.5033
+}
+
+func ExampleQuantize4BitNode() {
+	backend, err := gobackend.New("")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer backend.Finalize()
+	exec, err := graph.NewExec(backend, func(w *graph.Node) []*graph.Node {
+		codes, absmax, firstBad := quant.Quantize4BitNode(w, quant.NF4, 64)
+		return []*graph.Node{codes, absmax, firstBad}
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer exec.Finalize()
+	out, err := exec.Call(tensors.FromFlatDataAndDimensions(ramp(256), 4, 64))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(out[0].Shape(), out[1], "first bad value:", out[2].Value())
+	// Output: (Uint8)[128] [4]float32{1, 0.498, 0.498, 1} first bad value: 256
+}
+
+func ExampleQuantizeBlockwiseNode() {
+	backend, err := gobackend.New("")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer backend.Finalize()
+	numbers := quant.DynamicMap(true)
+	exec, err := graph.NewExec(backend, func(x *graph.Node) *graph.Node {
+		codes, absmax := quant.QuantizeBlockwiseNode(x, numbers, 256, quant.Nearest)
+		return quant.DequantizeBlockwiseNode(codes, absmax, numbers, 256)
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer exec.Finalize()
+	out, err := exec.Call([]float32{0.5, -1, 0.01, 0})
+	if err != nil {
+		log.Fatal(err)
+	}
+	values, err := tensors.CopyFlatData[float32](out[0])
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%.5f\n", values)
+	// Output: [0.50078 -0.99297 0.00972 0.00000]
+}
+
+// twoWeights is a model as NewReport takes it.
+type twoWeights struct{ packed *quant.Packed }
+
+func (m twoWeights) Weights() iter.Seq2[quant.Weight, error] {
+	return func(yield func(quant.Weight, error) bool) {
+		_ = yield(quant.Weight{Name: "model.norm.weight", Shape: []int{64}, DType: dtypes.Float32}, nil) &&
+			yield(quant.Weight{
+				Name: "model.layers.0.mlp.up_proj.weight", Shape: m.packed.Shape, Packed: m.packed,
+				Original: func() ([]float32, error) { return ramp(64 * 64), nil },
+			}, nil)
+	}
+}
+
+func ExampleNewReport() {
+	codes, state, err := quant.Quantize4Bit(ramp(64*64), quant.NF4, 64, true)
+	if err != nil {
+		log.Fatal(err)
+	}
+	state.Shape = []int{64, 64}
+	packed, err := quant.NewPacked(codes, state)
+	if err != nil {
+		log.Fatal(err)
+	}
+	report, err := quant.NewReport(twoWeights{packed})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, k := range report.Kinds {
+		fmt.Printf("%s: %d values, %d bytes\n", k.Kind, k.Values, k.Bytes)
+	}
+	fmt.Printf("%s: error %.3f\n", report.Layers[0].Layer, report.Layers[0].Error)
+	// Output:
+	// nf4 double: 4096 values, 2120 bytes
+	// float32: 64 values, 256 bytes
+	// model.layers.0: error 0.029
 }

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/gomlx/compute/dtypes"
+
+	"github.com/loris-ml/loris/internal/reference"
 )
 
 // fixtures is testdata/bitsandbytes.json, written by make_fixtures.py.
@@ -30,6 +32,15 @@ type fixtures struct {
 		Storage string                   `json:"storage"`
 		Tensors map[string]fixtureTensor `json:"tensors"`
 	} `json:"state_dicts"`
+	Blockwise []struct {
+		fixtureCase
+		Signed bool `json:"signed"`
+	} `json:"blockwise"`
+	Int8 []struct {
+		fixtureCase
+		ValuesSHA map[string]string        `json:"values_sha256"`
+		Tensors   map[string]fixtureTensor `json:"tensors"`
+	} `json:"int8"`
 	Skips []struct {
 		Patterns []string        `json:"patterns"`
 		Convert  map[string]bool `json:"convert"`
@@ -87,25 +98,12 @@ func (c *fixtureCase) dtype() dtypes.DType {
 	return map[string]dtypes.DType{"float32": dtypes.Float32, "float16": dtypes.Float16, "bfloat16": dtypes.BFloat16}[c.DType]
 }
 
-// splitmix returns output i, from 0, of splitmix64 with the seed.
-func splitmix(seed, i uint64) uint64 {
-	z := seed + (i+1)*0x9E3779B97F4A7C15
-	z = (z ^ z>>30) * 0xBF58476D1CE4E5B9
-	z = (z ^ z>>27) * 0x94D049BB133111EB
-	return z ^ z>>31
-}
-
 // generate repeats generate of make_fixtures.py.
 func generate(kind string, seed uint64, n int, scale float64) []float32 {
 	out := make([]float32, n)
 	for i := range out {
-		var r [4]uint64
-		var u [4]float64
-		for k := range r {
-			r[k] = splitmix(seed, uint64(4*i+k))
-			u[k] = float64(r[k]>>11) * 0x1p-53
-		}
-		x := float64((u[0] + u[1] + u[2] + u[3] - 2) * scale)
+		r, u := reference.Draw(seed, i)
+		x := reference.Bell(u) * scale
 		switch kind {
 		case "uniform":
 			x = (u[0] - 0.5) * scale

@@ -20,6 +20,12 @@ func (l Layout) DequantizeNode(dtype dtypes.DType, inputs ...*Node) *Node {
 	if len(inputs) != want {
 		panic(fmt.Errorf("quant: %d inputs for a weight of shape %v with nested blocksize %d, want %d", len(inputs), l.Shape, l.NestedBlocksize, want))
 	}
+	if l.QuantType == Int8 {
+		if len(l.Shape) != 2 {
+			panic(fmt.Errorf("quant: int8 weight of shape %v, want a matrix", l.Shape))
+		}
+		return DequantizeInt8Node(inputs[0], inputs[1], dtype, l.Shape[0], l.Shape[1])
+	}
 	absmax := inputs[1]
 	if l.NestedBlocksize > 0 {
 		absmax = AbsmaxNode(inputs[1], inputs[2], inputs[3], l.NestedBlocksize)

@@ -12,7 +12,9 @@ import (
 
 // Layout is what a program must know of a quantized weight when it is built; weights of equal layout share programs.
 type Layout struct {
+	// QuantType is NF4, FP4 or Int8.
 	QuantType QuantType
+	// Blocksize is the number of weights that share a scale; of Int8 the length of a row.
 	Blocksize int
 	// Shape of the weight, [out, in].
 	Shape []int
@@ -21,10 +23,10 @@ type Layout struct {
 	NestedBlocksize int
 }
 
-// Packed is a quantized weight as it lies in device memory. Make it with [NewPacked] or [Concat].
+// Packed is a quantized weight as it lies in device memory. Make it with [NewPacked], [Int8Weight.Packed] or [Concat].
 type Packed struct {
 	Layout
-	// Codes are the half-planes ([HalfPlanes]), [(n+1)/2].
+	// Codes are the half-planes ([HalfPlanes]), [(n+1)/2]; of Int8 the bytes of its codes, [n].
 	Codes []byte
 	// Absmax is the scale of each block, [ceil(n/Blocksize)]; nil with double quantization.
 	Absmax []float32
@@ -70,6 +72,9 @@ func (p *Packed) Inputs() []Input {
 	f32 := func(x []float32) Input {
 		return Input{shapes.Make(dtypes.Float32, len(x)), unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(x))), 4*len(x))}
 	}
+	if p.QuantType == Int8 {
+		return []Input{{shapes.Make(dtypes.Int8, len(p.Codes)), p.Codes}, f32(p.Absmax)}
+	}
 	if p.NestedBlocksize == 0 {
 		return []Input{u8(p.Codes), f32(p.Absmax)}
 	}
@@ -85,8 +90,12 @@ func (p *Packed) Bytes() int {
 	return total
 }
 
-// Dequantize decodes p on the host, as [Dequantize4Bit] does and with the same bits: [n] values rounded to dtype.
+// Dequantize decodes p on the host, as [Dequantize4Bit] or [Int8Weight.Dequantize] does and with the same bits: [n]
+// values rounded to dtype.
 func (p *Packed) Dequantize(dtype dtypes.DType) ([]float32, error) {
+	if p.QuantType == Int8 {
+		return p.int8Weight().Dequantize(dtype)
+	}
 	return Dequantize4Bit(FromHalfPlanes(p.Codes), &QuantState{
 		QuantType: p.QuantType, Blocksize: p.Blocksize, Shape: p.Shape, DType: dtype, Absmax: p.decodedAbsmax(),
 	})
@@ -110,7 +119,7 @@ var ErrUnaligned = errors.New("the weight does not fill its last block, so no ot
 
 // Concat stacks weights [outᵢ, in] to one [Σ outᵢ, in] that decodes to the same bits, so that linears which share their
 // input (q|k|v, gate|up) take one dequantization and one product. Types, blocksizes and inner dimensions must agree,
-// and every weight but the last must fill its blocks (else the error wraps [ErrUnaligned]).
+// and every weight but the last must fill its blocks (else the error wraps [ErrUnaligned]); those of [Int8] always do.
 //
 // Each weight keeps its own nested scales and offset. Where a weight's last nested group is short, all groups are cut
 // to a common divisor, and their scales repeated; where that would cost more than it saves, the scales are decoded.
@@ -122,17 +131,7 @@ func Concat(rows ...*Packed) (*Packed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("concat: %w", err)
 	}
-	total := 0
-	for _, p := range rows {
-		total += len(p.Codes)
-	}
-	packed := make([]byte, total)
-	at := 0
-	for _, p := range rows {
-		fromHalfPlanes(packed[at:at+len(p.Codes)], p.Codes)
-		at += len(p.Codes)
-	}
-	out.Codes = HalfPlanes(packed)
+	out.Codes = stackedCodes(rows)
 	if group := commonGroup(rows); group > 0 {
 		out.NestedBlocksize = group
 		for _, p := range rows {
@@ -144,6 +143,28 @@ func Concat(rows ...*Packed) (*Packed, error) {
 		out.Absmax = append(out.Absmax, p.decodedAbsmax()...)
 	}
 	return out, nil
+}
+
+// stackedCodes returns the codes of rows one after the other.
+func stackedCodes(rows []*Packed) []byte {
+	total := 0
+	for _, p := range rows {
+		total += len(p.Codes)
+	}
+	codes := make([]byte, 0, total)
+	if rows[0].QuantType == Int8 {
+		for _, p := range rows {
+			codes = append(codes, p.Codes...)
+		}
+		return codes
+	}
+	codes = codes[:total]
+	at := 0
+	for _, p := range rows {
+		fromHalfPlanes(codes[at:at+len(p.Codes)], p.Codes)
+		at += len(p.Codes)
+	}
+	return HalfPlanes(codes)
 }
 
 // stackedLayout returns an empty weight of the type, blocksize and shape of rows stacked, or why they cannot be.

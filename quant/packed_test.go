@@ -9,13 +9,16 @@ import (
 	"testing"
 
 	"github.com/gomlx/compute/dtypes"
+
+	"github.com/loris-ml/loris/internal/reference"
 )
 
 func TestHalfPlanesHoldTheCodesInTwoHalves(t *testing.T) {
 	for _, n := range []int{1, 2, 3, 4, 5, 6, 7, 8, 62, 63, 64, 65, 66, 1001, 4096 * 100, 1<<20 + 2} {
 		packed := make([]byte, (n+1)/2)
 		for i := range packed {
-			packed[i] = byte(splitmix(uint64(n), uint64(i)))
+			r, _ := reference.Draw(uint64(n), i)
+			packed[i] = byte(r[0])
 		}
 		planes := HalfPlanes(packed)
 		h := len(packed)

@@ -35,8 +35,19 @@ type NestedState struct {
 	Blocksize int          // 256
 }
 
-// newNestedState quantizes absmax as bitsandbytes does. A mean beyond float32's range is an error; bitsandbytes would
-// write infinity and decode NaN.
+// QuantizeAbsmax quantizes the scales of blocks as double quantization does. It is for scales made by [Quantize4BitNode];
+// [Quantize4Bit] does it itself. No scales, and a mean beyond float32's range, for which bitsandbytes would write infinity
+// and decode NaN, are errors.
+func QuantizeAbsmax(absmax []float32) (*NestedState, error) {
+	if len(absmax) == 0 {
+		return nil, fmt.Errorf("double quantization: no block scales")
+	}
+	if i := indexNotFinite(absmax); i >= 0 {
+		return nil, fmt.Errorf("double quantization: block scale %d of %d is %v: only finite values can be quantized", i, len(absmax), absmax[i])
+	}
+	return newNestedState(absmax)
+}
+
 func newNestedState(absmax []float32) (*NestedState, error) {
 	n := &NestedState{
 		Codes:     make([]uint8, len(absmax)),
@@ -48,7 +59,7 @@ func newNestedState(absmax []float32) (*NestedState, error) {
 	if math.IsInf(float64(n.Offset), 0) {
 		return nil, fmt.Errorf("double quantization: the sum of %d block scales is beyond float32's range; quantize without it, or scale the weight down", len(absmax))
 	}
-	codes := dynamicCodes()
+	codes := signedCodes()
 	parallel(len(absmax), 1<<14, func(begin, end int) {
 		for ; begin < end; begin += NestedBlocksize {
 			n.encode(absmax, begin, min(begin+NestedBlocksize, end), codes)
@@ -59,18 +70,11 @@ func newNestedState(absmax []float32) (*NestedState, error) {
 
 // encode quantizes absmax[begin:end], one nested block.
 func (n *NestedState) encode(absmax []float32, begin, end int, codes *[dynamicSteps]uint8) {
-	var largest float32
-	for _, a := range absmax[begin:end] {
-		largest = max(largest, float32(math.Abs(float64(a-n.Offset))))
+	shifted := make([]float32, end-begin)
+	for i := range shifted {
+		shifted[i] = absmax[begin+i] - n.Offset
 	}
-	n.Absmax[begin/NestedBlocksize] = largest
-	if largest == 0 {
-		return // all codes 0, as in bitsandbytes: whatever the number, its product with 0 is 0
-	}
-	inverse := 1 / largest
-	for b := begin; b < end; b++ {
-		n.Codes[b] = codes[dynamicStep((absmax[b]-n.Offset)*inverse)]
-	}
+	n.Absmax[begin/NestedBlocksize] = encodeSteps(n.Codes[begin:end], shifted, codes)
 }
 
 // decode returns the absmax that the codes stand for. The product is rounded before the sum: no fused multiply-add.
@@ -143,7 +147,7 @@ func (n *NestedState) check(nblocks int) error {
 // checkDType accepts the dtypes that bitsandbytes quantizes from and decodes to.
 func checkDType(d dtypes.DType) error {
 	if !slices.Contains([]dtypes.DType{dtypes.Float32, dtypes.Float16, dtypes.BFloat16}, d) {
-		return fmt.Errorf("dtype %s: 4-bit weights come from and decode to float32, float16 or bfloat16", d)
+		return fmt.Errorf("dtype %s: quantized weights come from and decode to float32, float16 or bfloat16", d)
 	}
 	return nil
 }

@@ -144,7 +144,7 @@ func (r *stateReader) tensor(key, dtype string) Tensor {
 	case err != nil:
 		r.err = fmt.Errorf("%s: %w", key, err)
 	case !ok:
-		r.fail(key, "is missing, which the 4-bit weight %s needs", r.weight)
+		r.fail(key, "is missing, which the quantized weight %s needs", r.weight)
 	case dtype != "" && t.DType != dtype:
 		r.fail(key, "has dtype %q, want %s", t.DType, dtype)
 	}

@@ -20,21 +20,22 @@ func widener(dtype dtypes.DType) func(dst []float32, raw []byte) {
 	return widenF32
 }
 
-func widenF32(dst []float32, raw []byte) {
+// widenF32Plain, widenBF16Plain and widenF16Plain are without vector instructions what the names without Plain are.
+func widenF32Plain(dst []float32, raw []byte) {
 	raw = raw[:4*len(dst)]
 	for i := range dst {
 		dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*i:]))
 	}
 }
 
-func widenBF16(dst []float32, raw []byte) {
+func widenBF16Plain(dst []float32, raw []byte) {
 	raw = raw[:2*len(dst)]
 	for i := range dst {
 		dst[i] = formats.FromBF16(binary.LittleEndian.Uint16(raw[2*i:]))
 	}
 }
 
-func widenF16(dst []float32, raw []byte) {
+func widenF16Plain(dst []float32, raw []byte) {
 	raw = raw[:2*len(dst)]
 	for i := range dst {
 		dst[i] = formats.FromF16(binary.LittleEndian.Uint16(raw[2*i:]))

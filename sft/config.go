@@ -10,7 +10,7 @@ import (
 //
 // What TRL has and is absent here: precision (bf16, fp16) follows from how the model was loaded, gradient_checkpointing
 // and activation_offloading are replaced by ResidualBudget, padding_free by fixed-shape packing, several evaluation sets
-// by calls of Evaluate, trackers by Callbacks. NEFTune, label smoothing, the DFT loss, optimizers other than AdamW,
+// by calls of Evaluate, trackers by Callbacks. NEFTune, label smoothing, the DFT loss, optimizers other than AdamW and Lion,
 // compute_metrics, auto_find_batch_size, truncation_mode keep_end (deprecated) and pushing to a hub are not offered. Two defaults differ on purpose: unpacked
 // batches are padded to a multiple of 64, so that few shapes are compiled (PadToMultipleOf), and the order of the rows
 // is drawn by a generator of our own, because torch's permutations cannot be reproduced without torch.
@@ -67,11 +67,21 @@ type SFTConfig struct {
 	WarmupSteps       float64            `json:"warmup_steps"` // steps; below 1: fraction of all steps
 	WarmupRatio       float64            `json:"warmup_ratio"` // older name of a fraction in WarmupSteps
 
-	// Optim is "" or "adamw_torch" or "adamw_torch_fused": AdamW with float32 moments.
+	// Optim names the optimizer as transformers' OptimizerNames do:
+	//
+	//	"", "adamw_torch", "adamw_torch_fused", "paged_adamw_32bit"     AdamW, float32 moments: 8 bytes a trained value
+	//	"adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit"              AdamW, bitsandbytes' 8-bit moments: 2 bytes
+	//	"lion_32bit", "paged_lion_32bit"                                Lion, float32 moment: 4 bytes
+	//	"lion_8bit", "paged_lion_8bit"                                  Lion, 8-bit moment: 1 byte
+	//
+	// 8-bit moments (arXiv:2110.02861) are one byte a value and a float32 scale for every 256; tensors of fewer than 4096
+	// values keep float32 moments. On a CPU they are rounded as bitsandbytes rounds on a CPU, on CUDA as its kernels do.
+	// Paged names are accepted so that settings carry over, and train the same numbers: bitsandbytes lets the CUDA driver
+	// move their moments to host memory when the GPU is full, here they stay on the device; use an 8-bit one to save memory.
 	Optim       string  `json:"optim"`
 	WeightDecay float64 `json:"weight_decay"`
-	AdamBeta1   float64 `json:"adam_beta1"`   // 0 is 0.9
-	AdamBeta2   float64 `json:"adam_beta2"`   // 0 is 0.999
+	AdamBeta1   float64 `json:"adam_beta1"`   // 0 is 0.9; Lion's β1 too
+	AdamBeta2   float64 `json:"adam_beta2"`   // 0 is 0.999; Lion's β2 too, as transformers has it; its authors use 0.99
 	AdamEpsilon float64 `json:"adam_epsilon"` // 0 is 1e-8
 	// MaxGradNorm clips the global gradient norm. nil is 1, a pointer to 0 does not clip.
 	MaxGradNorm *float64 `json:"max_grad_norm"`

@@ -86,3 +86,27 @@ func TestValidateNamesFieldValueAndRemedy(t *testing.T) {
 func TestValidateReportsAllFaultsAtOnce(t *testing.T) {
 	wantError(t, SFTConfig{MaxLength: -5, LearningRate: -1, Optim: "sgd"}.Validate(), "MaxLength", "LearningRate", "Optim")
 }
+
+// optimizerTold notes the optimizer that a session is asked for.
+type optimizerTold struct {
+	*toyModel
+	optim string
+}
+
+func (m *optimizerTold) NewSession(o SessionOptions) (Session, error) {
+	m.optim = o.Optim
+	return m.toyModel.NewSession(o)
+}
+
+func TestTheOptimizersNameReachesTheSession(t *testing.T) {
+	c := testConfig(t)
+	c.MaxSteps = 1
+	for _, name := range []string{"", "adamw_torch_fused", "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "lion_32bit"} {
+		c.Optim = name
+		m := &optimizerTold{toyModel: newToyModel()}
+		mustTrain(t, m, zen(), c)
+		if want := c.withDefaults().Optim; m.optim != want {
+			t.Errorf("Optim %q: the session is asked for %q", name, m.optim)
+		}
+	}
+}

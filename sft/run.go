@@ -72,7 +72,7 @@ func (t *SFTTrainer) newRun() (r *run, err error) {
 
 func (t *SFTTrainer) newSession() (Session, error) {
 	c := t.cfg
-	s, err := t.model.NewSession(SessionOptions{ResidualBudget: c.ResidualBudget, AdamBeta1: c.AdamBeta1, AdamBeta2: c.AdamBeta2,
+	s, err := t.model.NewSession(SessionOptions{ResidualBudget: c.ResidualBudget, Optim: c.Optim, AdamBeta1: c.AdamBeta1, AdamBeta2: c.AdamBeta2,
 		AdamEpsilon: c.AdamEpsilon, WeightDecay: c.WeightDecay, Seed: c.Seed})
 	if err != nil {
 		return nil, fmt.Errorf("sft: prepare the model for training: %w", err)

@@ -6,6 +6,8 @@ import (
 	"math"
 	"slices"
 	"strings"
+
+	"github.com/loris-ml/loris/internal/training"
 )
 
 // Validate reports every field that cannot be used, each with its value and what would be right.
@@ -20,9 +22,7 @@ func (c SFTConfig) Validate() error {
 	v.names("SaveStrategy", c.SaveStrategy, Steps, Epoch, Best, No)
 	v.names("LossType", c.LossType, "nll", "chunked_nll")
 	v.names("LRSchedulerType", c.LRSchedulerType, scheduleNames()...)
-	if !slices.Contains([]string{"adamw_torch", "adamw_torch_fused"}, c.Optim) {
-		v.fail("Optim", c.Optim, "only AdamW with float32 moments is offered, adamw_torch or adamw_torch_fused")
-	}
+	v.names("Optim", c.Optim, training.OptimizerNames()...)
 	v.check(c.MaxLength > 0 || c.MaxLength == NoMaxLength, "MaxLength", c.MaxLength, "want a number of tokens or NoMaxLength")
 	v.check(c.PadToMultipleOf >= 0, "PadToMultipleOf", c.PadToMultipleOf, "want a number of tokens, or 0 for 64")
 	v.check(c.PerDeviceTrainBatchSize > 0, "PerDeviceTrainBatchSize", c.PerDeviceTrainBatchSize, "want at least 1 row")

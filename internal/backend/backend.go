@@ -37,6 +37,9 @@ type Device struct {
 	Kind Kind
 	Num  compute.DeviceNum
 
+	// MemoryLimit, if positive, is how many bytes of the device's memory FreeMemory counts on, those in use included.
+	MemoryLimit int64
+
 	mu    sync.Mutex // guards what the driver last told
 	asked time.Time
 	inUse int64

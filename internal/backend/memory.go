@@ -11,8 +11,25 @@ import (
 )
 
 // FreeMemory returns how many bytes can still be allocated on the device: what its allocator is allowed and the driver
-// has. Host backends tell what the machine has available. ok is false where that cannot be found out.
+// has. Host backends tell what the machine has available. With a MemoryLimit it is at most what that leaves. ok is false
+// where nothing can be found out.
 func (d *Device) FreeMemory() (bytes int64, ok bool) {
+	free, ok := d.allocatable()
+	if d.MemoryLimit <= 0 {
+		return free, ok
+	}
+	inUse, told := d.MemoryInUse()
+	left := max(0, d.MemoryLimit-inUse)
+	switch {
+	case !told:
+		return free, ok
+	case !ok:
+		return left, true
+	}
+	return min(free, left), true
+}
+
+func (d *Device) allocatable() (bytes int64, ok bool) {
 	if d.Kind != CUDA {
 		return hostMemory("/proc/meminfo", "MemAvailable:")
 	}

@@ -3,6 +3,7 @@ package gguf
 import (
 	"math"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -119,7 +120,13 @@ func FuzzParse(f *testing.F) {
 	f.Add(newBuilder().pair("general.alignment", typeUint32, uint32(8)).tensor("a", Q4_1, 0, 32, 2).tensor("b", BF16, 64, 3).payload(96).bytes())
 	f.Add(newBuilder().pair("k", typeArray, typeArray, uint64(2), typeInt32, uint64(1), int32(1), typeString, uint64(1), "x").bytes())
 	f.Fuzz(func(t *testing.T, content []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		file, err := openBytes(content)
+		runtime.ReadMemStats(&after)
+		if took := after.TotalAlloc - before.TotalAlloc; took > uint64(100*len(content))+4<<20 {
+			t.Errorf("reading the header of a file of %d bytes took %d bytes of memory", len(content), took)
+		}
 		if err != nil {
 			if !strings.Contains(err.Error(), "x.gguf") {
 				t.Errorf("error %q does not name the file", err)

@@ -7,6 +7,9 @@ import (
 	"io"
 	"os"
 	"slices"
+	"sync"
+
+	"github.com/loris-ml/loris/internal/safetensors/floats"
 )
 
 // File is an open GGUF file. Its methods may be called from several goroutines.
@@ -17,8 +20,9 @@ type File struct {
 	tensors  []TensorInfo
 	byName   map[string]int
 
-	data   io.ReaderAt
-	closer io.Closer
+	data    io.ReaderAt
+	closer  io.Closer
+	buffers sync.Pool // *[decodeBuffer]byte
 }
 
 // Open reads and checks the header of a GGUF file. Tensor data stay on the disk until they are asked for.
@@ -170,36 +174,106 @@ func (f *File) Tensor(name string) (TensorInfo, bool) {
 
 // Read returns the stored bytes of a tensor.
 func (f *File) Read(name string) ([]byte, error) {
-	t, ok := f.Tensor(name)
-	if !ok {
-		return nil, fmt.Errorf("GGUF file %s has no tensor %q", f.path, name)
+	t, err := f.find(name)
+	if err != nil {
+		return nil, err
 	}
 	if t.Size < 0 {
-		return nil, fmt.Errorf("GGUF file %s: tensor %q has %s, whose size is not known; use a file of another type", f.path, name, t.Type)
+		return nil, f.noSize(t)
 	}
 	raw := make([]byte, t.Size)
-	if n, err := f.data.ReadAt(raw, t.Offset); n < len(raw) {
-		return nil, fmt.Errorf("GGUF file %s: tensor %q: read %d of %d bytes at offset %d: %w", f.path, name, n, len(raw), t.Offset, err)
+	return raw, f.readAt(t, raw, 0)
+}
+
+// ReadInto fills dst with the stored bytes of a tensor from byteOffset on, so that one buffer serves many reads.
+func (f *File) ReadInto(dst []byte, name string, byteOffset int64) error {
+	t, err := f.find(name)
+	if err != nil {
+		return err
 	}
-	return raw, nil
+	if t.Size < 0 {
+		return f.noSize(t)
+	}
+	if byteOffset < 0 || byteOffset > t.Size || int64(len(dst)) > t.Size-byteOffset {
+		return fmt.Errorf("GGUF file %s: tensor %q has %d bytes; %d from offset %d on are not in it", f.path, name, t.Size, len(dst), byteOffset)
+	}
+	return f.readAt(t, dst, byteOffset)
 }
 
 // Float32 returns the values of a tensor, rows first as [TensorInfo] has its shape, bit for bit as ggml decodes them.
 // A tensor of an unsupported type is an error that names it and its type.
 func (f *File) Float32(name string) ([]float32, error) {
-	info, ok := f.Tensor(name)
-	if ok && !info.Type.decodable() {
-		return nil, fmt.Errorf("GGUF file %s: tensor %q: %w", f.path, name, unsupportedType(info.Type))
-	}
-	raw, err := f.Read(name)
+	t, err := f.find(name)
 	if err != nil {
 		return nil, err
 	}
-	values := make([]float32, info.elements())
-	if err := decode(values, info.Type, raw); err != nil {
-		return nil, fmt.Errorf("GGUF file %s: tensor %q: %w", f.path, name, err)
+	if !t.Type.decodable() {
+		return nil, f.notDecodable(t)
 	}
-	return values, nil
+	values := make([]float32, t.elements())
+	return values, f.ReadFloat32(values, name, 0)
+}
+
+// ReadFloat32 fills dst with the values of a tensor from value at on, as [File.Float32] returns them, so that a tensor can
+// be decoded piece by piece. A piece of a quantized tensor begins and ends at blocks of its type, as whole rows do.
+func (f *File) ReadFloat32(dst []float32, name string, at int) error {
+	t, err := f.find(name)
+	if err != nil {
+		return err
+	}
+	if !t.Type.decodable() {
+		return f.notDecodable(t)
+	}
+	l, n := layouts[t.Type], t.elements()
+	if at < 0 || at > n || len(dst) > n-at || at%l.elements != 0 || len(dst)%l.elements != 0 {
+		return fmt.Errorf("GGUF file %s: tensor %q has %d values in blocks of %d; %d from value %d on are no blocks of it", f.path, name, n, l.elements, len(dst), at)
+	}
+	if b, ok := floats.Bytes(dst); ok && t.Type == F32 {
+		return f.readAt(t, b, int64(at)*4)
+	}
+	buf, _ := f.buffers.Get().(*[decodeBuffer]byte)
+	if buf == nil {
+		buf = new([decodeBuffer]byte)
+	}
+	defer f.buffers.Put(buf)
+	for len(dst) > 0 {
+		blocks := min(len(dst)/l.elements, decodeBuffer/l.bytes)
+		raw, values := buf[:blocks*l.bytes], dst[:blocks*l.elements]
+		if err := f.readAt(t, raw, int64(at/l.elements)*int64(l.bytes)); err != nil {
+			return err
+		}
+		if err := decode(values, t.Type, raw); err != nil {
+			return fmt.Errorf("GGUF file %s: tensor %q: %w", f.path, name, err)
+		}
+		dst, at = dst[len(values):], at+len(values)
+	}
+	return nil
+}
+
+// decodeBuffer is what is read before it is decoded; it stays in the processor's cache meanwhile.
+const decodeBuffer = 512 << 10
+
+func (f *File) find(name string) (TensorInfo, error) {
+	i, ok := f.byName[name]
+	if !ok {
+		return TensorInfo{}, fmt.Errorf("GGUF file %s has no tensor %q", f.path, name)
+	}
+	return f.tensors[i], nil
+}
+
+func (f *File) noSize(t TensorInfo) error {
+	return fmt.Errorf("GGUF file %s: tensor %q has %s, whose size is not known; use a file of another type", f.path, t.Name, t.Type)
+}
+
+func (f *File) notDecodable(t TensorInfo) error {
+	return fmt.Errorf("GGUF file %s: tensor %q: %w", f.path, t.Name, unsupportedType(t.Type))
+}
+
+func (f *File) readAt(t TensorInfo, dst []byte, byteOffset int64) error {
+	if n, err := f.data.ReadAt(dst, t.Offset+byteOffset); n < len(dst) {
+		return fmt.Errorf("GGUF file %s: tensor %q: read %d of %d bytes at offset %d: %w", f.path, t.Name, n, len(dst), t.Offset+byteOffset, err)
+	}
+	return nil
 }
 
 // Close closes the file.

@@ -1,6 +1,7 @@
 package gguf
 
 import (
+	"bytes"
 	"math"
 	"os"
 	"path/filepath"
@@ -310,5 +311,51 @@ func TestShrunkFileIsAReadError(t *testing.T) {
 	}
 	if _, err := f.Float32("w"); err == nil || !strings.Contains(err.Error(), path+`: tensor "w": read 31 of 32 bytes`) {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestPiecesDecodeToTheSameBitsAsTheWhole(t *testing.T) {
+	f := openFixture(t)
+	tried := 0
+	for _, info := range f.Tensors() {
+		if !info.Type.decodable() {
+			continue
+		}
+		tried++
+		want, err := f.Float32(info.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		block := layouts[info.Type].elements
+		for at := 0; at < len(want); at += 3 * block {
+			got := make([]float32, min(3*block, len(want)-at))
+			if err := f.ReadFloat32(got, info.Name, at); err != nil {
+				t.Fatal(err)
+			}
+			for i := range got {
+				if math.Float32bits(got[i]) != math.Float32bits(want[at+i]) {
+					t.Fatalf("%s: value %d is %v, want %v", info.Name, at+i, got[i], want[at+i])
+				}
+			}
+		}
+		raw, err := f.Read(info.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		part := make([]byte, len(raw)-1)
+		if err := f.ReadInto(part, info.Name, 1); err != nil || !bytes.Equal(part, raw[1:]) {
+			t.Errorf("%s: its bytes from 1 on are others (%v)", info.Name, err)
+		}
+		for _, err := range []error{
+			f.ReadInto(part, info.Name, 2), f.ReadInto(nil, info.Name, -1),
+			f.ReadFloat32(make([]float32, len(want)+block), info.Name, 0), f.ReadFloat32(nil, info.Name, -block),
+		} {
+			if err == nil || !strings.Contains(err.Error(), info.Name) {
+				t.Errorf("%s: a piece beyond the tensor: error %v", info.Name, err)
+			}
+		}
+	}
+	if tried < 6 {
+		t.Errorf("only %d tensors were read", tried)
 	}
 }

@@ -4,7 +4,7 @@
 //	block forward    x → x', kept values             once per span of layers
 //	head and loss    x → Σ cross entropy, d x        in chunks of tokens: logits [tokens, vocab] never exist
 //	block backward   x, d x', kept values → d x, gradients of the trainable tensors
-//	apply            global-norm clip and AdamW, span by span
+//	apply            global-norm clip and AdamW or Lion, span by span
 //
 // The same compiled program serves every layer of one kind, so that compiling costs one layer, a dequantized weight
 // lives only inside one call, and each layer may keep other values for its backward pass. All data between calls stays

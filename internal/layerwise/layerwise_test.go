@@ -239,6 +239,63 @@ func TestSavedStateGoesOnBitForBit(t *testing.T) {
 	same(t, "resumed", l, n, loss, norm, 0)
 }
 
+// A whole model with a head large enough for 8-bit moments: it learns as with float32 ones, and goes on bit for bit.
+func TestEightBitMomentsTrainAModel(t *testing.T) {
+	b := packed(10, documents(6, 10), documents(7, 8))
+	cfg := tiny
+	cfg.VocabSize = 130 // · 32 is above 4096
+	train := func(optim, dir string, save bool) (loss, norm []float64) {
+		m, err := models.NewRandom(context.Background(), &cfg, 1, models.Options{Trainable: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		o := settings
+		o.Optim = optim
+		s, err := m.NewSession(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		switch {
+		case save:
+			run(t, s, 4, b)
+			if err := s.SaveState(dir); err != nil {
+				t.Fatal(err)
+			}
+		case dir != "":
+			if err := s.LoadState(dir); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return run(t, s, 6, b)
+	}
+	full, _ := train("adamw_torch", "", false)
+	for _, optim := range []string{"adamw_8bit", "lion_8bit"} {
+		dir := t.TempDir()
+		loss, norm := train(optim, dir, true)
+		again, n := train(optim, dir, false)
+		same(t, optim+" resumed", again, n, loss, norm, 0)
+		if loss, _ := train(optim, "", false); loss[5] > loss[0]*0.9 {
+			t.Errorf("%s: losses %v", optim, loss)
+		}
+	}
+	eight, _ := train("paged_adamw_8bit", "", false)
+	for i := range full {
+		if math.Abs(eight[i]/full[i]-1) > 0.02 {
+			t.Errorf("step %d: loss %v with 8-bit moments, %v with float32 ones", i+1, eight[i], full[i])
+		}
+	}
+	paged, _ := train("paged_adamw_32bit", "", false)
+	same(t, "paged", paged, nil, full, nil, 0)
+	o := settings
+	o.Optim = "sgd"
+	m, a := trainee(t, models.Options{}, 0)
+	if _, err := m.SessionWith(a, o); err == nil || !strings.Contains(err.Error(), `optimizer "sgd" is unknown, want one of adamw_8bit`) {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestStateOfAnotherAdapterIsRefusedWhole(t *testing.T) {
 	b := packed(10, documents(6, 10))
 	m, a := trainee(t, models.Options{}, 0)

@@ -3,27 +3,28 @@ package layerwise
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/loris-ml/loris/internal/backend"
 )
 
-// param is a trainable tensor: where it is kept, and whether weight decay applies to it.
+// param is a trainable tensor.
 type param struct {
-	at    **tensors.Tensor
-	decay bool
+	at          **tensors.Tensor // where it is kept
+	decay       bool             // weight decay applies to it
+	fullMoments bool             // its moments are float32 whatever the optimizer, as transformers' Trainer keeps those of embeddings
 }
 
-// group are the trainable tensors of one span (or of the model's ends) with their summed gradients and AdamW moments,
-// all float32. One program updates a whole group; groups of equal layout share it.
+// group are the trainable tensors of one span (or of the model's ends) with their summed gradients, float32, and their
+// moments. One program updates a whole group; groups of equal layout share it.
 type group struct {
 	params []param
 	grads  []*tensors.Tensor // nil before the first micro-step of an optimizer step
-	m, v   []*tensors.Tensor
+	m, v   []*tensors.Tensor // first and second moments, see optimizer.moment; a rule without second moments has no v
 }
 
 func (g *group) values() (ts []*tensors.Tensor) {
@@ -43,7 +44,8 @@ func (g *group) exchange(fresh []*tensors.Tensor) (old []*tensors.Tensor) {
 	for i, p := range g.params {
 		*p.at = fresh[i]
 	}
-	g.m, g.v = fresh[n:2*n], fresh[2*n:]
+	m := n + len(g.m)
+	g.m, g.v = fresh[n:m], fresh[m:]
 	return old
 }
 
@@ -68,29 +70,21 @@ func (g *group) accumulate(m *Model, grads []*tensors.Tensor) error {
 	return backend.Free(old...)
 }
 
-// squares is the scalar Σ x² over all values of the tensors.
+// squares is the float32 scalar Σ x² over all values of the tensors.
 func (m *Model) squares(ts []*tensors.Tensor) (*tensors.Tensor, error) {
 	return m.one("squares", func(in []*Node) (total *Node) {
 		for _, x := range in {
+			x = ConvertDType(x, dtypes.Float32)
 			total = sum(total, ReduceAllSum(Mul(x, x)))
 		}
 		return total
 	}, ts...)
 }
 
-// adamW are the hyper-parameters of the optimizer.
-type adamW struct {
-	beta1, beta2, epsilon, weightDecay float64
-}
-
-// update runs one AdamW step of torch.optim.AdamW (arXiv:1711.05101) on the group:
-//
-//	g = grad · scale,  θ ← θ (1 - lr·wd),  m ← β1 m + (1-β1) g,  v ← β2 v + (1-β2) g²
-//	θ ← θ - lr/(1-β1ᵗ) · m / (√v / √(1-β2ᵗ) + ε)
-//
-// scalars are [lr, 1/(1-β1ᵗ), 1/√(1-β2ᵗ)] float32, scale a float32 scalar. It returns the new values; the group still
-// has the old ones.
-func (g *group) update(m *Model, o adamW, scalars, scale *tensors.Tensor) ([]*tensors.Tensor, error) {
+// update runs one step of the optimizer on the group. scalars are [lr, 1/(1-β1ᵗ), 1/√(1-β2ᵗ)] float32, scale is a
+// float32 scalar by which gradients are multiplied. It returns the new values and moments; the group still has the old
+// ones.
+func (g *group) update(m *Model, o optimizer, scalars, scale *tensors.Tensor) ([]*tensors.Tensor, error) {
 	n := len(g.params)
 	decay := make([]float64, n)
 	for i, p := range g.params {
@@ -98,38 +92,19 @@ func (g *group) update(m *Model, o adamW, scalars, scale *tensors.Tensor) ([]*te
 			decay[i] = o.weightDecay
 		}
 	}
-	in := append(append(append(g.values(), g.grads...), g.m...), g.v...)
-	return m.programs.get(m.Device, "adamw", fmt.Sprint(o, decay), func(in []*Node) []*Node {
-		s := in[4*n]
-		lr, c1, c2, scale := element(s, 0), element(s, 1), element(s, 2), in[4*n+1]
-		out := make([]*Node, 3*n)
-		for i := range n {
-			p, mean, square := ConvertDType(in[i], dtypes.Float32), in[2*n+i], in[3*n+i]
-			grad := Mul(in[n+i], scale)
-			if decay[i] > 0 {
-				p = Mul(p, OneMinus(MulScalar(lr, decay[i])))
-			}
-			mean = Add(MulScalar(mean, o.beta1), MulScalar(grad, 1-o.beta1))
-			square = Add(MulScalar(square, o.beta2), MulScalar(Mul(grad, grad), 1-o.beta2))
-			step := Div(mean, AddScalar(Mul(Sqrt(square), c2), o.epsilon))
-			p = Sub(p, Mul(Mul(lr, c1), step))
-			out[i], out[n+i], out[2*n+i] = ConvertDType(p, in[i].DType()), mean, square
+	eight := o.eightBits(g.params)
+	in := slices.Concat([]*tensors.Tensor{scalars, scale}, g.values(), g.grads, g.m, g.v)
+	return m.programs.get(m.Device, o.String(), fmt.Sprint(o, decay, eight), func(in []*Node) []*Node {
+		s := stepScalars{element(in[0], 0), element(in[0], 1), element(in[0], 2)}
+		values, grads := in[2:2+n], in[2+n:2+2*n]
+		moments := o.decode(in[2+2*n:], values, eight)
+		for i, p := range values {
+			var fresh *Node
+			fresh, moments[i] = o.step(s, decay[i], ConvertDType(p, dtypes.Float32), Mul(grads[i], in[1]), moments[i])
+			values[i] = ConvertDType(fresh, p.DType())
 		}
-		return out
-	}).call(append(in, scalars, scale)...)
-}
-
-// zeros returns float32 zeros in the shapes of the group's parameters.
-func (g *group) zeros(d *backend.Device) (ts []*tensors.Tensor, err error) {
-	for _, p := range g.params {
-		s := (*p.at).Shape()
-		t, err := d.Upload(shapes.Make(dtypes.Float32, s.Dimensions...), make([]byte, 4*s.Size()))
-		if err != nil {
-			return ts, err
-		}
-		ts = append(ts, t)
-	}
-	return ts, nil
+		return append(values, o.encode(moments, eight)...)
+	}).call(in...)
 }
 
 // normAndScale turns the groups' sums of squares into two scalars: the gradient norm after division by items, and the

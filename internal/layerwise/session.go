@@ -19,7 +19,7 @@ type Session struct {
 	spans   []span
 	ends    *group   // nil unless the model's ends are trained
 	groups  []*group // one per span
-	optim   adamW
+	optim   optimizer
 	steps   int // optimizer steps done
 	plan    planner
 	seed    int64
@@ -34,10 +34,14 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 	if err != nil {
 		return nil, err
 	}
+	optim, err := newOptimizer(o, m.Device)
+	if err != nil {
+		return nil, err
+	}
 	s := &Session{
 		model: m,
 		spans: spans(m.Layers, adapters, m.spanLayers()),
-		optim: adamW{o.AdamBeta1, o.AdamBeta2, o.AdamEpsilon, o.WeightDecay},
+		optim: optim,
 		plan:  planner{budget: budget},
 		seed:  o.Seed,
 	}
@@ -48,7 +52,7 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 			for _, w := range l.stores() {
 				s.dropout = s.dropout || w.Layout.HasDropout()
 				for _, t := range w.Layout.Trainable() {
-					g.params = append(g.params, param{&w.Tensors[t], w.Layout.Slots[t].Decay})
+					g.params = append(g.params, param{at: &w.Tensors[t], decay: w.Layout.Slots[t].Decay})
 				}
 			}
 		}
@@ -56,9 +60,9 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		trained += len(g.params)
 	}
 	if m.Trainable {
-		s.ends = &group{params: []param{{&m.Embed.Table, true}, {&m.Norm, false}}}
+		s.ends = &group{params: []param{{at: &m.Embed.Table, decay: true, fullMoments: true}, {at: &m.Norm}}}
 		if m.Head != nil {
-			s.ends.params = append(s.ends.params, param{&m.Head, true})
+			s.ends.params = append(s.ends.params, param{at: &m.Head, decay: true})
 		}
 		trained += len(s.ends.params)
 	}
@@ -66,10 +70,7 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		return nil, errors.New("nothing to train: the model has neither adapters nor trainable weights")
 	}
 	for _, g := range s.all() {
-		if g.m, err = g.zeros(m.Device); err == nil {
-			g.v, err = g.zeros(m.Device)
-		}
-		if err != nil {
+		if err := optim.start(g, m.Device); err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
 	}
@@ -107,7 +108,7 @@ func (s *Session) Close() error {
 	return errors.Join(errs...)
 }
 
-// Apply divides the summed gradients by o.NumItems, clips their global norm to o.MaxGradNorm and runs one AdamW step.
+// Apply divides the summed gradients by o.NumItems, clips their global norm to o.MaxGradNorm and runs one optimizer step.
 // It returns the norm before clipping. After an error all values are as before.
 func (s *Session) Apply(ctx context.Context, o training.ApplyOptions) (gradNorm float64, err error) {
 	if err := ctx.Err(); err != nil {

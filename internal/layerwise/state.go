@@ -11,21 +11,34 @@ import (
 
 	"github.com/loris-ml/loris/internal/backend"
 	"github.com/loris-ml/loris/internal/safetensors"
+	"github.com/loris-ml/loris/internal/training"
 )
 
-// stateFile holds a saved session: trainable values and moments, and the number of steps as metadata.
+// stateFile holds a saved session: trainable values and moments; the optimizer and the number of steps as metadata.
 const (
-	stateFile  = "optimizer.safetensors"
-	stateSteps = "steps"
+	stateFile      = "optimizer.safetensors"
+	stateSteps     = "steps"
+	stateOptimizer = "optimizer"
 )
 
-// named walks over the session's tensors: "0.1.m" is the first moment of parameter 1 of group 0.
+// named walks over the session's tensors: "0.1.m" is the first moment of parameter 1 of group 0, or its codes, of which
+// "0.1.m.absmax" are the scales.
 func (s *Session) named(visit func(name string, at **tensors.Tensor) error) error {
 	for i, g := range s.all() {
+		name := func(j int) string { return fmt.Sprintf("%d.%d.", i, j) }
 		for j, p := range g.params {
-			name := fmt.Sprintf("%d.%d.", i, j)
-			if err := errors.Join(visit(name+"value", p.at), visit(name+"m", &g.m[j]), visit(name+"v", &g.v[j])); err != nil {
+			if err := visit(name(j)+"value", p.at); err != nil {
 				return err
+			}
+		}
+		for k, ts := range [][]*tensors.Tensor{g.m, g.v}[:s.optim.moments()] {
+			for j, p := range g.params {
+				for _, part := range s.optim.momentParts(p) {
+					if err := visit(name(j)+string("mv"[k])+part, &ts[0]); err != nil {
+						return err
+					}
+					ts = ts[1:]
+				}
 			}
 		}
 	}
@@ -36,17 +49,35 @@ func (s *Session) named(visit func(name string, at **tensors.Tensor) error) erro
 func (s *Session) SaveState(dir string) error {
 	var all []safetensors.Tensor
 	err := s.named(func(name string, at **tensors.Tensor) error {
-		values, err := backend.DownloadFloats(*at)
+		t := safetensors.Tensor{Name: name, DType: savedDType(*at), Shape: (*at).Shape().Dimensions}
+		var err error
+		if t.DType == "U8" {
+			t.Data, err = tensors.CopyFlatData[uint8](*at)
+		} else {
+			var values []float32
+			values, err = backend.DownloadFloats(*at)
+			t.Data = backend.Bytes(values)
+		}
 		if err != nil {
 			return fmt.Errorf("save state: %s: %w", name, err)
 		}
-		all = append(all, safetensors.Tensor{Name: name, DType: "F32", Shape: (*at).Shape().Dimensions, Data: backend.Bytes(values)})
+		all = append(all, t)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	return safetensors.Write(filepath.Join(dir, stateFile), all, map[string]string{stateSteps: strconv.Itoa(s.steps)})
+	return safetensors.Write(filepath.Join(dir, stateFile), all, map[string]string{
+		stateSteps: strconv.Itoa(s.steps), stateOptimizer: s.optim.String(),
+	})
+}
+
+// savedDType is the dtype in which a tensor is saved: codes as they are, numbers in float32.
+func savedDType(t *tensors.Tensor) string {
+	if t.DType() == dtypes.Uint8 {
+		return "U8"
+	}
+	return "F32"
 }
 
 // LoadState puts back what SaveState wrote, all or nothing.
@@ -59,6 +90,14 @@ func (s *Session) LoadState(dir string) (err error) {
 	steps, err := strconv.Atoi(f.Metadata()[stateSteps])
 	if err != nil {
 		return fmt.Errorf("%s: metadata %q is no number: %w", f.Path(), stateSteps, err)
+	}
+	was, ok := f.Metadata()[stateOptimizer]
+	if !ok {
+		was = string(training.AdamW) // the only one there was before its name was saved
+	}
+	if was != s.optim.String() {
+		return fmt.Errorf("%s: the optimizer was %q, this training's is %q: set Optim to the checkpoint's, or load its weights and start afresh",
+			f.Path(), was, s.optim)
 	}
 	var places []**tensors.Tensor
 	var fresh []*tensors.Tensor
@@ -85,15 +124,16 @@ func (s *Session) LoadState(dir string) (err error) {
 func (s *Session) loadTensor(f *safetensors.File, name string, like *tensors.Tensor) (*tensors.Tensor, error) {
 	info, ok := f.Info(name)
 	dims := like.Shape().Dimensions
-	if !ok || info.DType != "F32" || fmt.Sprint(info.Shape) != fmt.Sprint(dims) {
-		return nil, fmt.Errorf("%s: tensor %q is %s %v, this training has F32 %v: the checkpoint is of another model or adapter configuration",
-			f.Path(), name, info.DType, info.Shape, dims)
+	dtype := savedDType(like)
+	if !ok || info.DType != dtype || fmt.Sprint(info.Shape) != fmt.Sprint(dims) {
+		return nil, fmt.Errorf("%s: tensor %q is %s %v, this training has %s %v: the checkpoint is of another model or adapter configuration",
+			f.Path(), name, info.DType, info.Shape, dtype, dims)
 	}
 	raw, err := f.Read(name)
 	if err != nil {
 		return nil, err
 	}
-	if like.DType() == dtypes.Float32 {
+	if like.DType() == dtypes.Float32 || dtype == "U8" {
 		return s.model.Device.Upload(like.Shape(), raw)
 	}
 	values, err := safetensors.Float32s("F32", raw)

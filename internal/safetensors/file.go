@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"sync"
 
 	"github.com/loris-ml/loris/internal/safetensors/floats"
 )
@@ -17,8 +18,9 @@ type File struct {
 	header *header
 	byName map[string]int
 
-	data   io.ReaderAt
-	closer io.Closer
+	data    io.ReaderAt
+	closer  io.Closer
+	buffers sync.Pool // *[convertBuffer]byte
 }
 
 // Open reads the header of a safetensors file and checks it against the file's size. Tensor data stay on the disk.
@@ -137,31 +139,56 @@ func (f *File) Float32(name string) ([]float32, error) {
 	if err != nil {
 		return nil, err
 	}
-	size, ok := floats.Size(info.DType)
-	if !ok {
-		return nil, fmt.Errorf("safetensors file %s: tensor %q has dtype %s; F64, F32, F16 and BF16 convert to float32", f.path, name, info.DType)
+	if _, ok := floats.Size(info.DType); !ok {
+		return nil, f.notFloat(info)
 	}
 	values := make([]float32, info.Elements())
-	if b, ok := floats.Bytes(values); ok && info.DType == "F32" {
-		return values, f.readAt(info, b, 0)
+	return values, f.ReadFloat32(values, name, 0)
+}
+
+// ReadFloat32 fills dst with the elements of a tensor from element at on, as [File.Float32] returns them, so that a tensor
+// can be converted piece by piece.
+func (f *File) ReadFloat32(dst []float32, name string, at int) error {
+	info, err := f.find(name)
+	if err != nil {
+		return err
 	}
-	// A buffer of some MiB stays in the processor's cache between reading and converting.
-	buf := make([]byte, min(info.Size, convertBuffer))
-	for done := int64(0); done < info.Size; done += int64(len(buf)) {
-		buf = buf[:min(info.Size-done, int64(len(buf)))]
-		if err := f.readAt(info, buf, done); err != nil {
-			return nil, err
-		}
-		lo, n := int(done)/size, len(buf)/size
-		if err := floats.Decode(values[lo:lo+n], info.DType, buf); err != nil {
-			return nil, fmt.Errorf("safetensors file %s: tensor %q: %w", f.path, name, err)
-		}
+	size, ok := floats.Size(info.DType)
+	if !ok {
+		return f.notFloat(info)
 	}
-	return values, nil
+	if n := info.Elements(); at < 0 || at > n || len(dst) > n-at {
+		return fmt.Errorf("safetensors file %s: tensor %q has %d elements; %d from element %d on are not in it", f.path, name, n, len(dst), at)
+	}
+	if b, ok := floats.Bytes(dst); ok && info.DType == "F32" {
+		return f.readAt(info, b, int64(at)*4)
+	}
+	// A buffer of some hundred KiB stays in the processor's cache between reading and converting.
+	buf, _ := f.buffers.Get().(*[convertBuffer]byte)
+	if buf == nil {
+		buf = new([convertBuffer]byte)
+	}
+	defer f.buffers.Put(buf)
+	for len(dst) > 0 {
+		n := min(len(dst), convertBuffer/size)
+		raw := buf[:n*size]
+		if err := f.readAt(info, raw, int64(at)*int64(size)); err != nil {
+			return err
+		}
+		if err := floats.Decode(dst[:n], info.DType, raw); err != nil {
+			return fmt.Errorf("safetensors file %s: tensor %q: %w", f.path, name, err)
+		}
+		dst, at = dst[n:], at+n
+	}
+	return nil
+}
+
+func (f *File) notFloat(info Info) error {
+	return fmt.Errorf("safetensors file %s: tensor %q has dtype %s; F64, F32, F16 and BF16 convert to float32", f.path, info.Name, info.DType)
 }
 
 // convertBuffer is a multiple of every element size.
-const convertBuffer = 8 << 20
+const convertBuffer = 512 << 10
 
 func (f *File) find(name string) (Info, error) {
 	i, ok := f.byName[name]

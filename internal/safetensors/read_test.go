@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -321,7 +322,13 @@ func FuzzHeader(f *testing.F) {
 
 // checkParse checks that a file is refused with its name, or can be read as its header says.
 func checkParse(t *testing.T, content []byte) {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
 	f, err := openBytes(content)
+	runtime.ReadMemStats(&after)
+	if took := after.TotalAlloc - before.TotalAlloc; took > uint64(100*len(content))+4<<20 {
+		t.Errorf("reading the header of a file of %d bytes took %d bytes of memory", len(content), took)
+	}
 	if err != nil {
 		if !strings.Contains(err.Error(), "x.safetensors") {
 			t.Errorf("error %q does not name the file", err)
@@ -344,6 +351,23 @@ func checkParse(t *testing.T, content []byte) {
 	if total > len(content) {
 		t.Fatalf("%d bytes of tensors in a file of %d", total, len(content))
 	}
+}
+
+func FuzzIndex(f *testing.F) {
+	f.Add([]byte(`{"metadata":{"total_size":12},"weight_map":{"a":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"}}`))
+	f.Add([]byte(`{"weight_map":{"a":"../x.safetensors"}}`))
+	f.Add([]byte(`{"weight_map":{"a":1}}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		index, err := parseIndex(text)
+		if err == nil && len(index) == 0 {
+			t.Error("an index without tensors was accepted")
+		}
+		for tensor, shard := range index {
+			if err == nil && !filepath.IsLocal(shard) {
+				t.Errorf("tensor %q is in %q, outside the folder", tensor, shard)
+			}
+		}
+	})
 }
 
 func openFixture(t *testing.T, name string) *File {

@@ -234,6 +234,15 @@ func (s *Set) Float32(name string) ([]float32, error) {
 	return f.Float32(name)
 }
 
+// ReadFloat32 fills dst with elements of a float tensor; see [File.ReadFloat32].
+func (s *Set) ReadFloat32(dst []float32, name string, at int) error {
+	f, err := s.find(name)
+	if err != nil {
+		return err
+	}
+	return f.ReadFloat32(dst, name, at)
+}
+
 func (s *Set) find(name string) (*File, error) {
 	f, ok := s.byName[name]
 	if !ok {

@@ -27,7 +27,10 @@ type Stats struct {
 // SessionOptions configure a session. AdamW's defaults are the caller's to set.
 type SessionOptions struct {
 	// ResidualBudget is how many bytes of activations may be kept for the backward pass ("auto", "0", "12GiB").
-	ResidualBudget                                 string
+	ResidualBudget string
+	// Optim is a name that [ParseOptimizer] knows. Lion takes AdamBeta1 and AdamBeta2 for its betas, as transformers
+	// has it, and no AdamEpsilon.
+	Optim                                          string
 	AdamBeta1, AdamBeta2, AdamEpsilon, WeightDecay float64
 	Seed                                           int64 // of dropout
 }

@@ -154,6 +154,53 @@ def state_dicts():
                            for k, v in tensors.items()}}
 
 
+def blockwise():
+    """quantize_blockwise with both dynamic maps: every blocksize and dtype, odd sizes, extremes."""
+    seed = 900
+    for blocksize in (64, 128, 256, 512, 1024, 2048, 4096):
+        for signed in (True, False):
+            for dtype in DTYPES:
+                for kind, n, scale in (("normal", 3 * blocksize + 17, 0.02), ("zeroblocks", 5000, 1.0), ("outliers", 2 * blocksize, 1e-4),
+                                       ("normal", blocksize - 1, 1e-41)):
+                    if scale == 1e-41 and (dtype != "float32" or blocksize != 256):
+                        continue
+                    x = generate(kind, seed, n, scale)
+                    x = torch.from_numpy(x if signed else np.abs(x)).to(DTYPES[dtype])
+                    code = bnb.create_dynamic_map(signed)
+                    codes, state = bnb.quantize_blockwise(x, code=code, blocksize=blocksize)
+                    values = bnb.dequantize_blockwise(codes, state).float()
+                    yield {"kind": kind, "seed": seed, "shape": [n], "scale": scale, "dtype": dtype, "signed": signed,
+                           "blocksize": blocksize, "packed_sha256": sha(codes.numpy()), "absmax_sha256": sha(state.absmax.numpy()),
+                           "values_sha256": sha(values.to(DTYPES[dtype]).float().numpy())}
+                    seed += 1
+
+
+def int8():
+    """The weights of Linear8bitLt and what they decode to; the last case whole, as a checkpoint has it."""
+    import bitsandbytes.nn
+
+    for seed, (kind, shape, scale, dtype) in enumerate([
+        ("normal", (64, 64), 0.02, "float32"), ("normal", (33, 65), 1.0, "bfloat16"), ("outliers", (7, 129), 0.05, "float16"),
+        ("zeroblocks", (40, 64), 0.1, "bfloat16"), ("grid", (16, 100), 0.25, "float16"), ("signs", (1, 130), 3.0, "float32"),
+        ("normal", (300, 257), 1e-6, "float32"), ("uniform", (5, 1), 2.0, "float32"), ("normal", (128, 1024), 9000.0, "bfloat16"),
+        ("normal", (9, 21), 0.02, "bfloat16"),
+    ], 1200):
+        w = torch.from_numpy(generate(kind, seed, int(np.prod(shape)), scale)).to(DTYPES[dtype]).reshape(shape)
+        layer = bitsandbytes.nn.Linear8bitLt(shape[1], shape[0], bias=False, has_fp16_weights=False)
+        layer.weight = bitsandbytes.nn.Int8Params(w, requires_grad=False, has_fp16_weights=False)
+        layer = layer.to("cpu")
+        cb, scb = layer.weight.data, layer.weight.SCB
+        values = bnb.int8_vectorwise_dequant(cb, scb)
+        out = {"kind": kind, "seed": seed, "shape": list(shape), "scale": scale, "dtype": dtype,
+               "input_sha256": sha(bits(w)), "packed_sha256": sha(cb.numpy()), "absmax_sha256": sha(scb.numpy()),
+               "values_sha256": {d: sha(bits(values.to(DTYPES[d]))) for d in DTYPES}}
+        if shape == (9, 21):
+            names = {torch.uint8: "U8", torch.float32: "F32", torch.int8: "I8"}
+            out["tensors"] = {k: {"dtype": names[v.dtype], "shape": list(v.shape), "data": b64(v.contiguous().numpy())}
+                              for k, v in layer.state_dict().items()}
+        yield out
+
+
 def skips():
     from transformers.quantizers.quantizers_utils import should_convert_module
 
@@ -172,7 +219,7 @@ def config():
 
     qlora = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
                                bnb_4bit_compute_dtype="bfloat16", llm_int8_skip_modules=["lm_head", "model.norm"])
-    return {"default": BitsAndBytesConfig().to_dict(), "qlora": qlora.to_dict()}
+    return {"default": BitsAndBytesConfig().to_dict(), "qlora": qlora.to_dict(), "int8": BitsAndBytesConfig(load_in_8bit=True).to_dict()}
 
 
 def main():
@@ -185,6 +232,8 @@ def main():
         "quant_map": {q: b64(bnb.get_4bit_type(q, device="cpu").numpy()) for q in ("nf4", "fp4")},
         "means": means(),
         "state_dicts": list(state_dicts()),
+        "blockwise": list(blockwise()),
+        "int8": list(int8()),
         "skips": list(skips()),
         "config": config(),
         "cases": list(cases()),

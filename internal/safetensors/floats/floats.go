@@ -39,7 +39,7 @@ func Decode(dst []float32, dtype string, raw []byte) error {
 		return unsupported(dtype)
 	}
 	if len(raw)%size != 0 || len(raw)/size != len(dst) {
-		return fmt.Errorf("%d bytes are not %d elements of %s, which has %d bytes each", len(raw), len(dst), dtype, size)
+		return notElements(len(raw), len(dst), dtype, size)
 	}
 	InParallel(len(dst), grain, func(lo, hi int) {
 		decode(dst[lo:hi], dtype, raw[lo*size:hi*size])
@@ -79,10 +79,26 @@ func Encode(dtype string, values []float32) ([]byte, error) {
 		return nil, unsupported(dtype)
 	}
 	raw := make([]byte, len(values)*size)
+	return raw, EncodeTo(raw, dtype, values)
+}
+
+// EncodeTo fills dst, which holds exactly len(values) elements of dtype, with values.
+func EncodeTo(dst []byte, dtype string, values []float32) error {
+	size, ok := Size(dtype)
+	if !ok {
+		return unsupported(dtype)
+	}
+	if len(dst) != len(values)*size {
+		return notElements(len(dst), len(values), dtype, size)
+	}
 	InParallel(len(values), grain, func(lo, hi int) {
-		encode(raw[lo*size:hi*size], dtype, values[lo:hi])
+		encode(dst[lo*size:hi*size], dtype, values[lo:hi])
 	})
-	return raw, nil
+	return nil
+}
+
+func notElements(bytes, elements int, dtype string, size int) error {
+	return fmt.Errorf("%d bytes are not %d elements of %s, which has %d bytes each", bytes, elements, dtype, size)
 }
 
 func encode(raw []byte, dtype string, values []float32) {

@@ -144,6 +144,9 @@ func TestWrongInputIsAnError(t *testing.T) {
 	if _, err := Encode("U8", []float32{1}); err == nil {
 		t.Error("U8 was encoded")
 	}
+	if err := EncodeTo(make([]byte, 3), "BF16", []float32{1}); err == nil {
+		t.Error("an element of BF16 was put into 3 bytes")
+	}
 }
 
 func TestInParallelCoversEachElementOnce(t *testing.T) {

@@ -1,0 +1,105 @@
+package models
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const sizes = `"model_type": "llama", "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4, `
+
+func readText(t *testing.T, text string) (*LlamaConfig, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "config.json")
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	arch, err := ReadConfig(path)
+	if err != nil {
+		return nil, err
+	}
+	return arch.(*LlamaConfig), nil
+}
+
+func TestBothLayoutsOfConfigGiveTheSameFrequencies(t *testing.T) {
+	const llama3 = `"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32`
+	for name, layouts := range map[string][]string{
+		"default": {
+			`"rope_theta": 50000.0, "torch_dtype": "bfloat16"`,
+			`"rope_theta": 50000.0, "rope_scaling": null, "torch_dtype": "float16"`,
+			`"rope_theta": 50000, "rope_scaling": {}, "rope_parameters": {"rope_type": "default"}`,
+			`"rope_parameters": {"rope_type": "default", "rope_theta": 50000.0}, "dtype": "bfloat16"`,
+			`"rope_parameters": {"rope_theta": 50000.0}, "rope_theta": 7.0, "dtype": "float32"`,
+		},
+		"linear": {
+			`"rope_theta": 10000.0, "rope_scaling": {"type": "linear", "factor": 4.0}`,
+			`"rope_scaling": {"rope_type": "linear", "factor": 4.0}`,
+			`"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}`,
+			`"rope_scaling": {"rope_type": "linear", "factor": 4.0}, "rope_parameters": {"rope_type": "default", "rope_theta": 3.0}`,
+		},
+		"llama3": {
+			`"rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", ` + llama3 + `}, "torch_dtype": "bfloat16"`,
+			`"rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, ` + llama3 + `}, "dtype": "bfloat16"`,
+		},
+	} {
+		var want []float32
+		for i, layout := range layouts {
+			c, err := readText(t, "{"+sizes+layout+"}")
+			if err != nil {
+				t.Fatalf("%s, layout %d: %v", name, i, err)
+			}
+			if got := c.dims().inverse; i == 0 {
+				want = got
+			} else if !slices.Equal(got, want) {
+				t.Errorf("%s: %s gives %v, want %v", name, layout, got, want)
+			}
+			text, err := json.Marshal(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			back, err := readText(t, string(text))
+			if err != nil || !slices.Equal(back.dims().inverse, want) {
+				t.Errorf("%s: written as %s, it gives other frequencies (%v)", layout, text, err)
+			}
+			var old, recent struct {
+				Theta      float64      `json:"rope_theta"`
+				Scaling    *RopeScaling `json:"rope_scaling"`
+				Parameters *RopeScaling `json:"rope_parameters"`
+			}
+			if err := json.Unmarshal(text, &old); err != nil {
+				t.Fatal(err)
+			}
+			recent, old.Parameters = old, nil
+			if got := old.Scaling.inverse(old.Theta, 16, nil); !slices.Equal(got, want) {
+				t.Errorf("%s: transformers 4 would read %v, want %v", text, got, want)
+			}
+			if got := recent.Parameters.inverse(recent.Parameters.RopeTheta, 16, nil); !slices.Equal(got, want) {
+				t.Errorf("%s: transformers 5 would read %v, want %v", text, got, want)
+			}
+		}
+	}
+}
+
+func TestFrequenciesOfAGGUFFileAreWrittenAsTheirRopeType(t *testing.T) {
+	c := &LlamaConfig{VocabSize: 100, HiddenSize: 512, IntermediateSize: 96, NumHiddenLayers: 1, NumAttentionHeads: 4, RopeTheta: 500000}
+	scaling := &RopeScaling{RopeType: "llama3", Factor: 32, LowFreqFactor: 1, HighFreqFactor: 4, OriginalMaxPositionEmbeddings: 8192}
+	plain, scaled := (*RopeScaling)(nil).inverse(500000, 128, nil), scaling.inverse(500000, 128, nil)
+	for i := range plain {
+		c.ropeFactors = append(c.ropeFactors, plain[i]/scaled[i])
+	}
+	text, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := readText(t, string(text))
+	if err != nil || *back.RopeScaling != *scaling {
+		t.Errorf("written as %s (%v), want %+v", text, err, *scaling)
+	}
+	c.ropeFactors[3] *= 1.5
+	if _, err := json.Marshal(c); err == nil || !strings.Contains(err.Error(), "rope_type") {
+		t.Errorf("frequencies of no rope_type: error %v", err)
+	}
+}

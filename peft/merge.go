@@ -1,0 +1,46 @@
+package peft
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/loris-ml/loris/models"
+)
+
+// MergeOptions says how a merged model is saved. The zero value is the common case.
+type MergeOptions struct {
+	// DType of the weights. Zero: that of the base's weights on the device, or bfloat16 where the base is quantized.
+	DType models.DType
+	// Requantize writes the linears of a quantized base quantized again, in a folder that transformers loads with
+	// bitsandbytes. That is lossy: the adapter's changes are mostly smaller than a step between two 4-bit numbers, so much
+	// of what was learned is rounded away, and what stays is no longer what was trained and evaluated. To serve the
+	// adapter on a quantized base, save it with SavePretrained instead.
+	Requantize bool
+}
+
+// SaveMerged writes the base with the adapters in its weights, W + Scaling·B·A, as a model folder that needs no PEFT:
+// config.json and model.safetensors as transformers reads them, the equal of PEFT's merge_and_unload and save_pretrained.
+// Sums are formed in float32 and rounded once. The tokenizer is not written; neither base nor adapters change.
+//
+// A quantized base is decoded first, so that the folder holds the model that was trained, in 16 bits; see
+// [MergeOptions.Requantize].
+func (p *PeftModel) SaveMerged(dir string, o MergeOptions) error {
+	q := p.base.Options().Quantization
+	quantized := q != nil && (q.LoadIn4Bit || q.LoadIn8Bit)
+	if o.Requantize && !quantized {
+		return errors.New("save merged: Requantize, but the base is not quantized; leave it out, and quantize when the merged folder is loaded")
+	}
+	if o.DType == models.DefaultDType && quantized && !o.Requantize {
+		o.DType = models.BFloat16
+	}
+	loras, err := p.adapters.Values()
+	if err != nil {
+		return fmt.Errorf("save merged: %w", err)
+	}
+	var merge []models.LoRA
+	for _, t := range p.targets {
+		v := loras[t.Path]
+		merge = append(merge, models.LoRA{Path: t.Path, R: t.R, Scaling: t.Scaling, A: v.A, B: v.B})
+	}
+	return p.base.SaveWith(dir, models.SaveOptions{DType: o.DType, Dequantize: !o.Requantize, Merge: merge})
+}
