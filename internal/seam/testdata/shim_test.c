@@ -2,6 +2,7 @@
 // happens when several threads execute. Compiled and run by TestHooksUnderSanitizers.
 #include "../errors.c"
 #include "../compile.c"
+#include "../watch.c"
 #include "../shim.c"
 
 #include <assert.h>
