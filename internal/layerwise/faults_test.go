@@ -179,36 +179,43 @@ func trainees(t *testing.T, backend string) map[string]training.Session {
 
 // TestFailuresOfTheDeviceLoseNoStep lets each program of a step fail, early and late, one after the other.
 func TestFailuresOfTheDeviceLoseNoStep(t *testing.T) {
-	const steps = 3
 	programs := []string{"block_forward", "head_loss", "block_backward", "accumulate", "squares", "norm", "adamw", seam.Upload}
-	for depth, spared := range map[int][]int{16: {0, 1, 4}, 2: {0, 3}, 0: {0}} { // executions of the program before the fault
-		if testing.Short() && depth != 16 {
-			continue
-		}
-		t.Run(fmt.Sprint("depth ", depth), func(t *testing.T) {
-			asynchronously(t, depth, func(t *testing.T, backend string, p *seam.Plugin) {
-				w := watch(t, p)
-				for name, s := range trainees(t, backend) {
-					programs := programs
-					if name == "whole model" {
-						programs = append([]string{"loris_embed", "embed_backward"}, programs...)
-					}
-					c := newCourse(t, s, steps)
-					for _, program := range programs {
-						for _, after := range spared {
-							for _, kind := range []string{"late", "at once", "late, out of memory", "at once, out of memory"} {
-								t.Run(fmt.Sprintf("%s/%s %d %s", name, program, after, kind), func(t *testing.T) {
-									c.t = t
-									c.disturb(w, seam.Fault{Program: program, After: after, Late: strings.HasPrefix(kind, "late"),
-										OutOfMemory: strings.HasSuffix(kind, "memory"), Text: fmt.Sprintf("the device says %d", after)})
-								})
-							}
-						}
+	cases := []struct { // spared: executions of the program before the one that fails
+		depth, spared int
+		kinds         []string
+	}{
+		{16, 0, []string{"late", "at once", "late, out of memory", "at once, out of memory"}},
+		{16, 1, []string{"late", "at once"}},
+		{16, 2, []string{"late"}},
+		{2, 0, []string{"late", "at once"}},
+		{2, 2, []string{"late"}},
+		{0, 0, []string{"late", "at once"}},
+	}
+	if testing.Short() {
+		cases = cases[:1]
+	}
+	asynchronously(t, 16, func(t *testing.T, backend string, p *seam.Plugin) {
+		w := watch(t, p)
+		for name, s := range trainees(t, backend) {
+			programs := programs
+			if name == "whole model" {
+				programs = append([]string{"loris_embed", "embed_backward"}, programs...)
+			}
+			c := newCourse(t, s, 4)
+			for _, k := range cases {
+				for _, program := range programs {
+					for _, kind := range k.kinds {
+						t.Run(fmt.Sprintf("%s, depth %d/%s %d %s", name, k.depth, program, k.spared, kind), func(t *testing.T) {
+							at{p, t}.depth(k.depth)
+							c.t = t
+							c.disturb(w, seam.Fault{Program: program, After: k.spared, Late: strings.HasPrefix(kind, "late"),
+								OutOfMemory: strings.HasSuffix(kind, "memory"), Text: fmt.Sprintf("the device says %d", k.spared)})
+						})
 					}
 				}
-			})
-		})
-	}
+			}
+		}
+	})
 }
 
 // disturb runs the course with a fault in its second step.

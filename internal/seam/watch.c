@@ -19,9 +19,10 @@ typedef struct fault {
 } fault;
 
 typedef struct {
-  const PJRT_Api *real;  // the plugin's table; NULL: no watch
+  const PJRT_Api *real;  // the plugin's table; it stays after the watch, for whoever is still in here
   PJRT_Api *under;       // what the seam calls meanwhile
-  pthread_mutex_t mu;    // guards what follows
+  bool on;
+  pthread_mutex_t mu;  // guards what follows
   fault *faults;
   struct failed { const void *at; const fault *why; } *failed;  // buffers and events with an error
   int nfailed;
@@ -197,9 +198,8 @@ _Static_assert(SLOTS == 4, "one set of wrappers per slot");
 
 char *seam_watch(plugin *p, int slot) {
   watch *w = &watches[slot];
-  if (w->real) return strdup("the plugin is being watched");
-  for (fault *f; (f = w->faults); free(f)) w->faults = f->next;
-  w->nfailed = 0;
+  if (w->on) return strdup("the plugin is being watched");
+  w->on = true;
   w->live = 0;
   w->real = p->real;
   if (!w->under) w->under = malloc(p->real->struct_size);
@@ -216,7 +216,11 @@ void seam_unwatch(plugin *p, int slot) {
   watch *w = &watches[slot];
   BESIDE(RESTORE)
   p->real = w->real;
-  w->real = NULL;
+  pthread_mutex_lock(&w->mu);
+  w->nfailed = 0;
+  for (fault *f; (f = w->faults); free(f)) w->faults = f->next;
+  pthread_mutex_unlock(&w->mu);
+  w->on = false;
 }
 
 void seam_fault(int slot, const char *program, int after, int late, int code, const char *text) {
