@@ -5,59 +5,18 @@ package layerwise_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/loris-ml/loris/internal/reference"
 	"github.com/loris-ml/loris/internal/seam"
 	"github.com/loris-ml/loris/internal/training"
 	"github.com/loris-ml/loris/models"
 )
-
-// asynchronously runs the test on each XLA backend of LORIS_TEST_BACKENDS with up to depth executions in flight.
-func asynchronously(t *testing.T, depth int, test func(t *testing.T, backend string, p *seam.Plugin)) {
-	tested := false
-	for _, b := range strings.Fields(os.Getenv("LORIS_TEST_BACKENDS")) {
-		plugin, isXLA := strings.CutPrefix(b, "xla:")
-		if !isXLA {
-			continue
-		}
-		tested = true
-		t.Run(b, func(t *testing.T) {
-			plugin, _, _ = strings.Cut(plugin, ",")
-			p, err := seam.Open(plugin, "")
-			if err != nil {
-				t.Fatal(err)
-			}
-			test(t, b, at{p, t}.depth(depth))
-		})
-	}
-	if !tested {
-		t.Skip("LORIS_TEST_BACKENDS names no XLA backend")
-	}
-}
-
-type at struct {
-	*seam.Plugin
-	t *testing.T
-}
-
-// depth sets a depth for the time of the test.
-func (p at) depth(n int) *seam.Plugin {
-	p.t.Helper()
-	before := p.Depth()
-	if err := p.SetDepth(n); err != nil {
-		p.t.Fatal(err)
-	}
-	p.t.Cleanup(func() {
-		if err := p.SetDepth(before); err != nil {
-			p.t.Errorf("left behind: %v", err)
-		}
-	})
-	return p.Plugin
-}
 
 func watch(t *testing.T, p *seam.Plugin) *seam.Watch {
 	t.Helper()
@@ -194,7 +153,7 @@ func TestFailuresOfTheDeviceLoseNoStep(t *testing.T) {
 	if testing.Short() {
 		cases = cases[:1]
 	}
-	asynchronously(t, 16, func(t *testing.T, backend string, p *seam.Plugin) {
+	reference.OnXLA(t, 16, func(t *testing.T, backend string, p *seam.Plugin) {
 		w := watch(t, p)
 		for name, s := range trainees(t, backend) {
 			programs := programs
@@ -206,7 +165,7 @@ func TestFailuresOfTheDeviceLoseNoStep(t *testing.T) {
 				for _, program := range programs {
 					for _, kind := range k.kinds {
 						t.Run(fmt.Sprintf("%s, depth %d/%s %d %s", name, k.depth, program, k.spared, kind), func(t *testing.T) {
-							at{p, t}.depth(k.depth)
+							reference.AtDepth(t, p, k.depth)
 							c.t = t
 							c.disturb(w, seam.Fault{Program: program, After: k.spared, Late: strings.HasPrefix(kind, "late"),
 								OutOfMemory: strings.HasSuffix(kind, "memory"), Text: fmt.Sprintf("the device says %d", k.spared)})
@@ -267,4 +226,121 @@ func (c *course) disturb(w *seam.Watch, f seam.Fault) {
 	if n := w.LiveBuffers(); n != live {
 		t.Errorf("%d buffers live after the steps, %d before", n, live)
 	}
+}
+
+// TestWhatFailedInTheLastUpdateIsTold ends training after a step whose update failed on the device.
+func TestWhatFailedInTheLastUpdateIsTold(t *testing.T) {
+	reference.OnXLA(t, 16, func(t *testing.T, backend string, p *seam.Plugin) {
+		w := watch(t, p)
+		m, a := trainee(t, models.Options{Backend: backend, DType: models.Float32}, 0)
+		c := newCourse(t, session(t, m, a, settings), 2)
+		spoil := func(t *testing.T) {
+			t.Helper()
+			c.t = t
+			c.restart()
+			if err := c.step(0); err != nil {
+				t.Fatal(err)
+			}
+			w.Fail(seam.Fault{Program: "adamw", Late: true, Text: "the device is ill"})
+			if err := c.step(1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		told := func(t *testing.T, err error) {
+			t.Helper()
+			if err == nil || !strings.Contains(err.Error(), "the device is ill") || !strings.Contains(err.Error(), "step 2") {
+				t.Fatalf("got error %v", err)
+			}
+		}
+		goesOn := func(t *testing.T) {
+			t.Helper()
+			if at := c.steps(); at != 1 {
+				t.Fatalf("the state is that after %d steps", at)
+			}
+			if err := c.step(1); err != nil {
+				t.Fatal(err)
+			}
+			if at := c.steps(); at != 2 {
+				t.Fatalf("the state is that after %d steps", at)
+			}
+		}
+		t.Run("by SaveState", func(t *testing.T) {
+			spoil(t)
+			dir := t.TempDir()
+			told(t, c.s.SaveState(dir))
+			if files, _ := os.ReadDir(dir); len(files) > 0 {
+				t.Errorf("left over: %v", files)
+			}
+			goesOn(t)
+		})
+		t.Run("by Evaluate", func(t *testing.T) {
+			spoil(t)
+			_, err := c.s.Evaluate(t.Context(), c.batches[0])
+			told(t, err)
+			goesOn(t)
+		})
+		t.Run("by a canceled micro-step, which then is no mere cancellation", func(t *testing.T) {
+			spoil(t)
+			_, err := c.s.MicroStep(&canceledAfter{Context: t.Context(), asked: 2}, c.batches[0])
+			told(t, err)
+			if errors.Is(err, context.Canceled) {
+				t.Errorf("a caller takes this for a cancellation: %v", err)
+			}
+			goesOn(t)
+		})
+		t.Run("by Close", func(t *testing.T) {
+			spoil(t)
+			told(t, c.s.Close())
+			if err := p.Sync(); err != nil {
+				t.Errorf("it is told twice: %v", err)
+			}
+		})
+	})
+}
+
+// canceledAfter is canceled when it has been asked so many times.
+type canceledAfter struct {
+	context.Context
+	asked int
+}
+
+func (c *canceledAfter) Err() error {
+	if c.asked--; c.asked < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// TestCanceledStepsLeaveNothing cancels at every point of a step.
+func TestCanceledStepsLeaveNothing(t *testing.T) {
+	reference.OnXLA(t, 16, func(t *testing.T, backend string, p *seam.Plugin) {
+		w := watch(t, p)
+		m, a := trainee(t, models.Options{Backend: backend, DType: models.Float32}, 0.2)
+		c := newCourse(t, session(t, m, a, settings), 3)
+		c.restart()
+		if err := c.step(0); err != nil {
+			t.Fatal(err)
+		}
+		live, canceled := w.LiveBuffers(), 0
+		for at := 0; ; at++ {
+			ctx := &canceledAfter{Context: t.Context(), asked: at}
+			_, err := c.s.MicroStep(ctx, c.batches[0])
+			if err == nil {
+				break
+			}
+			canceled++
+			if !errors.Is(err, context.Canceled) || p.Pending() != 0 && at > 0 || w.LiveBuffers() != live {
+				t.Fatalf("canceled when asked %d times: %v; %d executions pending, %d buffers live, %d before", at, err, p.Pending(), w.LiveBuffers(), live)
+			}
+		}
+		if canceled < 3 {
+			t.Errorf("a step asks its context %d times", canceled)
+		}
+		c.restart()
+		for i := range 3 {
+			if err := c.step(i); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
 }
