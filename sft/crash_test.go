@@ -1,3 +1,6 @@
+// The race detector has nothing to see in processes that crash, and makes them slow.
+//go:build !race
+
 package sft_test
 
 import (
