@@ -124,7 +124,7 @@ func (r *run) remove(chosen func(dir string) bool) error {
 		if !chosen(dir) {
 			continue
 		}
-		hidden := filepath.Join(filepath.Dir(dir), "."+filepath.Base(dir)+".removed")
+		hidden := removedName(dir)
 		err := os.RemoveAll(hidden)
 		if err == nil {
 			err = os.Rename(dir, hidden)
@@ -136,6 +136,26 @@ func (r *run) remove(chosen func(dir string) bool) error {
 			return fmt.Errorf("sft: remove the old checkpoint %s (SFTConfig.SaveTotalLimit %d): %w", dir, r.cfg.SaveTotalLimit, err)
 		}
 		r.checkpoints = slices.DeleteFunc(r.checkpoints, func(p string) bool { return p == dir })
+	}
+	return nil
+}
+
+// removedName is what a checkpoint is called while its files are removed.
+func removedName(dir string) string {
+	return filepath.Join(filepath.Dir(dir), "."+filepath.Base(dir)+".removed")
+}
+
+// removeLeftovers removes what a killed run was writing into OutputDir, or removing from it.
+func removeLeftovers(dir string) error {
+	err := atomicfile.RemoveLeftovers(dir, func(base string) bool {
+		return checkpointPattern.MatchString(base) || base == stateFile || base == plotFile
+	})
+	removed, _ := fs.Glob(os.DirFS(dir), removedName("checkpoint-*"))
+	for _, name := range removed {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, name)))
+	}
+	if err != nil {
+		return fmt.Errorf("sft: remove what a killed run left in %s: %w", dir, err)
 	}
 	return nil
 }

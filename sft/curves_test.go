@@ -184,7 +184,13 @@ func TestDeviceRunCancelledAndResumedEqualsStraightRun(t *testing.T) {
 
 func adapterBytes(t *testing.T, r *sft.Report) []byte {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(r.LastCheckpoint, "adapter_model.safetensors"))
+	return adapterIn(t, r.LastCheckpoint)
+}
+
+// adapterIn are the adapter's tensors in a checkpoint.
+func adapterIn(t *testing.T, checkpoint string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(checkpoint, "adapter_model.safetensors"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,8 @@ import (
 	"github.com/loris-ml/loris/internal/atomicfile"
 )
 
+const plotFile = "loss.png"
+
 // plotLoss draws the training and evaluation losses of a log history over the steps, as a PNG. Without any, it draws
 // nothing.
 func plotLoss(path string, history []Metrics) error {

@@ -47,6 +47,9 @@ func (t *SFTTrainer) newRun() (r *run, err error) {
 	if r.schedule, err = newSchedule(c, r.plan.maxSteps); err != nil {
 		return nil, err
 	}
+	if err := removeLeftovers(c.OutputDir); err != nil {
+		return nil, err
+	}
 	from, err := c.resumeFolder()
 	if err != nil {
 		return nil, err
@@ -255,7 +258,7 @@ func (r *run) finish(ctx context.Context, err error) (*Report, error) {
 func (r *run) writeOutputs() error {
 	return errors.Join(
 		r.state.Save(filepath.Join(r.cfg.OutputDir, stateFile)),
-		plotLoss(filepath.Join(r.cfg.OutputDir, "loss.png"), r.state.LogHistory),
+		plotLoss(filepath.Join(r.cfg.OutputDir, plotFile), r.state.LogHistory),
 	)
 }
 

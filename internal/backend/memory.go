@@ -76,6 +76,21 @@ func (d *Device) PeakMemory() (bytes int64, ok bool) {
 	return peak, ok && peak >= 0
 }
 
+// OutOfMemory reports whether err says that the device, or the host that stands for one, had no memory left: PJRT's code
+// RESOURCE_EXHAUSTED, which go-xla passes on as text only.
+func OutOfMemory(err error) bool {
+	if err == nil {
+		return false
+	}
+	text := strings.ToLower(err.Error())
+	for _, mark := range []string{"pjrt error (code=8)", "resource_exhausted", "out of memory"} {
+		if strings.Contains(text, mark) {
+			return true
+		}
+	}
+	return false
+}
+
 // driver asks nvidia-smi, which every driver installation has.
 func (d *Device) driver(field string) (int64, bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

@@ -49,8 +49,13 @@ func EncodeFloats(dtype dtypes.DType, values []float32) ([]byte, error) {
 	return nil, fmt.Errorf("dtype %s is not supported for weights", dtype)
 }
 
-// DownloadFloats copies a Float32 or BFloat16 tensor to the host as float32.
+// DownloadFloats copies a Float32 or BFloat16 tensor to the host as float32. The tensor itself gets no copy there: GoMLX
+// would keep one for as long as the tensor lives, and one of zeros after a failure, which the next reader would take for
+// the values.
 func DownloadFloats(t *tensors.Tensor) ([]float32, error) {
+	if !t.HasLocal() {
+		defer t.FinalizeLocal()
+	}
 	if t.DType() == dtypes.Float32 {
 		return tensors.CopyFlatData[float32](t)
 	}

@@ -17,6 +17,9 @@ import (
 // Logits runs the model over ids [rows][length] and returns [rows·length·vocab] float32. segments [rows·length] may be
 // nil; positions of different segments do not see each other.
 func (m *Model) Logits(ctx context.Context, adapters []*nn.Weights, ids, segments []int32, rows, length int) (out []float32, err error) {
+	if err := m.checkIDs(ids, length); err != nil {
+		return nil, err
+	}
 	sh, err := m.share(nil, segments, nil, rows, length)
 	defer sh.free()
 	if err != nil {
@@ -111,6 +114,9 @@ func (d *Decoder) padded(n int) int {
 func (d *Decoder) Next(ctx context.Context, ids []int32) ([]float32, error) {
 	if len(ids) == 0 || d.position+len(ids) > d.capacity {
 		return nil, fmt.Errorf("%d more tokens after %d do not fit the cache of %d", len(ids), d.position, d.capacity)
+	}
+	if err := d.m.checkIDs(ids, len(ids)); err != nil {
+		return nil, err
 	}
 	length := d.padded(len(ids))
 	input, positions := make([]int32, length), make([]int32, length)

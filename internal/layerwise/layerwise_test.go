@@ -29,21 +29,7 @@ func trainee(t *testing.T, o models.Options, dropout float64) (*models.CausalLM,
 	if err != nil {
 		t.Fatal(err)
 	}
-	random := rand.New(rand.NewPCG(5, 5))
-	values := func(n int) []float32 {
-		v := make([]float32, n)
-		for i := range v {
-			v[i] = float32(random.NormFloat64() * 0.1)
-		}
-		return v
-	}
-	var loras []models.LoRA
-	for _, l := range m.Linears() {
-		if !l.Head {
-			loras = append(loras, models.LoRA{Path: l.Path, R: 3, Scaling: 2, Dropout: dropout, A: values(3 * l.In), B: values(3 * l.Out)})
-		}
-	}
-	a, err := m.NewAdapters(loras)
+	a, err := m.NewAdapters(adapters(m, dropout))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,6 +42,24 @@ func trainee(t *testing.T, o models.Options, dropout float64) (*models.CausalLM,
 		}
 	})
 	return m, a
+}
+
+// adapters are random ones on all linears.
+func adapters(m *models.CausalLM, dropout float64) (loras []models.LoRA) {
+	random := rand.New(rand.NewPCG(5, 5))
+	values := func(n int) []float32 {
+		v := make([]float32, n)
+		for i := range v {
+			v[i] = float32(random.NormFloat64() * 0.1)
+		}
+		return v
+	}
+	for _, l := range m.Linears() {
+		if !l.Head {
+			loras = append(loras, models.LoRA{Path: l.Path, R: 3, Scaling: 2, Dropout: dropout, A: values(3 * l.In), B: values(3 * l.Out)})
+		}
+	}
+	return loras
 }
 
 var settings = training.SessionOptions{AdamBeta1: 0.9, AdamBeta2: 0.999, AdamEpsilon: 1e-8, Seed: 9}

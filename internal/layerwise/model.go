@@ -55,14 +55,19 @@ func (m *Model) head() *tensors.Tensor {
 	return m.Embed.Table
 }
 
-// embed returns x [rows, length, hidden] of the ids in the compute dtype.
-func (m *Model) embed(ids []int32, rows, length int) (*tensors.Tensor, error) {
+// checkIDs refuses ids, rows of the given length, that the model does not have.
+func (m *Model) checkIDs(ids []int32, length int) error {
 	for i, id := range ids {
 		if id < 0 || int(id) >= m.Vocab {
-			return nil, fmt.Errorf("token id %d at position %d of row %d is outside the model's vocabulary of %d",
+			return fmt.Errorf("token id %d at position %d of row %d is outside the model's vocabulary of %d",
 				id, i%length, i/length, m.Vocab)
 		}
 	}
+	return nil
+}
+
+// embed returns x [rows, length, hidden] of the ids, which have been checked, in the compute dtype.
+func (m *Model) embed(ids []int32, rows, length int) (*tensors.Tensor, error) {
 	if m.Embed.Rows == nil {
 		return m.embedOnDevice(ids, rows, length)
 	}

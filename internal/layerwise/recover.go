@@ -1,8 +1,12 @@
 package layerwise
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/gomlx/gomlx/core/tensors"
 
@@ -23,41 +27,72 @@ func (s *Session) retire(old [][]*tensors.Tensor) error {
 	return errors.Join(errs...)
 }
 
-// recovered leaves the session usable after a failed step: it waits for the device, drops the gradients, and takes the
-// last update back if that is what failed. It returns err, with that said.
+// recovered leaves the session usable after a step that failed with err, whose other values are freed: it waits for the
+// device, drops the gradients, and takes the last update back if that is what failed. It returns err, with that said
+// and, where memory was short, with what helps.
 func (s *Session) recovered(err error) error {
-	_ = s.model.Device.Sync() // the failure that err tells of, once more
-	if e := s.DropGradients(); e != nil {
-		err = errors.Join(err, e)
+	late := s.model.Device.Sync()
+	dropped := s.DropGradients()
+	if !s.spoiled() {
+		return errors.Join(withRemedy(err), dropped)
 	}
-	if s.old == nil || s.healthy() {
-		return err
+	switch {
+	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
+		// A step that is taken back is no mere cancellation: the caller believes it done.
+		err = cmp.Or(late, errDevice)
+	case late != nil && !strings.Contains(err.Error(), late.Error()):
+		err = fmt.Errorf("%w; before that: %w", err, late)
 	}
-	_ = s.model.Device.Sync()
-	for i, g := range s.all() {
-		if len(g.params) > 0 {
-			_ = backend.Free(g.exchange(s.old[i])...)
-		}
-	}
-	s.old = nil
-	s.steps--
-	return fmt.Errorf("%w (optimizer step %d, which it spoiled, was taken back)", err, s.steps+1)
+	return errors.Join(fmt.Errorf("%w (optimizer step %d, which it spoiled, was taken back)", withRemedy(err), s.steps), dropped, s.takeBack())
 }
 
-// healthy reports whether all trainable values and moments are there.
-func (s *Session) healthy() bool {
+// spoiled reports whether the last update failed. One program made all values of a group, so that any of them tells.
+func (s *Session) spoiled() bool {
+	if s.old == nil {
+		return false
+	}
 	for _, g := range s.all() {
 		if len(g.params) == 0 {
 			continue
 		}
-		q, err := s.model.squares(append(append(g.values(), g.m...), g.v...))
-		if err != nil {
-			return false
-		}
-		_, err = tensors.CopyFlatData[float32](q)
-		if errors.Join(err, backend.Free(q)) != nil {
-			return false
+		smallest := slices.MinFunc(append(g.values(), g.m...), func(a, b *tensors.Tensor) int { return cmp.Compare(a.Size(), b.Size()) })
+		if _, err := backend.DownloadFloats(smallest); err != nil {
+			return true
 		}
 	}
-	return true
+	return false
+}
+
+// takeBack puts the values before the last update in place again.
+func (s *Session) takeBack() error {
+	var errs []error
+	for i, g := range s.all() {
+		errs = append(errs, backend.Free(g.exchange(s.old[i])...))
+	}
+	s.old = nil
+	s.steps--
+	return errors.Join(errs...)
+}
+
+// settled waits for the last update, which nothing has read yet, and takes it back if it failed.
+func (s *Session) settled() error {
+	if s.old == nil {
+		return nil
+	}
+	err := s.model.Device.Sync()
+	if !s.spoiled() {
+		return nil // an error is another session's
+	}
+	return s.recovered(cmp.Or(err, errDevice))
+}
+
+// errDevice stands for an error that was told to another session on the device.
+var errDevice = errors.New("an asynchronous execution failed")
+
+// withRemedy says what to do about an error where that is known.
+func withRemedy(err error) error {
+	if !backend.OutOfMemory(err) {
+		return err
+	}
+	return fmt.Errorf("%w; the device has too little memory for this batch: make it smaller (PerDeviceTrainBatchSize, MaxLength) or keep less for the backward pass (ResidualBudget)", err)
 }

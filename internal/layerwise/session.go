@@ -96,9 +96,10 @@ func (s *Session) all() []*group {
 	return append([]*group{s.ends}, s.groups...)
 }
 
-// Close frees gradients and moments; the weights stay.
+// Close frees gradients and moments; the weights stay. An error says, too, when the last update failed meanwhile: then
+// the weights are those before it.
 func (s *Session) Close() error {
-	var errs []error
+	errs := []error{s.settled()}
 	for _, g := range s.all() {
 		errs = append(errs, backend.Free(g.grads...), backend.Free(g.m...), backend.Free(g.v...))
 		g.grads, g.m, g.v = nil, nil, nil
@@ -200,8 +201,8 @@ func (s *Session) DropGradients() error {
 // MemoryInUse returns the bytes in use on the device, where the device tells.
 func (s *Session) MemoryInUse() (bytes int64, ok bool) { return s.model.Device.MemoryInUse() }
 
-// checkBatch refuses a batch whose slices do not fit its shape.
-func checkBatch(b *training.Batch) error {
+// checkBatch refuses a batch whose slices do not fit its shape, or whose ids the model does not have.
+func (m *Model) checkBatch(b *training.Batch) error {
 	n := b.Rows * b.Length
 	if n == 0 {
 		return errors.New("empty batch")
@@ -216,5 +217,5 @@ func checkBatch(b *training.Batch) error {
 			return fmt.Errorf("batch of %d rows of %d: %s has %d values, want none or %d", b.Rows, b.Length, name, have, n)
 		}
 	}
-	return nil
+	return m.checkIDs(b.IDs, b.Length)
 }

@@ -45,7 +45,8 @@ func (s *Session) named(visit func(name string, at **tensors.Tensor) error) erro
 	return nil
 }
 
-// SaveState writes trainable values, moments and the number of steps into dir, which exists.
+// SaveState writes trainable values, moments and the number of steps into dir, which exists. Where the last update turns
+// out to have failed, the error says so, and it is taken back.
 func (s *Session) SaveState(dir string) error {
 	var all []safetensors.Tensor
 	err := s.named(func(name string, at **tensors.Tensor) error {
@@ -65,7 +66,7 @@ func (s *Session) SaveState(dir string) error {
 		return nil
 	})
 	if err != nil {
-		return err
+		return s.recovered(err)
 	}
 	return safetensors.Write(filepath.Join(dir, stateFile), all, map[string]string{
 		stateSteps: strconv.Itoa(s.steps), stateOptimizer: s.optim.String(),
@@ -111,6 +112,7 @@ func (s *Session) LoadState(dir string) (err error) {
 	if err != nil {
 		return errors.Join(err, backend.Free(fresh...))
 	}
+	_ = s.model.Device.Sync() // what fails now was computed from the values that go
 	err = s.retire(nil)
 	for i, at := range places {
 		err = errors.Join(err, backend.Free(*at))

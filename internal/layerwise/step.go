@@ -16,44 +16,43 @@ import (
 // since the last Apply. After an error the session can go on, with the sums as before where the batch itself was
 // refused, else empty.
 func (s *Session) MicroStep(ctx context.Context, b *training.Batch) (training.Stats, error) {
-	p, err := s.begin(ctx, b, true)
-	if err != nil {
+	return s.through(ctx, b, true)
+}
+
+// Evaluate runs forward over a batch, without dropout, and scores it. Errors are as MicroStep's.
+func (s *Session) Evaluate(ctx context.Context, b *training.Batch) (training.Stats, error) {
+	return s.through(ctx, b, false)
+}
+
+func (s *Session) through(ctx context.Context, b *training.Batch, train bool) (training.Stats, error) {
+	if err := errors.Join(ctx.Err(), s.model.checkBatch(b)); err != nil {
 		return training.Stats{}, err
 	}
-	defer p.free()
-	err = p.forward(ctx)
-	if err == nil {
-		err = p.backward(ctx)
-	}
-	if err == nil {
-		err = s.collect(p)
-	}
+	st, err := s.pass(ctx, b, train)
 	if err != nil {
 		return training.Stats{}, s.recovered(err)
-	}
-	st, err := p.stats() // waits for the head only: the backward pass is still running
-	if err != nil {
-		return st, s.recovered(err)
 	}
 	return st, nil
 }
 
-// Evaluate runs forward over a batch, without dropout, and scores it.
-func (s *Session) Evaluate(ctx context.Context, b *training.Batch) (training.Stats, error) {
-	p, err := s.begin(ctx, b, false)
+// pass takes a batch through the layers. When it returns, nothing but gradients is left on the device.
+func (s *Session) pass(ctx context.Context, b *training.Batch, train bool) (training.Stats, error) {
+	p := s.newPass(b, train)
+	defer p.free()
+	err := p.begin(b)
+	if err == nil {
+		err = p.forward(ctx)
+	}
+	if err == nil && train {
+		err = p.backward(ctx)
+	}
+	if err == nil && train {
+		err = s.collect(p)
+	}
 	if err != nil {
 		return training.Stats{}, err
 	}
-	defer p.free()
-	err = p.forward(ctx)
-	if err != nil {
-		return training.Stats{}, s.recovered(err)
-	}
-	st, err := p.stats()
-	if err != nil {
-		return st, s.recovered(err)
-	}
-	return st, nil
+	return p.stats() // waits for the head only: the backward pass is still running
 }
 
 // pass is one batch on its way through the layers.
@@ -74,11 +73,9 @@ type pass struct {
 	ends    []*tensors.Tensor   // of norm and head
 }
 
-func (s *Session) begin(ctx context.Context, b *training.Batch, train bool) (*pass, error) {
-	if err := errors.Join(ctx.Err(), checkBatch(b)); err != nil {
-		return nil, err
-	}
-	p := &pass{s: s, train: train, ids: b.IDs, keep: make([]nn.Keep, len(s.spans))}
+func (s *Session) newPass(b *training.Batch, train bool) *pass {
+	n := len(s.spans)
+	p := &pass{s: s, train: train, ids: b.IDs, keep: make([]nn.Keep, n), kept: make([][]*tensors.Tensor, n), grads: make([][]*tensors.Tensor, n)}
 	if train {
 		p.keep = s.plan.keep(s.model, s.spans, b.Rows, b.Length)
 	}
@@ -87,25 +84,25 @@ func (s *Session) begin(ctx context.Context, b *training.Batch, train bool) (*pa
 			p.labels++
 		}
 	}
-	p.kept, p.grads = make([][]*tensors.Tensor, len(s.spans)), make([][]*tensors.Tensor, len(s.spans))
+	return p
+}
+
+// begin moves the batch to the device.
+func (p *pass) begin(b *training.Batch) (err error) {
+	s := p.s
 	var keys []uint32
-	if train && s.dropout {
+	if p.train && s.dropout {
 		keys = rowKeys(s.seed, s.steps, b)
 	}
-	var err error
-	if p.sh, err = s.model.share(b.Positions, b.Segments, keys, b.Rows, b.Length); err == nil {
-		p.lab, err = backend.UploadValues(s.model.Device, b.Labels, b.Rows, b.Length)
+	if p.sh, err = s.model.share(b.Positions, b.Segments, keys, b.Rows, b.Length); err != nil {
+		return err
 	}
-	if err == nil {
-		var x *tensors.Tensor
-		x, err = s.model.embed(b.IDs, b.Rows, b.Length)
-		p.x = append(p.x, x)
+	if p.lab, err = backend.UploadValues(s.model.Device, b.Labels, b.Rows, b.Length); err != nil {
+		return err
 	}
-	if err != nil {
-		p.free()
-		return nil, err
-	}
-	return p, nil
+	x, err := s.model.embed(b.IDs, b.Rows, b.Length)
+	p.x = append(p.x, x)
+	return err
 }
 
 // rowKeys are the rows' random streams, keyed by seed, step and row alone.
@@ -182,7 +179,7 @@ func (s *Session) collect(p *pass) error {
 			return err
 		}
 		if err := s.ends.accumulate(s.model, grads); err != nil {
-			return err
+			return errors.Join(err, backend.Free(grads...))
 		}
 	}
 	for i, g := range s.groups {

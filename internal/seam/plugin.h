@@ -27,6 +27,7 @@ typedef struct {
 // One opened plugin. Hooks get no context from PJRT, so plugins have numbered slots with hooks of their own.
 typedef struct {
   const PJRT_Api *real;
+  PJRT_Api *table;  // what go-xla has
   pthread_mutex_t mu;
   unsigned depth;  // executions in flight per device; 0: wait for each
   PJRT_Client *clients[CLIENTS];
@@ -48,6 +49,10 @@ char *seam_message(const PJRT_Api *real, PJRT_Error *e);
 void seam_drop(const PJRT_Api *real, PJRT_Error *e);
 PJRT_Error *seam_late(const PJRT_Api *real, PJRT_Error *e);
 PJRT_Error *seam_keep_first(const PJRT_Api *real, PJRT_Error *first, PJRT_Error *second);
+
+// watch.c
+char *seam_watch(plugin *p, int slot);
+void seam_unwatch(plugin *p, int slot);
 
 // compile.c
 PJRT_Error *seam_compile(plugin *p, int slot, PJRT_Client_Compile_Args *a);

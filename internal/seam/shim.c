@@ -179,6 +179,34 @@ static PJRT_Error *copy_all(plugin *p, PJRT_LoadedExecutable_Execute_Args *a, co
   return e;
 }
 
+// destroy_results frees what an execution that failed has returned: its caller gets the error alone.
+static void destroy_results(const PJRT_Api *real, PJRT_LoadedExecutable_Execute_Args *a) {
+  ARGS(PJRT_LoadedExecutable_GetExecutable_Args, g);
+  g.loaded_executable = a->executable;
+  ARGS(PJRT_Executable_NumOutputs_Args, n);
+  PJRT_Error *e = real->PJRT_LoadedExecutable_GetExecutable(&g);
+  if (e) { seam_drop(real, e); return; }
+  n.executable = g.executable;
+  seam_drop(real, real->PJRT_Executable_NumOutputs(&n));
+  ARGS(PJRT_Executable_Destroy_Args, x);
+  x.executable = g.executable;
+  seam_drop(real, real->PJRT_Executable_Destroy(&x));
+  for (size_t i = 0; i < n.num_outputs; i++) {
+    ARGS(PJRT_Buffer_Destroy_Args, d);
+    d.buffer = a->output_lists[0][i];
+    seam_drop(real, real->PJRT_Buffer_Destroy(&d));
+  }
+}
+
+// execute_and_wait is what go-xla would do, which leaves the results of a failed execution behind.
+static PJRT_Error *execute_and_wait(plugin *p, PJRT_LoadedExecutable_Execute_Args *a) {
+  PJRT_Error *e = p->real->PJRT_LoadedExecutable_Execute(a);
+  if (e || a->num_devices != 1 || !a->device_complete_events) return e;
+  if ((e = wait_and_destroy(p->real, a->device_complete_events[0]))) destroy_results(p->real, a);
+  else a->device_complete_events[0] = READY;
+  return e;
+}
+
 static PJRT_Error *execute(plugin *p, PJRT_LoadedExecutable_Execute_Args *a) {
   char kind[KIND] = "";
   pthread_mutex_lock(&p->mu);
@@ -187,7 +215,7 @@ static PJRT_Error *execute(plugin *p, PJRT_LoadedExecutable_Execute_Args *a) {
   lane *l = (depth || *kind) && a->execute_device ? lane_of(p, a->execute_device) : NULL;
   pthread_mutex_unlock(&p->mu);
   if (*kind) return copy_all(p, a, kind, l, depth);
-  if (!depth || !l || a->num_devices != 1 || !a->device_complete_events) return p->real->PJRT_LoadedExecutable_Execute(a);
+  if (!depth || !l || a->num_devices != 1 || !a->device_complete_events) return execute_and_wait(p, a);
   PJRT_Error *e = drain(p, &l->runs, depth - 1);
   if (e) return seam_late(p->real, e);
   e = p->real->PJRT_LoadedExecutable_Execute(a);
@@ -256,6 +284,7 @@ static char *attach(const PJRT_Api *real, int *slot, void **table) {
   PJRT_Api *t = malloc(real->struct_size);
   memcpy(t, real, real->struct_size);
   hooks[n](t);
+  p->table = t;
   *slot = n;
   *table = t;
   return NULL;
@@ -332,4 +361,16 @@ char *seam_memory_stats(int slot, int device, seam_memory *out) {
   out->peak = s.peak_bytes_in_use_is_set ? s.peak_bytes_in_use : -1;
   out->limit = s.bytes_limit_is_set ? s.bytes_limit : -1;
   return NULL;
+}
+
+char *seam_watch_slot(int slot) {
+  char *late = seam_sync(slot);
+  return late ? late : seam_watch(&plugins[slot], slot);
+}
+
+// seam_unwatch_slot returns the error of an execution that has been waited for by nobody else.
+char *seam_unwatch_slot(int slot) {
+  char *late = seam_sync(slot);
+  seam_unwatch(&plugins[slot], slot);
+  return late;
 }

@@ -34,4 +34,12 @@ char *seam_sync(int slot);
 char *seam_memory_stats(int slot, int device, seam_memory *out);
 int seam_pending(int slot);
 
+// What tests use; see watch.c.
+#define SEAM_UPLOAD "copy from the host"
+char *seam_watch_slot(int slot);
+char *seam_unwatch_slot(int slot);
+void seam_fault(int slot, const char *program, int after, int late, int code, const char *text);
+int seam_fired(int slot);
+int64_t seam_live_buffers(int slot);
+
 #endif

@@ -12,6 +12,7 @@ struct PJRT_Executable { int n; };
 static atomic_int live_errors, live_events, live_buffers, live_loaded, live_executables, executions, compilations;
 static pthread_mutex_t device_mu = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t device_cond = PTHREAD_COND_INITIALIZER;
+static int results;  // of every program
 static int started, ended, fails_at = -1, fail_copy_at = -1, fail_load;
 static int gate, at_gate;  // executions wait until `gate` of them have begun
 
@@ -54,6 +55,10 @@ static PJRT_Error *fake_execute(PJRT_LoadedExecutable_Execute_Args *a) {
   while (at_gate < gate) pthread_cond_wait(&device_cond, &device_mu);
   pthread_mutex_unlock(&device_mu);
   executions++;
+  for (int i = 0; a->output_lists && i < results; i++) {
+    live_buffers++;
+    a->output_lists[0][i] = calloc(1, sizeof(PJRT_Buffer));
+  }
   if (a->device_complete_events) a->device_complete_events[0] = new_event();
   return NULL;
 }
@@ -90,6 +95,8 @@ static PJRT_Error *fake_compile(PJRT_Client_Compile_Args *a) {
 static PJRT_Error *fake_loaded_destroy(PJRT_LoadedExecutable_Destroy_Args *a) { live_loaded--; free(a->executable); return NULL; }
 static PJRT_Error *fake_executable(PJRT_LoadedExecutable_GetExecutable_Args *a) { live_executables++; a->executable = calloc(1, sizeof(PJRT_Executable)); return NULL; }
 static PJRT_Error *fake_executable_destroy(PJRT_Executable_Destroy_Args *a) { live_executables--; free(a->executable); return NULL; }
+static PJRT_Error *fake_num_outputs(PJRT_Executable_NumOutputs_Args *a) { a->num_outputs = results; return NULL; }
+static PJRT_Error *fake_name(PJRT_Executable_Name_Args *a) { a->executable_name = "step"; a->executable_name_size = 4; return NULL; }
 static PJRT_Error *fake_memory_use(PJRT_Executable_GetCompiledMemoryStats_Args *a) { (void)a; return fail_load == 2 ? fail(PJRT_Error_Code_UNIMPLEMENTED, "no statistics") : NULL; }
 static void deleter(PJRT_SerializedExecutable *s) { free(s); live_executables--; }
 static PJRT_Error *fake_serialize(PJRT_Executable_Serialize_Args *a) {
@@ -117,6 +124,7 @@ static PJRT_Error *fake_copy(PJRT_Buffer_CopyToMemory_Args *a) {
   return NULL;
 }
 static PJRT_Error *fake_ready(PJRT_Buffer_ReadyEvent_Args *a) { a->event = new_event(); return NULL; }
+static PJRT_Error *fake_read(PJRT_Buffer_ToHostBuffer_Args *a) { a->event = new_event(); return NULL; }
 static PJRT_Error *fake_buffer_destroy(PJRT_Buffer_Destroy_Args *a) { live_buffers--; free(a->buffer); return NULL; }
 
 static PJRT_Api fake = {
@@ -132,6 +140,7 @@ static PJRT_Api fake = {
   .PJRT_LoadedExecutable_Execute = fake_execute, .PJRT_LoadedExecutable_Destroy = fake_loaded_destroy,
   .PJRT_LoadedExecutable_GetExecutable = fake_executable, .PJRT_Executable_Destroy = fake_executable_destroy,
   .PJRT_Executable_GetCompiledMemoryStats = fake_memory_use, .PJRT_Executable_Serialize = fake_serialize,
+  .PJRT_Executable_NumOutputs = fake_num_outputs, .PJRT_Executable_Name = fake_name, .PJRT_Buffer_ToHostBuffer = fake_read,
   .PJRT_Executable_DeserializeAndLoad = fake_deserialize,
   .PJRT_Buffer_CopyToMemory = fake_copy, .PJRT_Buffer_ReadyEvent = fake_ready, .PJRT_Buffer_Destroy = fake_buffer_destroy,
 };

@@ -2,6 +2,7 @@
 // happens when several threads execute. Compiled and run by TestHooksUnderSanitizers.
 #include "../errors.c"
 #include "../compile.c"
+#include "../watch.c"
 #include "../shim.c"
 
 #include <assert.h>
@@ -187,6 +188,83 @@ static void late_errors(void) {
   assert(live_errors == 0 && live_events == 0);
 }
 
+// run_results executes a program over in, and returns its error or its two results.
+static PJRT_Error *run_results(PJRT_Buffer *in, PJRT_Buffer **out) {
+  PJRT_Buffer *list[] = {in}, *const *lists[] = {list}, **outs[] = {out};
+  PJRT_Event *event = NULL;
+  ARGS(PJRT_LoadedExecutable_Execute_Args, a);
+  a.executable = exec; a.num_devices = 1; a.num_args = 1; a.execute_device = client->devices[0];
+  a.argument_lists = lists; a.output_lists = outs; a.device_complete_events = &event;
+  results = 2;
+  PJRT_Error *e = api->PJRT_LoadedExecutable_Execute(&a);
+  results = 0;
+  assert(e || event == READY);
+  return e;
+}
+static void destroy_buffer(PJRT_Buffer *b) {
+  ARGS(PJRT_Buffer_Destroy_Args, d);
+  d.buffer = b;
+  assert(!api->PJRT_Buffer_Destroy(&d));
+}
+static PJRT_Error *read_buffer(PJRT_Buffer *b) {
+  char value;
+  ARGS(PJRT_Buffer_ToHostBuffer_Args, r);
+  r.src = b; r.dst = &value; r.dst_size = 1;
+  PJRT_Error *e = api->PJRT_Buffer_ToHostBuffer(&r);
+  if (e) return e;
+  end_until(started);
+  ARGS(PJRT_Event_Await_Args, w);
+  w.event = r.event;
+  e = api->PJRT_Event_Await(&w);
+  ARGS(PJRT_Event_Destroy_Args, d);
+  d.event = r.event;
+  assert(!api->PJRT_Event_Destroy(&d));
+  return e;
+}
+
+// What fails while it is waited for leaves no results behind.
+static void failed_results(void) {
+  set_depth(0);
+  PJRT_Buffer in = {0}, *out[2];
+  fails_at = started;
+  end_until(started + 2);
+  assert(!strcmp(text_of(run_results(&in, out), NULL), "out of memory") && live_buffers == 0);
+  fails_at = -1;
+  assert(!run_results(&in, out) && live_buffers == 2 && live_events == 0 && live_executables == 0);
+  destroy_buffer(out[0]);
+  destroy_buffer(out[1]);
+}
+
+// A late fault runs the program, and is in its event, its results and what is made of them; an early one runs nothing.
+static void watching(void) {
+  PJRT_Buffer in = {0}, *a[2], *b[2];
+  PJRT_Error_Code code;
+  const PJRT_Api before = *api;
+  set_depth(8);
+  assert(!seam_watch_slot(0));
+  char *e = seam_watch_slot(0);
+  assert(e && !strcmp(e, "the plugin is being watched"));
+  free(e);
+  seam_fault(0, "other", 0, 1, PJRT_Error_Code_INTERNAL, "never");
+  seam_fault(0, "st", 1, 1, PJRT_Error_Code_RESOURCE_EXHAUSTED, "late fault");
+  int ran = executions;
+  assert(!run_results(&in, a) && !seam_fired(0) && seam_live_buffers(0) == 2);
+  destroy_buffer(a[0]);
+  destroy_buffer(a[1]);
+  assert(!run_results(&in, a) && seam_fired(0) == 1 && !run_results(a[1], b) && executions == ran + 3 && seam_live_buffers(0) == 4);
+  assert(!strcmp(text_of(read_buffer(b[0]), &code), "late fault") && code == PJRT_Error_Code_RESOURCE_EXHAUSTED && !read_buffer(&in));
+  end_until(started);
+  check_sync("late fault");
+  check_sync(NULL);
+  seam_fault(0, "step", 0, 0, PJRT_Error_Code_INTERNAL, "early fault");
+  PJRT_Buffer *none[2];
+  assert(!strcmp(text_of(run_results(&in, none), &code), "early fault") && code == PJRT_Error_Code_INTERNAL && executions == ran + 3);
+  for (int i = 0; i < 2; i++) { destroy_buffer(a[i]); destroy_buffer(b[i]); }
+  assert(seam_live_buffers(0) == 0 && live_buffers == 0 && watches[0].nfailed == 0);
+  e = seam_unwatch_slot(0);
+  assert(!e && !memcmp(&before, api, sizeof before) && plugins[0].real == &fake && live_executables == 0);
+}
+
 static atomic_int synced;
 static void *sync_thread(void *unused) { (void)unused; check_sync(NULL); synced = 1; return NULL; }
 // An event that another thread has taken out of the queue and waits for is still waited for by Sync.
@@ -354,6 +432,8 @@ int main(void) {
   several_threads(RING);
   full_ring();
   late_errors();
+  failed_results();
+  watching();
   sync_waits_for_all();
   clients_apart();
   copies();
@@ -362,6 +442,8 @@ int main(void) {
   versions();
   destroy_loaded(exec);
   destroy_client(client);
+  free(watches[0].under);
+  free(watches[0].failed);
   assert(live_errors == 0 && live_events == 0 && live_loaded == 0 && live_buffers == 0 && live_executables == 0);
   puts("ok");
   return 0;

@@ -1,0 +1,178 @@
+//go:build cgo
+
+package layerwise_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/loris-ml/loris/internal/reference"
+	"github.com/loris-ml/loris/internal/seam"
+	"github.com/loris-ml/loris/internal/training"
+	"github.com/loris-ml/loris/models"
+)
+
+// footprint is what a process holds.
+type footprint struct {
+	resident, heap, device int64 // bytes; device is -1 where the plugin does not tell
+	buffers, goroutines    int
+}
+
+func measure(t *testing.T, p *seam.Plugin, w *seam.Watch) (f footprint) {
+	t.Helper()
+	if err := p.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	runtime.GC()
+	runtime.GC() // what the first one finalized
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	f.heap, f.goroutines, f.buffers, f.device = int64(m.HeapAlloc), runtime.NumGoroutine(), w.LiveBuffers(), -1
+	if inUse, _, _, err := p.Memory(0); err == nil {
+		f.device = inUse
+	}
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Skip(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.resident = kib << 10
+		}
+	}
+	return f
+}
+
+// TestThousandStepsHoldNothing trains with executions in flight, evaluating and failing now and then.
+func TestThousandStepsHoldNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("trains 1,000 steps")
+	}
+	reference.OnXLA(t, 16, func(t *testing.T, backend string, p *seam.Plugin) {
+		w := watch(t, p)
+		m, a := trainee(t, models.Options{Backend: backend, DType: models.Float32}, 0.1)
+		s := session(t, m, a, settings)
+		train := func(steps int) {
+			t.Helper()
+			for i := range steps {
+				b := packed(12, documents(uint64(i), 12), documents(uint64(i), 9))
+				st, err := s.MicroStep(t.Context(), b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := s.Apply(t.Context(), training.ApplyOptions{LearningRate: 1e-3, NumItems: float64(st.Labels), MaxGradNorm: 1}); err != nil {
+					t.Fatal(err)
+				}
+				switch i % 100 {
+				case 30:
+					if _, err := s.Evaluate(t.Context(), b); err != nil {
+						t.Fatal(err)
+					}
+				case 60:
+					w.Fail(seam.Fault{Program: "block_backward", After: 1, Late: i%200 == 60, Text: "the device is ill"})
+					if _, err := s.MicroStep(t.Context(), b); err == nil {
+						_, err = s.Apply(t.Context(), training.ApplyOptions{LearningRate: 1e-3, NumItems: 1})
+						if err == nil {
+							t.Fatal("a failed step went unnoticed")
+						}
+					}
+				case 90:
+					if _, err := s.MicroStep(&canceledAfter{Context: t.Context(), asked: i % 7}, b); err == nil && i%7 < 5 {
+						t.Fatal("a canceled step went on")
+					}
+				}
+			}
+		}
+		train(400)
+		before := measure(t, p, w)
+		start := time.Now()
+		train(1000)
+		t.Logf("%v per step", time.Since(start)/1000)
+		after := measure(t, p, w)
+		t.Logf("before %+v, after %+v", before, after)
+		if after.buffers != before.buffers || after.device != before.device || after.goroutines > before.goroutines {
+			t.Errorf("before %+v, after %+v", before, after)
+		}
+		if grown := after.heap - before.heap; grown > 256<<10 {
+			t.Errorf("the heap has grown by %d bytes", grown)
+		}
+		if grown := after.resident - before.resident; grown > 8<<20 {
+			t.Errorf("the process has grown by %d bytes", grown)
+		}
+	})
+}
+
+// TestSessionsOfOneModelAtOnce trains several adapters of one model, each in its own goroutine.
+func TestSessionsOfOneModelAtOnce(t *testing.T) {
+	reference.OnXLA(t, 5, func(t *testing.T, backend string, p *seam.Plugin) {
+		cfg := tiny
+		m, err := models.NewRandom(t.Context(), &cfg, 3, models.Options{Backend: backend, DType: models.Float32})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		loras := adapters(m, 0.2)
+		course := func(seed int64) (string, error) {
+			a, err := m.NewAdapters(loras)
+			if err != nil {
+				return "", err
+			}
+			defer a.Close()
+			o := settings
+			o.Seed = seed
+			s, err := m.SessionWith(a, o)
+			if err != nil {
+				return "", err
+			}
+			defer s.Close()
+			text := ""
+			for i := range 12 {
+				b := packed(10+int(seed)%2, documents(uint64(seed), 10), documents(uint64(i), 4, 5))
+				st, err := s.MicroStep(context.Background(), b)
+				if err != nil {
+					return "", err
+				}
+				norm, err := s.Apply(context.Background(), training.ApplyOptions{LearningRate: 1e-2, NumItems: float64(st.Labels)})
+				if err != nil {
+					return "", err
+				}
+				ev, err := s.Evaluate(context.Background(), b)
+				if err != nil {
+					return "", err
+				}
+				text += fmt.Sprintln(st.LossSum, norm, ev.LossSum)
+			}
+			return text, nil
+		}
+		const sessions = 4
+		var alone [sessions]string
+		for i := range alone {
+			if alone[i], err = course(int64(i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var all sync.WaitGroup
+		for i := range alone {
+			all.Go(func() {
+				together, err := course(int64(i))
+				if err != nil {
+					t.Error(err)
+				} else if together != alone[i] {
+					t.Errorf("session %d\n%salone\n%s", i, together, alone[i])
+				}
+			})
+		}
+		all.Wait()
+	})
+}

@@ -1,0 +1,258 @@
+//go:build cgo
+
+// A watch stands between the seam and the plugin, for tests: it counts buffers, and makes executions and uploads fail
+// as devices do. A late failure runs the program all the same; its completion event, its results and whatever is
+// computed from them then have the error. Tables are exchanged while a watch stands, so that without one nothing of this
+// runs.
+#include "plugin.h"
+
+enum { NAME = 128 };
+
+typedef struct fault {
+  struct fault *next;
+  char program[NAME];  // part of the name; SEAM_UPLOAD: copies from the host
+  int after;           // so many are spared
+  int late;
+  PJRT_Error_Code code;
+  char text[256];
+  int pending, fired;
+} fault;
+
+typedef struct {
+  const PJRT_Api *real;  // the plugin's table; it stays after the watch, for whoever is still in here
+  PJRT_Api *under;       // what the seam calls meanwhile
+  bool on;
+  pthread_mutex_t mu;  // guards what follows
+  fault *faults;
+  struct failed { const void *at; const fault *why; } *failed;  // buffers and events with an error
+  int nfailed;
+  int64_t live;
+} watch;
+
+static watch watches[SLOTS] = {[0 ... SLOTS - 1] = {.mu = PTHREAD_MUTEX_INITIALIZER}};
+
+static PJRT_Error *error_of(const fault *f) { return seam_new_error(f->code, "", f->text); }
+
+static const fault *failure_of(watch *w, const void *at) {
+  const fault *why = NULL;
+  pthread_mutex_lock(&w->mu);
+  for (int i = 0; i < w->nfailed && !why; i++) if (w->failed[i].at == at) why = w->failed[i].why;
+  pthread_mutex_unlock(&w->mu);
+  return why;
+}
+
+static void mark(watch *w, const void *at, const fault *why) {
+  pthread_mutex_lock(&w->mu);
+  struct failed *grown = realloc(w->failed, (w->nfailed + 1) * sizeof *grown);
+  if (!grown) abort();
+  w->failed = grown;
+  grown[w->nfailed++] = (struct failed){at, why};
+  pthread_mutex_unlock(&w->mu);
+}
+
+static void forget(watch *w, const void *at) {
+  pthread_mutex_lock(&w->mu);
+  for (int i = 0; i < w->nfailed; i++) if (w->failed[i].at == at) w->failed[i--] = w->failed[--w->nfailed];
+  pthread_mutex_unlock(&w->mu);
+}
+
+// made counts new buffers, and gives them the failure of what they were made from.
+static void made(watch *w, size_t n, PJRT_Buffer *const *buffers, const fault *why) {
+  pthread_mutex_lock(&w->mu);
+  w->live += n;
+  pthread_mutex_unlock(&w->mu);
+  for (size_t i = 0; why && i < n; i++) mark(w, buffers[i], why);
+}
+
+// strike returns the fault that is due for a program.
+static const fault *strike(watch *w, const char *program) {
+  const fault *due = NULL;
+  pthread_mutex_lock(&w->mu);
+  for (fault *f = w->faults; f; f = f->next) {
+    if (!f->pending || !strstr(program, f->program) || f->after-- > 0) continue;
+    f->pending = 0;
+    f->fired = 1;
+    due = f;
+  }
+  pthread_mutex_unlock(&w->mu);
+  return due;
+}
+
+// describe finds out name and number of results of a program.
+static PJRT_Error *describe(const PJRT_Api *real, PJRT_LoadedExecutable *loaded, char name[NAME], size_t *outputs) {
+  ARGS(PJRT_LoadedExecutable_GetExecutable_Args, g);
+  g.loaded_executable = loaded;
+  PJRT_Error *e = real->PJRT_LoadedExecutable_GetExecutable(&g);
+  if (e) return e;
+  ARGS(PJRT_Executable_Name_Args, n);
+  n.executable = g.executable;
+  if (!(e = real->PJRT_Executable_Name(&n))) snprintf(name, NAME, "%.*s", (int)n.executable_name_size, n.executable_name);
+  ARGS(PJRT_Executable_NumOutputs_Args, o);
+  o.executable = g.executable;
+  if (!e) e = real->PJRT_Executable_NumOutputs(&o);
+  *outputs = o.num_outputs;
+  ARGS(PJRT_Executable_Destroy_Args, d);
+  d.executable = g.executable;
+  seam_drop(real, real->PJRT_Executable_Destroy(&d));
+  return e;
+}
+
+static PJRT_Error *watch_execute(watch *w, PJRT_LoadedExecutable_Execute_Args *a) {
+  char name[NAME] = "";
+  size_t outputs = 0;
+  PJRT_Error *e = describe(w->real, a->executable, name, &outputs);
+  if (e) return e;
+  const fault *why = strike(w, name);
+  if (why && !why->late) return error_of(why);
+  for (size_t i = 0; !why && a->num_devices == 1 && i < a->num_args; i++) why = failure_of(w, a->argument_lists[0][i]);
+  if ((e = w->real->PJRT_LoadedExecutable_Execute(a))) return e;
+  for (size_t d = 0; d < a->num_devices; d++) {
+    made(w, outputs, a->output_lists[d], why);
+    if (why && a->device_complete_events) mark(w, a->device_complete_events[d], why);
+  }
+  return NULL;
+}
+
+static PJRT_Error *watch_await(watch *w, PJRT_Event_Await_Args *a) {
+  const fault *why = failure_of(w, a->event);
+  PJRT_Error *e = w->real->PJRT_Event_Await(a);
+  return e || !why ? e : error_of(why);
+}
+
+static PJRT_Error *watch_event_destroy(watch *w, PJRT_Event_Destroy_Args *a) {
+  forget(w, a->event);
+  return w->real->PJRT_Event_Destroy(a);
+}
+
+static PJRT_Error *watch_destroy(watch *w, PJRT_Buffer_Destroy_Args *a) {
+  forget(w, a->buffer);
+  pthread_mutex_lock(&w->mu);
+  w->live--;
+  pthread_mutex_unlock(&w->mu);
+  return w->real->PJRT_Buffer_Destroy(a);
+}
+
+static PJRT_Error *watch_ready(watch *w, PJRT_Buffer_ReadyEvent_Args *a) {
+  const fault *why = failure_of(w, a->buffer);
+  PJRT_Error *e = w->real->PJRT_Buffer_ReadyEvent(a);
+  if (!e && why) mark(w, a->event, why);
+  return e;
+}
+
+static PJRT_Error *watch_read(watch *w, PJRT_Buffer_ToHostBuffer_Args *a) {
+  const fault *why = a->dst ? failure_of(w, a->src) : NULL;
+  return why ? error_of(why) : w->real->PJRT_Buffer_ToHostBuffer(a);
+}
+
+static PJRT_Error *watch_upload(watch *w, PJRT_Client_BufferFromHostBuffer_Args *a) {
+  const fault *why = strike(w, SEAM_UPLOAD);
+  if (why && !why->late) return error_of(why);
+  PJRT_Error *e = w->real->PJRT_Client_BufferFromHostBuffer(a);
+  if (!e) made(w, 1, &a->buffer, why);
+  return e;
+}
+
+static PJRT_Error *watch_view(watch *w, PJRT_Client_CreateViewOfDeviceBuffer_Args *a) {
+  PJRT_Error *e = w->real->PJRT_Client_CreateViewOfDeviceBuffer(a);
+  if (!e) made(w, 1, &a->buffer, NULL);
+  return e;
+}
+
+static PJRT_Error *watch_copy_to_device(watch *w, PJRT_Buffer_CopyToDevice_Args *a) {
+  PJRT_Error *e = w->real->PJRT_Buffer_CopyToDevice(a);
+  if (!e) made(w, 1, &a->dst_buffer, failure_of(w, a->buffer));
+  return e;
+}
+
+static PJRT_Error *watch_copy_to_memory(watch *w, PJRT_Buffer_CopyToMemory_Args *a) {
+  PJRT_Error *e = w->real->PJRT_Buffer_CopyToMemory(a);
+  if (!e) made(w, 1, &a->dst_buffer, failure_of(w, a->buffer));
+  return e;
+}
+
+// What the seam calls, and what go-xla calls past it. The seam's own entries of go-xla's table stay.
+#define BELOW(X)                                   \
+  X(PJRT_LoadedExecutable_Execute, watch_execute)  \
+  X(PJRT_Event_Await, watch_await)                 \
+  X(PJRT_Event_Destroy, watch_event_destroy)       \
+  X(PJRT_Buffer_ReadyEvent, watch_ready)           \
+  X(PJRT_Buffer_CopyToMemory, watch_copy_to_memory)
+#define BESIDE(X)                                          \
+  X(PJRT_Buffer_Destroy, watch_destroy)                    \
+  X(PJRT_Buffer_ToHostBuffer, watch_read)                  \
+  X(PJRT_Buffer_CopyToDevice, watch_copy_to_device)        \
+  X(PJRT_Client_BufferFromHostBuffer, watch_upload)        \
+  X(PJRT_Client_CreateViewOfDeviceBuffer, watch_view)
+
+#define WRAP0(entry, f) static PJRT_Error *f##_0(entry##_Args *a) { return f(&watches[0], a); }
+#define WRAP1(entry, f) static PJRT_Error *f##_1(entry##_Args *a) { return f(&watches[1], a); }
+#define WRAP2(entry, f) static PJRT_Error *f##_2(entry##_Args *a) { return f(&watches[2], a); }
+#define WRAP3(entry, f) static PJRT_Error *f##_3(entry##_Args *a) { return f(&watches[3], a); }
+BELOW(WRAP0) BESIDE(WRAP0) BELOW(WRAP1) BESIDE(WRAP1) BELOW(WRAP2) BESIDE(WRAP2) BELOW(WRAP3) BESIDE(WRAP3)
+_Static_assert(SLOTS == 4, "one set of wrappers per slot");
+
+#define SET(t, slot, entry, f) (t)->entry = slot == 0 ? f##_0 : slot == 1 ? f##_1 : slot == 2 ? f##_2 : f##_3;
+#define SET_UNDER(entry, f) SET(w->under, slot, entry, f)
+#define SET_TABLE(entry, f) SET(p->table, slot, entry, f)
+#define RESTORE(entry, f) p->table->entry = w->real->entry;
+
+char *seam_watch(plugin *p, int slot) {
+  watch *w = &watches[slot];
+  if (w->on) return strdup("the plugin is being watched");
+  w->on = true;
+  w->live = 0;
+  w->real = p->real;
+  if (!w->under) w->under = malloc(p->real->struct_size);
+  if (!w->under) abort();
+  memcpy(w->under, p->real, p->real->struct_size);
+  BELOW(SET_UNDER)
+  BESIDE(SET_UNDER)
+  BESIDE(SET_TABLE)
+  p->real = w->under;
+  return NULL;
+}
+
+void seam_unwatch(plugin *p, int slot) {
+  watch *w = &watches[slot];
+  BESIDE(RESTORE)
+  p->real = w->real;
+  pthread_mutex_lock(&w->mu);
+  w->nfailed = 0;
+  for (fault *f; (f = w->faults); free(f)) w->faults = f->next;
+  pthread_mutex_unlock(&w->mu);
+  w->on = false;
+}
+
+void seam_fault(int slot, const char *program, int after, int late, int code, const char *text) {
+  watch *w = &watches[slot];
+  fault *f = calloc(1, sizeof *f);
+  if (!f) abort();
+  f->pending = 1;
+  f->after = after;
+  f->late = late;
+  f->code = (PJRT_Error_Code)code;
+  snprintf(f->program, sizeof f->program, "%s", program);
+  snprintf(f->text, sizeof f->text, "%s", text);
+  pthread_mutex_lock(&w->mu);
+  for (fault *g = w->faults; g; g = g->next) g->pending = 0;
+  f->next = w->faults;
+  w->faults = f;
+  pthread_mutex_unlock(&w->mu);
+}
+
+int seam_fired(int slot) {
+  watch *w = &watches[slot];
+  int n = 0;
+  pthread_mutex_lock(&w->mu);
+  for (const fault *f = w->faults; f; f = f->next) n += f->fired;
+  pthread_mutex_unlock(&w->mu);
+  return n;
+}
+
+int64_t seam_live_buffers(int slot) {
+  watch *w = &watches[slot];
+  pthread_mutex_lock(&w->mu);
+  int64_t n = w->live;
+  pthread_mutex_unlock(&w->mu);
+  return n;
+}
