@@ -41,7 +41,17 @@ type files struct {
 // specialTokens are the tokens with a role, "" for none.
 type specialTokens struct {
 	bos, eos, pad, unk string
+	more               map[string]string // the others by the name of their field, such as sep_token
 	eosIDs             []int
+}
+
+// settings are the fields of tokenizer_config.json that calls read.
+type settings struct {
+	modelMaxLength int // 0: none
+	padTypeID      int
+	paddingSide    Direction
+	truncationSide Direction
+	cleanUp        bool // Decode takes out the blanks that English spelling has not
 }
 
 func fromFolder(dir string) (*Tokenizer, error) {
@@ -200,3 +210,6 @@ func (t *Tokenizer) idOrNone(token string) int {
 	}
 	return -1
 }
+
+// ModelMaxLength returns model_max_length of tokenizer_config.json, the most tokens that the model takes; 0: not known.
+func (t *Tokenizer) ModelMaxLength() int { return t.settings.modelMaxLength }
