@@ -17,7 +17,7 @@ type Encoding struct {
 	SequenceIDs       []int    // 0 for the text, 1 for its pair; -1: none
 
 	// Overflowing holds what truncation cut off, in parts of the same maximal length, where EncodeOptions.Overflowing asks
-	// for it.
+	// for it. For a pair these are all combinations of the parts of both. Parts have nothing here themselves.
 	Overflowing []*Encoding
 
 	texts  []string // what was encoded: a text, or words

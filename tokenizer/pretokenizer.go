@@ -41,6 +41,10 @@ func (l *preLoader) load(n node, last bool) (preTokenizer, error) {
 		return splitWords, nil
 	case "BertPreTokenizer":
 		return chain(splitRunes(unicode.IsSpace, removed), splitRunes(isPunctuation, isolated)), nil
+	case "UnicodeScripts":
+		return splitScripts, nil
+	case "FixedLength":
+		return loadFixedLength(n)
 	case "CharDelimiterSplit":
 		var c struct {
 			Delimiter string `json:"delimiter"`
