@@ -109,19 +109,8 @@ func (t *Tokenizer) newConversation(messages []Message, o ChatOptions) (*convers
 // chatVariables are the variables of the template: special tokens that the model has, then Kwargs, which may replace them.
 func (t *Tokenizer) chatVariables(o ChatOptions) (map[string]any, error) {
 	vars := map[string]any{}
-	for name, token := range t.special.named() {
-		if *token != "" {
-			vars[name] = *token
-		}
-	}
-	for _, name := range []string{"sep_token", "cls_token", "mask_token"} {
-		token, err := node{file: "tokenizer_config.json"}.child(name, t.files.config[name]).tokenText()
-		if err != nil {
-			return nil, err
-		}
-		if token != "" {
-			vars[name] = token
-		}
+	for name, token := range t.special.all() {
+		vars[name] = token
 	}
 	for name, v := range o.Kwargs {
 		switch name {

@@ -224,7 +224,7 @@ func loadWordPieceDecoder(n node) (decoder, error) {
 			}
 		}
 		if c.Cleanup {
-			s = cleanUp(s)
+			s = cleanUp(s, true)
 		}
 		return s
 	}), nil
@@ -249,7 +249,7 @@ func loadCTCDecoder(n node) (decoder, error) {
 			}
 			s = strings.ReplaceAll(s, c.PadToken, "")
 			if c.Cleanup {
-				s = strings.ReplaceAll(cleanUp(s), c.Delimiter, " ")
+				s = strings.ReplaceAll(cleanUp(s, true), c.Delimiter, " ")
 			}
 			if s != "" {
 				out = append(out, s)
@@ -259,11 +259,14 @@ func loadCTCDecoder(n node) (decoder, error) {
 	}, nil
 }
 
-// cleanUp takes out the blanks that English spelling has not, one rule after the other.
-func cleanUp(s string) string {
+// cleanUp takes out the blanks that English spelling has not, one rule after the other. The library's decoders contract
+// "do not" too; transformers' clean_up_tokenization_spaces does not.
+func cleanUp(s string, contract bool) string {
 	for _, r := range [...][2]string{{" .", "."}, {" ?", "?"}, {" !", "!"}, {" ,", ","}, {" ' ", "'"}, {" n't", "n't"}, {" 'm", "'m"},
 		{" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}} {
-		s = strings.ReplaceAll(s, r[0], r[1])
+		if contract || r[0] != " do not" {
+			s = strings.ReplaceAll(s, r[0], r[1])
+		}
 	}
 	return s
 }

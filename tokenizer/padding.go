@@ -34,12 +34,12 @@ func (p *Padding) Validate() error {
 }
 
 // NewPadding is the padding of transformers' __call__ to length tokens, 0 for the longest of the batch: with the pad token
-// of the tokenizer, pad_token_type_id and padding_side.
+// of the tokenizer, segment id 0, and at padding_side of tokenizer_config.json or the direction in tokenizer.json.
 func (t *Tokenizer) NewPadding(length int) (*Padding, error) {
 	if t.PadID() < 0 {
-		return nil, errors.New("tokenizer: the tokenizer has no padding token; set pad_token in tokenizer_config.json, for instance to the EOS token")
+		return nil, errors.New("tokenizer: the tokenizer has no padding token; give it one with SetSpecialToken, for instance the EOS token")
 	}
-	return &Padding{Length: length, ID: t.PadID(), Token: t.PadToken(), TypeID: t.settings.padTypeID, Direction: t.settings.paddingSide}, nil
+	return &Padding{Length: length, ID: t.PadID(), Token: t.PadToken(), Direction: t.settings.paddingSide}, nil
 }
 
 // Padding returns the padding in tokenizer.json; nil: none. See [Tokenizer.FileOptions].

@@ -228,14 +228,20 @@ func (t *Tokenizer) Decode(ids []int, skipSpecialTokens bool) (string, error) {
 			tokens = append(tokens, s)
 		}
 	}
+	var text string
 	if t.decoder == nil {
-		return strings.Join(tokens, " "), nil
+		text = strings.Join(tokens, " ")
+	} else {
+		tokens, err := t.decoder(tokens)
+		if err != nil {
+			return "", err
+		}
+		text = strings.Join(tokens, "")
 	}
-	tokens, err := t.decoder(tokens)
-	if err != nil {
-		return "", err
+	if t.settings.cleanUp {
+		text = cleanUp(text, false)
 	}
-	return strings.Join(tokens, ""), nil
+	return text, nil
 }
 
 // VocabSize returns the number of tokens, added ones included: Python's len(tokenizer).

@@ -4,7 +4,7 @@
 
 Needs tokenizers (written with 0.23.3) and sentencepiece (0.2.3, for a charsmap). Writes components.golden.json.gz: what each
 normalizer, pre-tokenizer and decoder makes of odd texts; and encodings.golden.json.gz: whole encodings of texts, pairs and
-words with truncation, padding and post-processors over the tokenizers that make_fixtures.py made.
+words with truncation, padding and post-processors over the tokenizers that make_fixtures.py made; added.golden.json.gz: what adding tokens does to them.
 Offsets of components are bytes of the UTF-8 text, those of encodings characters.
 """
 import base64, gzip, io, json, os, tempfile
@@ -208,6 +208,36 @@ def encodings():
     return out
 
 
+ADDED = [
+    [dict(content="<x>"), dict(content="word", single_word=True), dict(content="<l>", lstrip=True), dict(content="<r>", rstrip=True), dict(content="<n>", normalized=False)],
+    [dict(content="<sp>", special=True, normalized=False), dict(content="<SP2>", special=True, normalized=True, lstrip=True, rstrip=True), dict(content="")],
+    [dict(content="the"), dict(content="Hello", normalized=False, single_word=True), dict(content="<x>", special=True), dict(content="<x>", special=True)],
+    [dict(content="日本", single_word=True), dict(content="cafe\u0301"), dict(content="<x><l>", normalized=False, rstrip=True, lstrip=True)],
+]
+ADDED_TEXTS = ["", "a <x> b", "word wordy aword word. word", "a  <l>  b<l>", "a  <r>  b<r>", "<n><N> <n>", "<sp> <SP2> <sp2>  x", "the then other the", "Hello hello HelloHello Hello", "日本語 日本 の日本",
+               "caf\u00e9 cafe\u0301", "  a    b  ", " <x><l>  <x> <l><r>  ", "<s> </s> [CLS] <|im_start|> <x", "\u0301<x>\u0301"]
+
+
+def added():
+    out = []
+    for name in ("bert", "llama3", "llama2", "metaspace", "wordlevel", "sparse_unk", "unigram", "qwen2"):
+        tok = Tokenizer.from_file(os.path.join(here, name, "tokenizer.json"))
+        calls = []
+        for tokens in ADDED:
+            count = tok.add_tokens([AddedToken(t["content"], **{"normalized": True, **{k: v for k, v in t.items() if k != "content"}}) for t in tokens])
+            full = [{"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False, **t} for t in tokens]
+            cases = []
+            for s in ADDED_TEXTS:
+                e = tok.encode(s)
+                cases.append(dict(text=s, ids=e.ids, tokens=e.tokens, offsets=to_bytes(s, e.offsets), decoded=tok.decode(e.ids, skip_special_tokens=False), skipped=tok.decode(e.ids)))
+            calls.append(dict(tokens=full, count=count, ids=[tok.token_to_id(t["content"]) if t["content"] else -1 for t in tokens], size=tok.get_vocab_size(), cases=cases))
+        tok.encode_special_tokens = True
+        plain = [tok.encode(s).ids for s in ADDED_TEXTS]
+        tok.encode_special_tokens = False
+        out.append(dict(base=name, calls=calls, plain=plain, saved=json.loads(tok.to_str())["added_tokens"]))
+    return out
+
+
 def put(name, value):
     with open(os.path.join(here, name + ".golden.json.gz"), "wb") as f:
         with gzip.GzipFile(filename="", mode="wb", fileobj=f, mtime=0) as z:
@@ -216,3 +246,4 @@ def put(name, value):
 
 put("components", components())
 put("encodings", encodings())
+put("added", added())
