@@ -25,6 +25,7 @@ type ChatOptions struct {
 	ContinueFinalMessage bool             // end with the content of the last message, its turn left open
 	Tools                any              // a list of JSON schemas; nil for none
 	Documents            any              // a list of objects with title and text; nil for none
+	Template             string           // the name of one of the tokenizer's templates, or the text of another; "" is its own choice
 	Kwargs               map[string]any   // further variables of the template, such as enable_thinking
 	Now                  func() time.Time // what strftime_now formats in the template; nil is time.Now
 }
@@ -82,7 +83,7 @@ func (t *Tokenizer) newConversation(messages []Message, o ChatOptions) (*convers
 	if o.AddGenerationPrompt && o.ContinueFinalMessage {
 		return nil, errors.New("tokenizer: ChatOptions: AddGenerationPrompt and ContinueFinalMessage exclude each other; set one")
 	}
-	source, err := t.templates.choose(o.Tools != nil)
+	source, err := t.templates.choose(o.Template, o.Tools != nil)
 	if err != nil {
 		return nil, err
 	}

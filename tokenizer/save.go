@@ -16,8 +16,8 @@ import (
 
 // SavePretrained writes the tokenizer to a folder in Hugging Face layout, made if absent: tokenizer.json (the bytes it was
 // loaded from, or with the added tokens, truncation and padding that were changed; from a GGUF file one that the Rust
-// library loads to the same ids), tokenizer_config.json, special_tokens_map.json and the chat templates. Every file is whole
-// or not there.
+// library loads to the same ids), tokenizer_config.json, special_tokens_map.json where there was one, and the chat
+// templates. Every file is whole or not there.
 func (t *Tokenizer) SavePretrained(dir string) error {
 	document, err := t.document()
 	if err != nil {
@@ -29,16 +29,6 @@ func (t *Tokenizer) SavePretrained(dir string) error {
 	config, err := indented(t.files.config)
 	if err != nil {
 		return fmt.Errorf("tokenizer: tokenizer_config.json: %w", err)
-	}
-	special := t.files.specialTokens
-	if special == nil {
-		roles := map[string]string{}
-		for role, token := range t.special.all() {
-			roles[role] = token
-		}
-		if special, err = indented(roles); err != nil {
-			return fmt.Errorf("tokenizer: special_tokens_map.json: %w", err)
-		}
 	}
 	write := func(name string, data []byte) error {
 		return atomicfile.Write(filepath.Join(dir, name), func(w io.Writer) error {
@@ -52,8 +42,10 @@ func (t *Tokenizer) SavePretrained(dir string) error {
 	if err := write("tokenizer_config.json", config); err != nil {
 		return err
 	}
-	if err := write("special_tokens_map.json", special); err != nil {
-		return err
+	if t.files.specialTokens != nil { // else tokenizer_config.json has all of them, with flags that a map of texts would undo
+		if err := write("special_tokens_map.json", t.files.specialTokens); err != nil {
+			return err
+		}
 	}
 	return t.templates.save(dir, write)
 }

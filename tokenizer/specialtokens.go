@@ -74,8 +74,18 @@ func (t *Tokenizer) SetSpecialToken(role, token string) error {
 		t.files.config = map[string]json.RawMessage{}
 	}
 	t.files.config[role] = raw
-	t.files.specialTokens = nil // written again from the roles
 	t.special.set(role, token)
+	if t.files.specialTokens == nil {
+		return nil
+	}
+	legacy, err := node{file: "special_tokens_map.json", raw: t.files.specialTokens}.fields()
+	if err != nil {
+		return err
+	}
+	legacy[role] = raw
+	if t.files.specialTokens, err = indented(legacy); err != nil {
+		return fmt.Errorf("tokenizer: SetSpecialToken: %w", err)
+	}
 	return nil
 }
 
@@ -87,7 +97,8 @@ type specialReader struct {
 	order   []string              // of the roles
 	roles   map[string]AddedToken
 	extra   []AddedToken // without a role
-	decoder []addedToken // of added_tokens_decoder
+	decoder []addedToken // of added_tokens_decoder or added_tokens.json
+	legacy  bool         // there is an added_tokens.json
 }
 
 // readSpecialTokens sets the roles, and adds the tokens that tokenizer.json lacks.
@@ -164,6 +175,7 @@ func (r *specialReader) readLegacyAdded(dir string) error {
 	if err != nil || n.absent() {
 		return err
 	}
+	r.legacy = true
 	var ids map[string]int
 	if err := n.decode(&ids); err != nil {
 		return err
@@ -287,6 +299,7 @@ func (r *specialReader) apply() error {
 		add(token)
 	}
 	_, err := r.t.addTokens(list)
+	r.t.changed = r.legacy && len(list) > 0 // added_tokens.json is not written again: tokenizer.json takes its tokens
 	return err
 }
 
