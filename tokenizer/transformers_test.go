@@ -58,15 +58,17 @@ type transformersTokenizer struct {
 func TestFoldersEqualTransformers(t *testing.T) {
 	var f transformersFixture
 	readFixture(t, "pretrained", &f)
+	root := t.TempDir()
+	var pairs []string // of folders: as given, as saved
 	for i, c := range f.Cases {
 		t.Run(fmt.Sprintf("%d %s", i, c.Base), func(t *testing.T) {
-			dir := transformersFolder(t, c.Base, c.Changes, c.Files)
+			dir, saved := filepath.Join(root, fmt.Sprint(i)), filepath.Join(root, fmt.Sprint(i, "saved"))
+			writeTransformersFolder(t, dir, c.Base, c.Changes, c.Files)
 			tok, err := FromPretrained(dir)
 			if err != nil {
 				t.Fatal(err)
 			}
 			checkTransformers(t, tok, &f, &c.Want)
-			saved := filepath.Join(t.TempDir(), "saved")
 			if err := tok.SavePretrained(saved); err != nil {
 				t.Fatal(err)
 			}
@@ -75,28 +77,29 @@ func TestFoldersEqualTransformers(t *testing.T) {
 				t.Fatal(err)
 			}
 			checkTransformers(t, again, &f, &c.Want)
-			checkWithPython(t, dir, saved)
+			pairs = append(pairs, dir, saved)
 		})
 	}
+	checkWithPython(t, pairs)
 }
 
-func transformersFolder(t *testing.T, base string, changes map[string]json.RawMessage, files map[string]string) string {
+func writeTransformersFolder(t *testing.T, dir, base string, changes map[string]json.RawMessage, files map[string]string) {
 	t.Helper()
 	all := map[string]string{"tokenizer.json": string(patched(t, base, changes).files.tokenizerJSON)}
 	for name, text := range files {
 		all[name] = text
 	}
-	return folder(t, all)
+	writeFiles(t, dir, all)
 }
 
-// checkWithPython lets transformers compare two folders, where LORIS_PYTHON names a Python that has it.
-func checkWithPython(t *testing.T, dir, saved string) {
+// checkWithPython lets transformers compare pairs of folders, where LORIS_PYTHON names a Python that has it.
+func checkWithPython(t *testing.T, pairs []string) {
 	t.Helper()
 	python := os.Getenv("LORIS_PYTHON")
 	if python == "" {
 		return
 	}
-	if out, err := exec.Command(python, "testdata/make_pretrained.py", dir, saved).CombinedOutput(); err != nil {
+	if out, err := exec.Command(python, append([]string{"testdata/make_pretrained.py"}, pairs...)...).CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -1,7 +1,8 @@
 """Records what transformers makes of folders with a tokenizer.json and the files beside it.
 
     python make_pretrained.py          writes pretrained.golden.json.gz (written with transformers 5.24.0)
-    python make_pretrained.py A B      checks that the folders A and B hold the same tokenizer: ids, special tokens, chats
+    python make_pretrained.py A B ...  checks that A and B, and every further pair, are folders with the same tokenizer: ids,
+                                       special tokens, chats
 """
 import gzip, json, os, sys, tempfile
 import transformers
@@ -84,12 +85,12 @@ def describe(d):
                 all_special=sorted(i for i, t in tok.added_tokens_decoder.items() if t.special))
 
 
-if len(sys.argv) == 3:
-    a, b = describe(sys.argv[1]), describe(sys.argv[2])
-    for key in a:
-        if a[key] != b[key]:
-            sys.exit(f"{key}: {a[key]!r}, saved {b[key]!r}")
-    print("equal")
+if len(sys.argv) > 1:
+    for first, second in zip(sys.argv[1::2], sys.argv[2::2]):
+        a, b = describe(first), describe(second)
+        for key in a:
+            if a[key] != b[key]:
+                sys.exit(f"{first} and {second}: {key}: {a[key]!r}, {b[key]!r}")
 else:
     out = [dict(base=base, changes=changes, files={n: v if isinstance(v, str) else json.dumps(v) for n, v in files.items()}, want=describe(folder(base, changes, files))) for base, changes, files in CASES]
     with open(os.path.join(here, "pretrained.golden.json.gz"), "wb") as f:
