@@ -98,6 +98,9 @@ func (e *Encoding) append(o *Encoding) {
 
 // setRange replaces the range of a sequence.
 func (e *Encoding) setRange(sequence, lo, hi int) {
+	if !e.full() {
+		return
+	}
 	for i := range e.ranges {
 		if e.ranges[i].sequence == sequence {
 			e.ranges[i] = sequenceRange{sequence, lo, hi}

@@ -110,7 +110,9 @@ func (e *encoder) encode(text string) error {
 		return err
 	}
 	e.out = newEncoding(len(text)/3+4, e.full)
-	e.out.texts = []string{text}
+	if e.full {
+		e.out.texts = []string{text}
+	}
 	e.verbatim.split(piece{text: text}, e.plainSpecial, e.splitNormalized)
 	return e.err
 }
