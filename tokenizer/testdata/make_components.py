@@ -244,6 +244,7 @@ def put(name, value):
             z.write(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
 
 
-put("components", components())
-put("encodings", encodings())
-put("added", added())
+if __name__ == "__main__":
+    put("components", components())
+    put("encodings", encodings())
+    put("added", added())
