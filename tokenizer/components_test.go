@@ -187,10 +187,11 @@ func TestPairsTruncationAndPaddingEqualRust(t *testing.T) {
 			Add       bool           `json:"add"`
 			Encoding  *wholeEncoding `json:"encoding"`
 			Error     string         `json:"error"`
+			Find      []findings     `json:"find"`
 		} `json:"cases"`
 	}
 	readFixture(t, "encodings", &all)
-	compared, failed, refused := 0, 0, 0
+	compared, failed, refused, found := 0, 0, 0, 0
 	for i, setting := range all {
 		tok := patched(t, setting.Base, setting.Fields)
 		for k, c := range setting.Cases {
@@ -213,7 +214,14 @@ func TestPairsTruncationAndPaddingEqualRust(t *testing.T) {
 				t.Errorf("%d.%d %s %s: %+v: error %v, want %q", i, k, setting.Base, setting.Fields, c, err, c.Error)
 			} else if err == nil {
 				compared++
-				if err := equalWhole(e, c.Encoding, texts, false); err != nil {
+				err := equalWhole(e, c.Encoding, texts, false)
+				for sequence, f := range c.Find {
+					if err == nil {
+						err = f.check(e, texts[sequence], sequence)
+						found++
+					}
+				}
+				if err != nil {
 					if failed++; failed < 8 {
 						t.Errorf("%d.%d %s %s\n%+v add %v: %v", i, k, setting.Base, setting.Fields, in.sequences, c.Add, err)
 					}
@@ -221,9 +229,42 @@ func TestPairsTruncationAndPaddingEqualRust(t *testing.T) {
 			}
 		}
 	}
-	if failed > 0 || compared < 2000 || refused > 100 {
-		t.Errorf("%d of %d encodings differ, %d refused", failed, compared, refused)
+	if failed > 0 || compared < 2000 || refused > 100 || found < 300 {
+		t.Errorf("%d of %d encodings differ, %d refused, %d texts searched", failed, compared, refused, found)
 	}
+}
+
+// findings are the token of every character, and the tokens and characters of the first words; -1 for none.
+type findings struct {
+	Chars []int    `json:"chars"`
+	Words [][4]int `json:"words"`
+}
+
+func (f *findings) check(e *Encoding, text string, sequence int) error {
+	at := 0
+	for i, want := range f.Chars {
+		token, ok := e.TokenAt(at, sequence)
+		if !ok {
+			token = -1
+		}
+		if token != want {
+			return fmt.Errorf("sequence %d: character %d, byte %d, is in token %d, want %d", sequence, i, at, token, want)
+		}
+		_, n := utf8.DecodeRuneInString(text[at:])
+		at += n
+	}
+	for word, want := range f.Words {
+		got := [4]int{-1, -1, -1, -1}
+		if lo, hi, ok := e.WordTokens(word, sequence); ok {
+			start, end, _ := e.WordBytes(word, sequence)
+			chars := charOffsets(text, [2]int{start, end})
+			got = [4]int{lo, hi, chars[0], chars[1]}
+		}
+		if got != want {
+			return fmt.Errorf("sequence %d: word %d has tokens and characters %v, want %v", sequence, word, got, want)
+		}
+	}
+	return nil
 }
 
 // patched loads a tokenizer of testdata with some fields of its tokenizer.json replaced.

@@ -183,3 +183,51 @@ func (e *Encoding) finish() {
 		o.finish()
 	}
 }
+
+// TokenAt returns the token that holds a byte of a sequence, 0 for the text and 1 for its pair: the first one whose offsets
+// do. It is char_to_token of the Rust library, in bytes.
+func (e *Encoding) TokenAt(at, sequence int) (token int, ok bool) {
+	lo, hi := e.tokensOf(sequence)
+	for i := lo; i < hi; i++ {
+		if o := e.Offsets[i]; o[0] <= at && at < o[1] {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// tokensOf returns the range of a sequence's tokens.
+func (e *Encoding) tokensOf(sequence int) (lo, hi int) {
+	for _, r := range e.ranges {
+		if r.sequence == sequence {
+			return r.lo, r.hi
+		}
+	}
+	if len(e.ranges) == 0 && sequence == 0 {
+		return 0, e.len()
+	}
+	return 0, 0
+}
+
+// WordTokens returns the tokens [start, end) of a word of a sequence, with WordIDs' numbers.
+func (e *Encoding) WordTokens(word, sequence int) (start, end int, ok bool) {
+	lo, hi := e.tokensOf(sequence)
+	for i := lo; i < hi; i++ {
+		if e.WordIDs[i] == word && word >= 0 {
+			if !ok {
+				start = i
+			}
+			end, ok = i+1, true
+		}
+	}
+	return start, end, ok
+}
+
+// WordBytes returns the bytes [start, end) of a word of a sequence.
+func (e *Encoding) WordBytes(word, sequence int) (start, end int, ok bool) {
+	lo, hi, ok := e.WordTokens(word, sequence)
+	if !ok {
+		return 0, 0, false
+	}
+	return e.Offsets[lo][0], e.Offsets[hi-1][1], true
+}

@@ -173,6 +173,13 @@ def whole(e):
                 words=none(e.word_ids), sequences=none(e.sequence_ids), parts=len(e.overflowing), overflowing=[whole(o) for o in e.overflowing[:3]])
 
 
+def find(e, texts):
+    """For every sequence: the token of every character, and the tokens and characters of every word, -1 for none."""
+    none = lambda v: [-1, -1] if v is None else list(v)
+    return [dict(chars=[-1 if (t := e.char_to_token(i, s)) is None else t for i in range(len(text) + 1)],
+                 words=[none(e.word_to_tokens(w, s)) + none(e.word_to_chars(w, s)) for w in range(8)]) for s, text in enumerate(texts)]
+
+
 def encodings():
     out, k = [], 0
     for name in SPECIAL:
@@ -200,7 +207,10 @@ def encodings():
                     for add in (True, False):
                         case = dict(words=a if words else None, text=None if words else a, pair_words=b if words else None, pair=None if words else b, add=add)
                         try:
-                            case["encoding"] = whole(tok.encode(a, b, is_pretokenized=words, add_special_tokens=add))
+                            e = tok.encode(a, b, is_pretokenized=words, add_special_tokens=add)
+                            case["encoding"] = whole(e)
+                            if not trunc and not words:
+                                case["find"] = find(e, [a] if b is None else [a, b])
                         except BaseException as e:
                             case["error"] = str(e)
                         cases.append(case)
