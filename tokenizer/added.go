@@ -93,6 +93,11 @@ func (p *pipeline) addTokens(tokens []addedToken) (changed int, err error) {
 	if p.byContent == nil {
 		p.byContent, p.byID = map[string]int{}, map[int]int{}
 	}
+	for _, t := range tokens {
+		if err := p.checkAdded(t); err != nil {
+			return 0, err
+		}
+	}
 	next := p.nextID()
 	for _, t := range tokens {
 		if t.Content == "" {
@@ -117,6 +122,18 @@ func (p *pipeline) addTokens(tokens []addedToken) (changed int, err error) {
 		p.added = append(p.added, t)
 	}
 	return changed, p.indexAdded()
+}
+
+// checkAdded refuses a token of which the normalizer leaves nothing: the reference then finds it between any two characters.
+func (p *pipeline) checkAdded(t addedToken) error {
+	if !t.Normalized || t.Content == "" {
+		return nil
+	}
+	n, err := p.normalize(piece{text: t.Content}, false)
+	if err == nil && n.text == "" {
+		err = fmt.Errorf("tokenizer: the normalizer leaves nothing of the added token %q, so it cannot be found in a text; set normalized to false", t.Content)
+	}
+	return err
 }
 
 // indexAdded makes the matchers and what Decode needs.
@@ -284,6 +301,9 @@ func (m *matcher) split(p piece, plainSpecial bool, yield func(piece, *addedToke
 		}
 		if t.RStrip {
 			hi = len(s) - len(strings.TrimLeftFunc(s[hi:], unicode.IsSpace))
+		}
+		if lo >= hi {
+			continue // nothing is left of it beside the blanks that the token before took
 		}
 		if done < lo {
 			yield(p.slice(done, lo), nil)

@@ -65,7 +65,7 @@ func TestAddedTokensEqualRustAlsoWhenSaved(t *testing.T) {
 			if err := tok.SavePretrained(dir); err != nil {
 				t.Fatal(err)
 			}
-			saved := patchedFields(t, dir)
+			saved := savedFields(t, dir)
 			var added []json.RawMessage
 			if err := json.Unmarshal(saved["added_tokens"], &added); err != nil {
 				t.Fatal(err)
@@ -109,8 +109,8 @@ func checkAdded(t *testing.T, tok *Tokenizer, cases []addedCase) {
 	}
 }
 
-// patchedFields reads the fields of a saved tokenizer.json.
-func patchedFields(t *testing.T, dir string) map[string]json.RawMessage {
+// savedFields reads the fields of a saved tokenizer.json.
+func savedFields(t *testing.T, dir string) map[string]json.RawMessage {
 	t.Helper()
 	n, err := readJSON(dir, "tokenizer.json")
 	if err != nil {
@@ -160,6 +160,42 @@ func TestTokensThatCannotBeAddedOrSavedAreErrors(t *testing.T) {
 	}
 }
 
+// The Rust library takes the first two, and crashes on the others.
+func TestTokensInsideBlanksThatAnotherTookAreNotFound(t *testing.T) {
+	tok, err := FromPretrained("testdata/gpt2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tok.AddTokens(AddedToken{Content: "<r>", RStrip: true}, AddedToken{Content: "  ", LStrip: true}, AddedToken{Content: "\t", LStrip: true, RStrip: true}); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"a<r>  b", "a<r>    b", "<r>   b", "<r>     ", "<r>\t  \tb", "<r> \t<r>  <r>"} {
+		e, err := tok.EncodeFull(text, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkEncoding(t, tok, text, e)
+		if slices.Contains(e.Tokens, "") {
+			t.Errorf("%q: %q", text, e.Tokens)
+		}
+	}
+}
+
+func TestTokenThatIsNormalizedToNothingIsAnError(t *testing.T) {
+	tok, err := FromPretrained("testdata/metaspace") // its normalizer strips blanks
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := tok.VocabSize()
+	_, err = tok.AddTokens(AddedToken{Content: "<ok>", Normalized: true}, AddedToken{Content: "  ", Normalized: true})
+	if err == nil || !strings.Contains(err.Error(), `"  "`) || tok.VocabSize() != before {
+		t.Errorf("%v, %d tokens", err, tok.VocabSize())
+	}
+	if n, err := tok.AddTokens(AddedToken{Content: "  "}); err != nil || n != 1 {
+		t.Errorf("%d %v", n, err)
+	}
+}
+
 func TestChangedTruncationAndPaddingAreSaved(t *testing.T) {
 	tok, err := FromPretrained("testdata/bert")
 	if err != nil {
@@ -185,7 +221,7 @@ func TestChangedTruncationAndPaddingAreSaved(t *testing.T) {
 	if err != nil || *again.truncation != *trunc || *again.padding != *pad {
 		t.Errorf("%+v %+v %v", again.truncation, again.padding, err)
 	}
-	before, after := patchedFields(t, "testdata/bert"), patchedFields(t, dir)
+	before, after := savedFields(t, "testdata/bert"), savedFields(t, dir)
 	for key, raw := range before {
 		if key != "truncation" && key != "padding" && !sameJSON(t, raw, after[key]) {
 			t.Errorf("%s changed", key)

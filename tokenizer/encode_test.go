@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -274,6 +275,26 @@ func TestDamagedTruncationAndPaddingAreErrors(t *testing.T) {
 			_, err := newPipeline("f.json", []byte(`{"`+field+`":`+value+`,"model":`+baseModel+`}`))
 			if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "f.json: "+field) {
 				t.Errorf("%s %s: %v", field, value, err)
+			}
+		}
+	}
+}
+
+// A step that changes the text must not hide where pieces begin from a later Metaspace that prepends to the first one only.
+func TestIDsAloneEqualFullEncodingsAfterTextsWereChanged(t *testing.T) {
+	for _, pre := range []string{
+		`{"type":"Sequence","pretokenizers":[{"type":"Metaspace","replacement":"▁","prepend_scheme":"always"},{"type":"Punctuation"},{"type":"Metaspace","replacement":"_","prepend_scheme":"first"}]}`,
+		`{"type":"Sequence","pretokenizers":[{"type":"ByteLevel","add_prefix_space":true},{"type":"Metaspace","replacement":"_","prepend_scheme":"first"}]}`,
+		`{"type":"Metaspace","replacement":"_","prepend_scheme":"first"}`,
+	} {
+		tok := patched(t, "sparse_unk", map[string]json.RawMessage{"pre_tokenizer": json.RawMessage(pre)})
+		for _, text := range []string{"the, dog", "a b", "日 the.", "<s> x"} {
+			full, err := tok.EncodeFull(text, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ids, err := tok.Encode(text, true); err != nil || !slices.Equal(ids, full.IDs) {
+				t.Errorf("%s %q: %v %v, full %v", pre, text, ids, err, full.IDs)
 			}
 		}
 	}

@@ -23,7 +23,7 @@ type pipeline struct {
 	model         model
 	vocab         *vocabulary
 	unspelled     int32 // the unknown token, where Encoding.Tokens shows the text instead; -1: no such token
-	needsOrigin   bool  // the pre-tokenizer asks where pieces begin, so that normalizers must keep the alignment
+	needsOrigin   bool  // the pre-tokenizer asks where pieces begin after their text was changed, so that all must keep the alignment
 
 	addedVocabulary
 	plainSpecial bool // text that spells a special token is plain text in every call
@@ -67,7 +67,7 @@ func newPipeline(file string, data []byte) (*pipeline, error) {
 		if p.preTokenizer, err = l.load(pre, true); err != nil {
 			return nil, err
 		}
-		p.needsOrigin = l.needsOrigin
+		p.needsOrigin = l.rewritten || l.needsOrigin && p.normalizer != nil
 	}
 	if n := root.child("post_processor", d.PostProcessor); !n.absent() {
 		if p.postProcessor, err = loadPostProcessor(n); err != nil {

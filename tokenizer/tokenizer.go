@@ -102,7 +102,7 @@ type encoder struct {
 }
 
 func (t *Tokenizer) newEncoder(full bool, typeID int) *encoder {
-	return &encoder{pipeline: t.pipeline, full: full, track: full || t.normalizer != nil && t.needsOrigin, typeID: typeID, plainSpecial: t.plainSpecial}
+	return &encoder{pipeline: t.pipeline, full: full, track: full || t.needsOrigin, typeID: typeID, plainSpecial: t.plainSpecial}
 }
 
 func (e *encoder) encode(text string) error {
