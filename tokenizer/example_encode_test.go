@@ -2,9 +2,11 @@ package tokenizer_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"os"
+	"path/filepath"
 
 	"github.com/loris-ml/loris/tokenizer"
 )
@@ -196,4 +198,83 @@ func ExampleTokenizer_AddSpecialTokens() {
 	again := load(dir)
 	fmt.Println(again.PadToken(), again.PadID(), again.VocabSize(), again.SpecialTokens())
 	// Output: [PAD] 300 301 map[pad_token:[PAD]]
+}
+
+func ExampleTokenizer_SetSpecialToken() {
+	tok := load("testdata/stories260K")
+	if err := tok.SetSpecialToken("pad_token", tok.EOSToken()); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(tok.PadToken(), tok.PadID())
+	fmt.Println(tok.SetSpecialToken("pad_token", "[PAD]"))
+	// Output:
+	// </s> 2
+	// tokenizer: SetSpecialToken: pad_token: "[PAD]" is not in the vocabulary; add it with AddSpecialTokens
+}
+
+func ExampleTokenizer_SpecialTokens() {
+	fmt.Println(load("testdata/stories260K").SpecialTokens())
+	// Output: map[bos_token:<s> eos_token:</s> unk_token:<unk>]
+}
+
+func ExampleTokenizer_Decode() {
+	tok := load("testdata/stories260K")
+	for _, skip := range []bool{false, true} {
+		text, err := tok.Decode([]int{1, 403, 407}, skip)
+		fmt.Printf("%q %v\n", text, err)
+	}
+	// Output:
+	// "<s> Once upon" <nil>
+	// "Once upon" <nil>
+}
+
+func ExampleTokenizer_TokenToID() {
+	tok := load("testdata/stories260K")
+	id, ok := tok.TokenToID("▁upon")
+	fmt.Println(id, ok)
+	token, ok := tok.IDToToken(id)
+	fmt.Println(token, ok, tok.IsSpecial(id))
+	// Output:
+	// 407 true
+	// ▁upon true false
+}
+
+func ExampleTokenizer_NewTruncation() {
+	tok := load("testdata/stories260K")
+	e, err := tok.EncodeInput(tokenizer.Text("Once upon a time"), tokenizer.EncodeOptions{Truncation: tok.NewTruncation(3)})
+	fmt.Println(e.Tokens, err)
+	// Output: [<s> ▁Once ▁upon] <nil>
+}
+
+func ExampleTokenizer_NewPadding() {
+	tok := load("testdata/stories260K")
+	if err := tok.SetSpecialToken("pad_token", "</s>"); err != nil {
+		log.Fatal(err)
+	}
+	padding, err := tok.NewPadding(6)
+	if err != nil {
+		log.Fatal(err)
+	}
+	padding.Direction = tokenizer.Left
+	e, err := tok.EncodeInput(tokenizer.Text("Once upon a"), tokenizer.EncodeOptions{Padding: padding})
+	fmt.Println(e.Tokens, e.AttentionMask, err)
+	// Output: [</s> </s> <s> ▁Once ▁upon ▁a] [0 0 1 1 1 1] <nil>
+}
+
+func ExampleUnsupportedError() {
+	dir, err := os.MkdirTemp("", "tokenizer")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "tokenizer.json")
+	if err := os.WriteFile(file, []byte(`{"model": {"type": "BPE", "vocab": {}, "merges": []}, "decoder": {"type": "Rot13"}}`), 0o666); err != nil {
+		log.Fatal(err)
+	}
+	_, err = tokenizer.FromPretrained(dir)
+	var u *tokenizer.UnsupportedError
+	if errors.As(err, &u) {
+		fmt.Println(u.File == file, u.Field, u.Component)
+	}
+	// Output: true decoder Rot13
 }
