@@ -165,6 +165,7 @@ func concat(a, b *Encoding) *Encoding {
 // finish derives SequenceIDs from the ranges: those of sequences 0 to n-1 where there are n ranges, and a sequence without a
 // range covers everything, as in the reference.
 func (e *Encoding) finish() {
+	e.texts = nil // only the post-processor needs them
 	if e.full() {
 		e.SequenceIDs = slices.Repeat([]int{-1}, e.len())
 		for sequence := range max(len(e.ranges), 1) {
