@@ -144,7 +144,7 @@ func decodeRow(text []byte) (Row, error) {
 	if !ok {
 		return nil, &textError{what: fmt.Sprintf("the row is %s; want an object such as {\"text\": \"…\"}", describe(v))}
 	}
-	return row, nil
+	return row, Row(row).keepOrder(text)
 }
 
 // decodeJSON decodes one value; whole numbers become int64, others float64.

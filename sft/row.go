@@ -12,7 +12,9 @@ import (
 type Message = map[string]any
 
 // Row is one line of a data set: columns by name. A column holds what encoding/json decodes, except that whole numbers
-// are int64. See [LoadJSONL] for the columns that the trainer reads.
+// are int64, and that the list in tools, and the lists and objects inside a message, such as tool_calls, are read from a
+// file as json.RawMessage, because chat templates print them and a map has no order of keys. See [LoadJSONL] for the columns
+// that the trainer reads.
 type Row map[string]any
 
 // Columns returns the names of the row's columns, sorted.
@@ -84,7 +86,7 @@ func chatML(m Message) Message {
 	return m
 }
 
-// tools returns the tool definitions of a row: a list, or JSON text of one. nil: none.
+// tools returns the tool definitions of a row: a list, or JSON text of one, whose keys keep their order. nil: none.
 func (r Row) tools() (any, error) {
 	text, ok := r["tools"].(string)
 	if !ok {
@@ -94,7 +96,60 @@ func (r Row) tools() (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("column %q: %w; want a list of tools, or JSON text of one", "tools", err)
 	}
-	return v, nil
+	if v == nil {
+		return nil, nil
+	}
+	return json.RawMessage(text), nil
+}
+
+// keepOrder puts the JSON text of lists and objects that chat templates print in their place; text is that of the row.
+func (r Row) keepOrder(text []byte) error {
+	var columns map[string]json.RawMessage
+	for name, v := range r {
+		list, ok := v.([]any)
+		if !ok || name != "tools" && !r.isConversation(name, "role") && !r.isConversation(name, "from") {
+			continue
+		}
+		if columns == nil {
+			if err := unmarshal(text, &columns); err != nil {
+				return err
+			}
+		}
+		if name == "tools" {
+			r[name] = columns[name]
+		} else if err := keepOrderOfMessages(list, columns[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func keepOrderOfMessages(list []any, text json.RawMessage) error {
+	var messages []json.RawMessage
+	if err := unmarshal(text, &messages); err != nil {
+		return err
+	}
+	for i, m := range list {
+		fields, ok := m.(map[string]any)
+		if !ok {
+			continue // reported where the conversation is read
+		}
+		var raw map[string]json.RawMessage
+		for name, v := range fields {
+			switch v.(type) {
+			case []any, map[string]any:
+			default:
+				continue
+			}
+			if raw == nil {
+				if err := unmarshal(messages[i], &raw); err != nil {
+					return err
+				}
+			}
+			fields[name] = raw[name]
+		}
+	}
+	return nil
 }
 
 // templateKwargs returns a row's variables for the chat template.

@@ -62,7 +62,7 @@ func TestTokenizeMasksByFormat(t *testing.T) {
 		{"chat pair, assistant", Row{"prompt": chat("user", "Hi"), "completion": chat("assistant", "Ho")}, SFTConfig{AssistantOnlyLoss: true}, turns + "[Ho<|im_end|>]\n"},
 		{"messages as Go values", Row{"messages": []Message{{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}}}, SFTConfig{AssistantOnlyLoss: true}, turns + "[Ho<|im_end|>]\n"},
 		{"template variables", Row{"messages": chat("assistant", "Ho"), "chat_template_kwargs": map[string]any{"greeting": "G"}, "tools": `["T"]`}, SFTConfig{AssistantOnlyLoss: true},
-			"G[T]<|im_start|>assistant\n[Ho<|im_end|>]\n"},
+			"G[\"T\"]<|im_start|>assistant\n[Ho<|im_end|>]\n"},
 		{"ids", Row{"input_ids": []int{'a', 'b'}}, SFTConfig{}, "[ab]"},
 		{"ids and labels", Row{"input_ids": []any{int64('a'), int64('b')}, "labels": []int32{-100, 'b'}}, SFTConfig{}, "a[b]"},
 		{"ids and masks", Row{"input_ids": []int{'a', 'b', 'c'}, "completion_mask": []int{0, 1, 1}, "assistant_masks": []int{1, 0, 1}}, SFTConfig{CompletionOnlyLoss: new(true)}, "ab[c]"},

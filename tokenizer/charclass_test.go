@@ -14,7 +14,7 @@ func TestClassesHoldAsManyCodePointsAsTheLibrary(t *testing.T) {
 		t.Fatal(err)
 	}
 	tables := map[string]*unicode.RangeTable{"letters": letters, "numbers": numbers, "digits": digits, "punctuation": punctuation,
-		"marks": marks, "accentMarks": accentMarks, "controls": controls, "wordChars": wordChars}
+		"marks": marks, "accentMarks": accentMarks, "controls": controls, "wordChars": wordChars, "regexWord": regexWord}
 	counts := regexp.MustCompile(`(?m)^// (\w+): .*; (\d+) code points`).FindAllStringSubmatch(string(source), -1)
 	if len(counts) != len(tables) {
 		t.Fatalf("%d tables in the source, %d here", len(counts), len(tables))

@@ -25,6 +25,7 @@ type ChatOptions struct {
 	ContinueFinalMessage bool             // end with the content of the last message, its turn left open
 	Tools                any              // a list of JSON schemas; nil for none
 	Documents            any              // a list of objects with title and text; nil for none
+	Template             string           // the name of one of the tokenizer's templates, or the text of another; "" is its own choice
 	Kwargs               map[string]any   // further variables of the template, such as enable_thinking
 	Now                  func() time.Time // what strftime_now formats in the template; nil is time.Now
 }
@@ -82,7 +83,7 @@ func (t *Tokenizer) newConversation(messages []Message, o ChatOptions) (*convers
 	if o.AddGenerationPrompt && o.ContinueFinalMessage {
 		return nil, errors.New("tokenizer: ChatOptions: AddGenerationPrompt and ContinueFinalMessage exclude each other; set one")
 	}
-	source, err := t.templates.choose(o.Tools != nil)
+	source, err := t.templates.choose(o.Template, o.Tools != nil)
 	if err != nil {
 		return nil, err
 	}
@@ -109,19 +110,8 @@ func (t *Tokenizer) newConversation(messages []Message, o ChatOptions) (*convers
 // chatVariables are the variables of the template: special tokens that the model has, then Kwargs, which may replace them.
 func (t *Tokenizer) chatVariables(o ChatOptions) (map[string]any, error) {
 	vars := map[string]any{}
-	for name, token := range t.special.named() {
-		if *token != "" {
-			vars[name] = *token
-		}
-	}
-	for _, name := range []string{"sep_token", "cls_token", "mask_token"} {
-		token, err := node{file: "tokenizer_config.json"}.child(name, t.files.config[name]).tokenText()
-		if err != nil {
-			return nil, err
-		}
-		if token != "" {
-			vars[name] = token
-		}
+	for name, token := range t.special.all() {
+		vars[name] = token
 	}
 	for name, v := range o.Kwargs {
 		switch name {

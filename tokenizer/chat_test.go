@@ -151,7 +151,7 @@ func TestToolsChooseTheToolTemplate(t *testing.T) {
 
 func TestTemplatesSeeTheirVariables(t *testing.T) {
 	tok := withTemplate("{{ bos_token }}|{{ eos_token }}|{{ pad_token }}|{{ mask_token }}|{{ cls_token is defined }}|{{ tools is none }}{{ documents is none }}|{{ add_generation_prompt }}|{{ enable_thinking }}|{{ strftime_now('%Y') }}|{{ messages }}")
-	tok.files.config = map[string]json.RawMessage{"mask_token": json.RawMessage(`{"content": "<mask>"}`)}
+	tok.special.set("mask_token", "<mask>")
 	text, err := tok.ApplyChatTemplate([]Message{{"name": "n", "content": "c", "role": "user", "calls": map[string]any{"b": 1.0, "a": 1.5}, "raw": json.RawMessage(`{"b": 1.0, "a": null}`), "none": nil}}, ChatOptions{
 		AddGenerationPrompt: true,
 		Kwargs:              map[string]any{"enable_thinking": false, "eos_token": "<e>"},

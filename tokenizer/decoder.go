@@ -40,6 +40,8 @@ func loadDecoder(n node) (decoder, error) {
 		}), nil
 	case "WordPiece":
 		return loadWordPieceDecoder(n)
+	case "CTC":
+		return loadCTCDecoder(n)
 	case "BPEDecoder":
 		c := struct {
 			Suffix string `json:"suffix"`
@@ -175,10 +177,6 @@ func loadReplaceDecoder(n node) (decoder, error) {
 			if err != nil {
 				return nil, n.errorf("%w", err)
 			}
-			if done == 0 {
-				out[i] = s
-				continue
-			}
 			b.WriteString(s[done:])
 			out[i] = b.String()
 		}
@@ -226,17 +224,49 @@ func loadWordPieceDecoder(n node) (decoder, error) {
 			}
 		}
 		if c.Cleanup {
-			s = cleanUp(s)
+			s = cleanUp(s, true)
 		}
 		return s
 	}), nil
 }
 
-// cleanUp takes out the blanks that English spelling has not, one rule after the other.
-func cleanUp(s string) string {
+// loadCTCDecoder is for the output of models trained with connectionist temporal classification: repeated tokens are one,
+// and the pad token parts those that are not.
+func loadCTCDecoder(n node) (decoder, error) {
+	c := struct {
+		PadToken  string `json:"pad_token"`
+		Delimiter string `json:"word_delimiter_token"`
+		Cleanup   bool   `json:"cleanup"`
+	}{"<pad>", "|", true}
+	if err := n.decode(&c); err != nil {
+		return nil, err
+	}
+	return func(tokens []string) ([]string, error) {
+		var out []string
+		for i, s := range tokens {
+			if i > 0 && s == tokens[i-1] {
+				continue
+			}
+			s = strings.ReplaceAll(s, c.PadToken, "")
+			if c.Cleanup {
+				s = strings.ReplaceAll(cleanUp(s, true), c.Delimiter, " ")
+			}
+			if s != "" {
+				out = append(out, s)
+			}
+		}
+		return out, nil
+	}, nil
+}
+
+// cleanUp takes out the blanks that English spelling has not, one rule after the other. The library's decoders contract
+// "do not" too; transformers' clean_up_tokenization_spaces does not.
+func cleanUp(s string, contract bool) string {
 	for _, r := range [...][2]string{{" .", "."}, {" ?", "?"}, {" !", "!"}, {" ,", ","}, {" ' ", "'"}, {" n't", "n't"}, {" 'm", "'m"},
 		{" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}} {
-		s = strings.ReplaceAll(s, r[0], r[1])
+		if contract || r[0] != " do not" {
+			s = strings.ReplaceAll(s, r[0], r[1])
+		}
 	}
 	return s
 }

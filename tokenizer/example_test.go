@@ -130,7 +130,6 @@ func ExampleTokenizer_SavePretrained() {
 	}
 	// Output:
 	// chat_template.jinja
-	// special_tokens_map.json
 	// tokenizer.json
 	// tokenizer_config.json
 }

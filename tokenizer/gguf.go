@@ -202,7 +202,7 @@ func (g *ggufTokenizer) addedTokens() []addedToken {
 		default:
 			continue
 		}
-		out = append(out, addedToken{ID: id, Content: s, Special: g.types[id] != ggufUserDefined})
+		out = append(out, addedToken{ID: id, AddedToken: AddedToken{Content: s, Special: g.types[id] != ggufUserDefined}})
 	}
 	return out
 }

@@ -48,7 +48,7 @@ func readGolden(t testing.TB, name string) []golden {
 
 var layouts = []string{"gpt2", "roberta", "smollm2", "llama3", "qwen2", "falcon", "o200k", "llama2", "mistral", "gemma", "metaspace",
 	"unigram", "bert", "wordlevel", "bpe_suffix",
-	"sparse", "sparse_unk"}
+	"sparse", "sparse_unk", "xlmr", "ctc"}
 
 func TestLayoutsEqualRustWithOffsets(t *testing.T) {
 	for _, name := range layouts {

@@ -4,6 +4,8 @@ import "encoding/json"
 
 // document is the JSON object of a tokenizer.json.
 type document struct {
+	Truncation    json.RawMessage `json:"truncation"`
+	Padding       json.RawMessage `json:"padding"`
 	AddedTokens   []addedToken    `json:"added_tokens"`
 	Normalizer    json.RawMessage `json:"normalizer"`
 	PreTokenizer  json.RawMessage `json:"pre_tokenizer"`
@@ -21,13 +23,13 @@ type pipeline struct {
 	model         model
 	vocab         *vocabulary
 	unspelled     int32 // the unknown token, where Encoding.Tokens shows the text instead; -1: no such token
-	needsOrigin   bool  // the pre-tokenizer asks where pieces begin, so that normalizers must keep the alignment
+	needsOrigin   bool  // the pre-tokenizer asks where pieces begin after their text was changed, so that all must keep the alignment
 
-	added      []addedToken // with the ids they have
-	byContent  map[string]int
-	byID       map[int]int // index in added
-	verbatim   matcher     // added tokens found in the text as it is
-	normalized matcher     // added tokens found after normalization
+	addedVocabulary
+	plainSpecial bool // text that spells a special token is plain text in every call
+
+	truncation *Truncation // of the file; nil: none
+	padding    *Padding
 }
 
 // newPipeline builds the steps from the bytes of a tokenizer.json; file is for error texts.
@@ -39,6 +41,12 @@ func newPipeline(file string, data []byte) (*pipeline, error) {
 	}
 	p := &pipeline{}
 	var err error
+	if p.truncation, err = loadTruncation(root.child("truncation", d.Truncation)); err != nil {
+		return nil, err
+	}
+	if p.padding, err = loadPadding(root.child("padding", d.Padding)); err != nil {
+		return nil, err
+	}
 	if n := root.child("normalizer", d.Normalizer); !n.absent() {
 		if p.normalizer, err = loadNormalizer(n); err != nil {
 			return nil, err
@@ -59,7 +67,7 @@ func newPipeline(file string, data []byte) (*pipeline, error) {
 		if p.preTokenizer, err = l.load(pre, true); err != nil {
 			return nil, err
 		}
-		p.needsOrigin = l.needsOrigin
+		p.needsOrigin = l.rewritten || l.needsOrigin && p.normalizer != nil
 	}
 	if n := root.child("post_processor", d.PostProcessor); !n.absent() {
 		if p.postProcessor, err = loadPostProcessor(n); err != nil {
@@ -71,41 +79,8 @@ func newPipeline(file string, data []byte) (*pipeline, error) {
 			return nil, err
 		}
 	}
-	return p, p.addTokens(d.AddedTokens)
-}
-
-// addTokens registers the added tokens. As in the reference, a token that the model has takes the model's id, and the
-// others are numbered from the end of the vocabulary: the ids in the file only record that.
-func (p *pipeline) addTokens(tokens []addedToken) error {
-	p.byContent, p.byID = map[string]int{}, map[int]int{}
-	next := len(p.vocab.ids)
-	for _, t := range tokens {
-		if _, seen := p.byContent[t.Content]; seen || t.Content == "" {
-			continue
-		}
-		if id, ok := p.vocab.lookup(t.Content); ok {
-			t.ID = int(id)
-		} else {
-			t.ID = next
-		}
-		next = max(next, t.ID+1)
-		p.byContent[t.Content] = len(p.added)
-		p.byID[t.ID] = len(p.added)
-		p.added = append(p.added, t)
-	}
-	for i := range p.added {
-		t := &p.added[i]
-		if !t.Normalized {
-			p.verbatim.add(t.Content, t)
-			continue
-		}
-		n, err := p.normalize(piece{text: t.Content}, false)
-		if err != nil {
-			return err
-		}
-		p.normalized.add(n.text, t)
-	}
-	return nil
+	_, err = p.addTokens(d.AddedTokens)
+	return p, err
 }
 
 func (p *pipeline) normalize(q piece, track bool) (piece, error) {
@@ -113,39 +88,4 @@ func (p *pipeline) normalize(q piece, track bool) (piece, error) {
 		return q, nil
 	}
 	return p.normalizer(q, track)
-}
-
-func (p *pipeline) tokenToID(s string) (int, bool) {
-	if i, ok := p.byContent[s]; ok {
-		return p.added[i].ID, true
-	}
-	id, ok := p.vocab.lookup(s)
-	return int(id), ok
-}
-
-func (p *pipeline) idToToken(id int) (string, bool) {
-	if i, ok := p.byID[id]; ok {
-		return p.added[i].Content, true
-	}
-	if id < 0 || id >= len(p.vocab.tokens) {
-		return "", false
-	}
-	s := p.vocab.tokens[id]
-	return s, s != ""
-}
-
-func (p *pipeline) isSpecial(id int) bool {
-	i, ok := p.byID[id]
-	return ok && p.added[i].Special
-}
-
-// size is the number of tokens with the added ones.
-func (p *pipeline) size() int {
-	n := len(p.vocab.ids)
-	for _, t := range p.added {
-		if _, ok := p.vocab.lookup(t.Content); !ok {
-			n++
-		}
-	}
-	return n
 }

@@ -36,14 +36,18 @@ func TestDamagedFilesAreErrorsThatSayWhere(t *testing.T) {
 		want         []string
 	}{
 		{"NORMALIZER", `{"type":"Hyphenate"}`, []string{"normalizer", "Hyphenate", "not supported"}},
-		{"NORMALIZER", `{"type":"Precompiled","precompiled_charsmap":"AAAA"}`, []string{"normalizer", "Precompiled"}},
+		{"NORMALIZER", `{"type":"Precompiled","precompiled_charsmap":"AAAA"}`, []string{"normalizer.precompiled_charsmap", "3 bytes"}},
+		{"NORMALIZER", `{"type":"Precompiled","precompiled_charsmap":"CQAAAAAAAAA="}`, []string{"normalizer.precompiled_charsmap", "9 bytes"}},
+		{"NORMALIZER", `{"type":"Precompiled","precompiled_charsmap":"?"}`, []string{"normalizer.precompiled_charsmap", "base64"}},
+		{"NORMALIZER", `{"type":"Precompiled"}`, []string{"normalizer.precompiled_charsmap", "0 bytes"}},
 		{"NORMALIZER", `{"type":"Sequence","normalizers":[{"type":"NFC"},{"type":"Odd"}]}`, []string{"normalizer.normalizers[1]", "Odd"}},
 		{"NORMALIZER", `{"type":3}`, []string{"normalizer", "number"}},
 		{"NORMALIZER", `{}`, []string{"normalizer", `"type"`}},
 		{"NORMALIZER", `[]`, []string{"normalizer", "array"}},
 		{"NORMALIZER", `{"type":"Replace","content":"x"}`, []string{"normalizer", "pattern"}},
 		{"NORMALIZER", `{"type":"Replace","pattern":{"Regex":"("},"content":"x"}`, []string{"normalizer", "Regex", `"("`}},
-		{"PRE", `{"type":"UnicodeScripts"}`, []string{"pre_tokenizer", "UnicodeScripts", "not supported"}},
+		{"PRE", `{"type":"Syllables"}`, []string{"pre_tokenizer", "Syllables", "not supported"}},
+		{"PRE", `{"type":"FixedLength","length":0}`, []string{"pre_tokenizer", "length", "0"}},
 		{"PRE", `{"type":"Sequence","pretokenizers":[{"type":"Digits"},{"type":"Split","pattern":{"Regex":"["},"behavior":"Isolated"}]}`, []string{"pre_tokenizer.pretokenizers[1]", "pattern.Regex"}},
 		{"PRE", `{"type":"Split","pattern":{"String":" "},"behavior":"Sideways"}`, []string{"pre_tokenizer", "behavior", "Sideways"}},
 		{"PRE", `{"type":"Metaspace","replacement":""}`, []string{"pre_tokenizer", "replacement", `""`}},
@@ -55,9 +59,12 @@ func TestDamagedFilesAreErrorsThatSayWhere(t *testing.T) {
 		{"POST", `{"type":"TemplateProcessing","single":[{"Sequence":{"id":"B","type_id":0}}],"special_tokens":{}}`, []string{"post_processor", "single[0]"}},
 		{"POST", `{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x"}}],"special_tokens":{"x":{"ids":[-4],"tokens":["x"]}}}`, []string{"special_tokens.x", "-4"}},
 		{"POST", `{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x"}}],"special_tokens":{"x":{"ids":[1,2],"tokens":["x"]}}}`, []string{"special_tokens.x", "2 ids"}},
+		{"POST", `{"type":"TemplateProcessing","single":[],"pair":[{"Sequence":{"id":"C"}}],"special_tokens":{}}`, []string{"post_processor", "pair[0]", `"B"`}},
+		{"POST", `{"type":"TemplateProcessing","single":[],"pair":[{"SpecialToken":{"id":"x"}}],"special_tokens":{}}`, []string{"post_processor", "pair[0]", `"x"`}},
 		{"POST", `{"type":"BertProcessing","cls":["a"],"sep":["b",1]}`, []string{"post_processor.cls", "1 values"}},
 		{"POST", `{"type":"BertProcessing","cls":["a",0],"sep":[1,"b"]}`, []string{"post_processor.sep"}},
-		{"DECODER", `{"type":"CTC"}`, []string{"decoder", "CTC"}},
+		{"DECODER", `{"type":"Reverse"}`, []string{"decoder", "Reverse"}},
+		{"DECODER", `{"type":"CTC","cleanup":1}`, []string{"decoder", "cleanup"}},
 		{"DECODER", `{"type":"Sequence","decoders":[{"type":"Strip","content":"ab","start":1,"stop":0}]}`, []string{"decoder.decoders[0]", `"ab"`}},
 		{"MODEL", `null`, []string{"model", "missing"}},
 		{"MODEL", `{"type":"Neural","vocab":{}}`, []string{"model", "Neural"}},
@@ -104,9 +111,9 @@ func TestTruncatedFileIsAnErrorEverywhere(t *testing.T) {
 }
 
 func TestUnsupportedComponentHasItsType(t *testing.T) {
-	_, err := newPipeline("f.json", []byte(document1("PRE", `{"type":"UnicodeScripts"}`)))
+	_, err := newPipeline("f.json", []byte(document1("PRE", `{"type":"Syllables"}`)))
 	var u *UnsupportedError
-	if !errors.As(err, &u) || *u != (UnsupportedError{"f.json", "pre_tokenizer", "UnicodeScripts"}) {
+	if !errors.As(err, &u) || *u != (UnsupportedError{"f.json", "pre_tokenizer", "Syllables"}) {
 		t.Errorf("%#v", err)
 	}
 }
@@ -166,6 +173,12 @@ func TestAddedTokenIDsFollowTheReference(t *testing.T) {
 func folder(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
+	writeFiles(t, dir, files)
+	return dir
+}
+
+func writeFiles(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
 	for name, text := range files {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o777); err != nil {
 			t.Fatal(err)
@@ -174,7 +187,6 @@ func folder(t *testing.T, files map[string]string) string {
 			t.Fatal(err)
 		}
 	}
-	return dir
 }
 
 func TestDamagedConfigurationNamesFileAndField(t *testing.T) {

@@ -50,6 +50,8 @@ func loadNormalizer(n node) (normalizer, error) {
 		return func(p piece, _ bool) (piece, error) { return strip(p, c.Left, c.Right), nil }, nil
 	case "BertNormalizer":
 		return loadBertNormalizer(n)
+	case "Precompiled":
+		return loadPrecompiled(n)
 	}
 	return nil, n.unsupported(kind)
 }

@@ -7,9 +7,12 @@ import (
 	"unicode/utf8"
 )
 
-// postProcessor changes the tokens of a text: it adds special tokens when add is set and may trim offsets.
-// Where e.Offsets is nil only the ids are wanted.
-type postProcessor func(e *Encoding, add bool)
+// postProcessor works on the encodings that make up one: at first a text or a pair; a template puts runs of special tokens
+// between them, which the steps after it see as parts too. Without Offsets, encodings hold ids only.
+type postProcessor interface {
+	process(parts []*Encoding, add bool) ([]*Encoding, error)
+	addedTokens(pair bool) int // how many tokens it adds
+}
 
 func loadPostProcessor(n node) (postProcessor, error) {
 	kind, err := n.kind()
@@ -20,18 +23,8 @@ func loadPostProcessor(n node) (postProcessor, error) {
 	case "Sequence":
 		return loadPostProcessors(n)
 	case "ByteLevel":
-		c := struct {
-			AddPrefixSpace bool `json:"add_prefix_space"`
-			TrimOffsets    bool `json:"trim_offsets"`
-		}{true, true}
-		if err := n.decode(&c); err != nil {
-			return nil, err
-		}
-		return func(e *Encoding, _ bool) {
-			if c.TrimOffsets {
-				trimOffsets(e, c.AddPrefixSpace)
-			}
-		}, nil
+		c := &trimBlanks{AddPrefixSpace: true, TrimOffsets: true}
+		return c, n.decode(c)
 	case "TemplateProcessing":
 		return loadTemplate(n)
 	case "BertProcessing", "RobertaProcessing":
@@ -39,6 +32,9 @@ func loadPostProcessor(n node) (postProcessor, error) {
 	}
 	return nil, n.unsupported(kind)
 }
+
+// postProcessors run one after the other.
+type postProcessors []postProcessor
 
 func loadPostProcessors(n node) (postProcessor, error) {
 	var c struct {
@@ -48,159 +44,188 @@ func loadPostProcessors(n node) (postProcessor, error) {
 		return nil, err
 	}
 	all, err := loadAll(n.items("processors", c.Processors), loadPostProcessor)
-	if err != nil {
-		return nil, err
-	}
-	return func(e *Encoding, add bool) {
-		for _, f := range all {
-			f(e, add)
+	return postProcessors(all), err
+}
+
+func (s postProcessors) process(parts []*Encoding, add bool) ([]*Encoding, error) {
+	var err error
+	for _, p := range s {
+		if parts, err = p.process(parts, add); err != nil {
+			return nil, err
 		}
-	}, nil
-}
-
-// templatePart is a run of special tokens, or the text itself.
-type templatePart struct {
-	text   bool
-	ids    []int
-	tokens []string
-	typeID int
-}
-
-func loadTemplate(n node) (postProcessor, error) {
-	type special struct {
-		IDs    []int    `json:"ids"`
-		Tokens []string `json:"tokens"`
 	}
-	type ref struct {
-		ID     string `json:"id"`
-		TypeID int    `json:"type_id"`
+	return parts, nil
+}
+
+func (s postProcessors) addedTokens(pair bool) (n int) {
+	for _, p := range s {
+		n += p.addedTokens(pair)
+	}
+	return n
+}
+
+// trimBlanks is the ByteLevel post-processor: it takes blanks out of offsets.
+type trimBlanks struct {
+	AddPrefixSpace bool `json:"add_prefix_space"`
+	TrimOffsets    bool `json:"trim_offsets"`
+}
+
+func (t *trimBlanks) addedTokens(bool) int { return 0 }
+
+func (t *trimBlanks) process(parts []*Encoding, _ bool) ([]*Encoding, error) {
+	if t.TrimOffsets {
+		t.trim(parts)
+	}
+	for i, p := range parts {
+		p.setRange(i, 0, p.len())
+	}
+	return parts, nil
+}
+
+func (t *trimBlanks) trim(parts []*Encoding) {
+	for _, p := range parts {
+		p.trimOffsets(t.AddPrefixSpace)
+		for _, o := range p.Overflowing {
+			o.trimOffsets(t.AddPrefixSpace)
+		}
+	}
+}
+
+// clsSep is [CLS] A [SEP] and its form for pairs: BERT's B [SEP], RoBERTa's [SEP] B [SEP].
+type clsSep struct {
+	roberta  bool
+	trim     trimBlanks
+	cls, sep *Encoding
+}
+
+func loadClsSep(n node, roberta bool) (postProcessor, error) {
+	p := &clsSep{roberta: roberta, trim: trimBlanks{AddPrefixSpace: true, TrimOffsets: true}}
+	if err := n.decode(&p.trim); err != nil {
+		return nil, err
 	}
 	var c struct {
-		Single []struct {
-			SpecialToken *ref `json:"SpecialToken"`
-			Sequence     *ref `json:"Sequence"`
-		} `json:"single"`
-		SpecialTokens map[string]special `json:"special_tokens"`
+		Cls []json.RawMessage `json:"cls"`
+		Sep []json.RawMessage `json:"sep"`
 	}
 	if err := n.decode(&c); err != nil {
 		return nil, err
 	}
-	var parts []templatePart
-	for i, s := range c.Single {
-		switch {
-		case s.Sequence != nil && s.Sequence.ID == "A":
-			parts = append(parts, templatePart{text: true, typeID: s.Sequence.TypeID})
-		case s.SpecialToken != nil:
-			t, ok := c.SpecialTokens[s.SpecialToken.ID]
-			if !ok {
-				return nil, n.errorf("single[%d]: %q is not in special_tokens", i, s.SpecialToken.ID)
-			}
-			if len(t.IDs) != len(t.Tokens) {
-				return nil, n.errorf("special_tokens.%s: %d ids but %d tokens", s.SpecialToken.ID, len(t.IDs), len(t.Tokens))
-			}
-			for _, id := range t.IDs {
-				if id < 0 || id > maxTokenID {
-					return nil, n.errorf("special_tokens.%s: id %d; want 0 to %d", s.SpecialToken.ID, id, maxTokenID)
-				}
-			}
-			parts = append(parts, templatePart{ids: t.IDs, tokens: t.Tokens, typeID: s.SpecialToken.TypeID})
-		default:
-			return nil, n.errorf(`single[%d]: want {"SpecialToken": ...} or {"Sequence": {"id": "A"}}`, i)
-		}
+	var err error
+	if p.cls, err = loadTokenAndID(n.child("cls", nil), c.Cls); err != nil {
+		return nil, err
 	}
-	return func(e *Encoding, add bool) { e.assemble(parts, add) }, nil
+	p.sep, err = loadTokenAndID(n.child("sep", nil), c.Sep)
+	return p, err
 }
 
-// loadClsSep is [CLS] text [SEP]. BERT's and RoBERTa's forms differ only in the offsets of the text.
-func loadClsSep(n node, roberta bool) (postProcessor, error) {
-	c := struct {
-		Cls            []json.RawMessage `json:"cls"`
-		Sep            []json.RawMessage `json:"sep"`
-		TrimOffsets    bool              `json:"trim_offsets"`
-		AddPrefixSpace bool              `json:"add_prefix_space"`
-	}{TrimOffsets: true, AddPrefixSpace: true}
-	if err := n.decode(&c); err != nil {
+// loadTokenAndID reads ["[CLS]", 101].
+func loadTokenAndID(n node, raw []json.RawMessage) (*Encoding, error) {
+	if len(raw) != 2 {
+		return nil, n.errorf("want [token, id], got %d values", len(raw))
+	}
+	ids, tokens := make([]int, 1), make([]string, 1)
+	if err := (node{n.file, n.path, raw[0]}).decode(&tokens[0]); err != nil {
 		return nil, err
 	}
-	pair := func(field string, raw []json.RawMessage) (p templatePart, err error) {
-		f := n.child(field, nil)
-		if len(raw) != 2 {
-			return p, f.errorf("want [token, id], got %d values", len(raw))
-		}
-		p.ids, p.tokens = make([]int, 1), make([]string, 1)
-		if err := n.child(field, raw[0]).decode(&p.tokens[0]); err != nil {
-			return p, err
-		}
-		if err := n.child(field, raw[1]).decode(&p.ids[0]); err != nil {
-			return p, err
-		}
-		if p.ids[0] < 0 || p.ids[0] > maxTokenID {
-			return p, f.errorf("id %d; want 0 to %d", p.ids[0], maxTokenID)
-		}
-		return p, nil
-	}
-	cls, err := pair("cls", c.Cls)
-	if err != nil {
+	if err := (node{n.file, n.path, raw[1]}).decode(&ids[0]); err != nil {
 		return nil, err
 	}
-	sep, err := pair("sep", c.Sep)
-	if err != nil {
-		return nil, err
+	if ids[0] < 0 || ids[0] > maxTokenID {
+		return nil, n.errorf("id %d; want 0 to %d", ids[0], maxTokenID)
 	}
-	parts := []templatePart{cls, {text: true}, sep}
-	return func(e *Encoding, add bool) {
-		if roberta && c.TrimOffsets {
-			trimOffsets(e, c.AddPrefixSpace)
-		}
-		e.assemble(parts, add)
-	}, nil
+	return addedEncoding(ids, tokens, 0), nil
 }
 
-// assemble rebuilds the encoding from the parts of a template; without add only the type ids of the text are set.
-func (e *Encoding) assemble(parts []templatePart, add bool) {
-	in := *e
-	full := in.Offsets != nil
-	*e = *newEncoding(in.text, len(in.IDs)+4, full)
-	for _, p := range parts {
-		ids, offsets, mask, tokens := in.IDs, in.Offsets, in.SpecialTokensMask, in.Tokens
-		if !p.text {
-			if !add {
-				continue
-			}
-			ids, tokens, offsets, mask = p.ids, p.tokens, make([][2]int, len(p.ids)), nil
-			for range ids {
-				mask = append(mask, 1)
-			}
+func (p *clsSep) addedTokens(pair bool) int {
+	switch {
+	case !pair:
+		return 2
+	case p.roberta:
+		return 4
+	}
+	return 3
+}
+
+func (p *clsSep) process(parts []*Encoding, add bool) ([]*Encoding, error) {
+	if p.roberta {
+		if p.trim.TrimOffsets {
+			p.trim.trim(parts)
 		}
-		e.IDs = append(e.IDs, ids...)
-		if !full {
-			continue
-		}
-		e.Offsets = append(e.Offsets, offsets...)
-		e.SpecialTokensMask = append(e.SpecialTokensMask, mask...)
-		e.Tokens = append(e.Tokens, tokens...)
-		for range ids {
-			e.TypeIDs = append(e.TypeIDs, p.typeID)
+		for _, e := range parts {
+			e.setTypeIDs(0)
 		}
 	}
+	if !add {
+		return parts, nil
+	}
+	out := make([]*Encoding, len(parts))
+	for i, e := range parts {
+		out[i] = p.wrap(e, i)
+		for _, o := range e.Overflowing {
+			out[i].Overflowing = append(out[i].Overflowing, p.wrap(o, i))
+		}
+	}
+	return out, nil
+}
+
+// wrap puts the special tokens around part i. What was a special token before counts as text now, as in the reference.
+func (p *clsSep) wrap(e *Encoding, i int) *Encoding {
+	before, sequence, sepType := p.cls, 0, 0
+	if i > 0 {
+		before, sequence, sepType = nil, 1, 1
+		if p.roberta {
+			before = p.sep
+		}
+	}
+	out := newEncoding(e.len()+2, e.full())
+	out.texts = e.texts
+	if before != nil {
+		out.append(before)
+	}
+	lo := out.len()
+	out.append(e)
+	hi := out.len()
+	out.append(p.sep)
+	out.ranges = append(out.ranges[:0], sequenceRange{sequence, lo, hi})
+	if e.full() {
+		out.TypeIDs[hi] = sepType
+		clear(out.SpecialTokensMask[lo:hi])
+		for k := range out.AttentionMask {
+			out.AttentionMask[k] = 1
+		}
+		if p.roberta {
+			out.setTypeIDs(0)
+		}
+	}
+	return out
 }
 
 // trimOffsets leaves the blanks at both ends of a token out of its offsets, a character of the text for each. With prefixed
 // set, a lone blank at the start of the text is the one that the pre-tokenizer put there, which the text does not have.
-func trimOffsets(e *Encoding, prefixed bool) {
+func (e *Encoding) trimOffsets(prefixed bool) {
 	for i := range e.Offsets {
 		o := &e.Offsets[i]
+		if o[0] == o[1] {
+			continue
+		}
 		lead, trail := edgeBlanks(e.Tokens[i])
+		if lead == 0 && trail == 0 {
+			continue
+		}
+		text := e.texts[0]
+		if len(e.texts) > 1 {
+			text = e.texts[e.WordIDs[i]]
+		}
 		if prefixed && lead == 1 && (i == 0 || o[0] == 0) {
 			lead = 0
 		}
 		for ; lead > 0 && o[0] < o[1]; lead-- {
-			_, n := utf8.DecodeRuneInString(e.text[o[0]:])
+			_, n := utf8.DecodeRuneInString(text[o[0]:])
 			o[0] += n
 		}
 		end := o[1]
 		for ; trail > 0 && end > 0; trail-- {
-			_, n := utf8.DecodeLastRuneInString(e.text[:end])
+			_, n := utf8.DecodeLastRuneInString(text[:end])
 			end -= n
 		}
 		if trail == 0 {

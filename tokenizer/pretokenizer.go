@@ -15,6 +15,8 @@ type preTokenizer func(e *encoder, p piece, emit func(piece))
 type preLoader struct {
 	rawBytes    bool
 	needsOrigin bool // set when a step asks where in the original text a piece begins
+	rewrites    bool // set when a step changes the text of pieces
+	rewritten   bool // set when a step asks for that after one that changes the text
 }
 
 func (l *preLoader) load(n node, last bool) (preTokenizer, error) {
@@ -41,6 +43,10 @@ func (l *preLoader) load(n node, last bool) (preTokenizer, error) {
 		return splitWords, nil
 	case "BertPreTokenizer":
 		return chain(splitRunes(unicode.IsSpace, removed), splitRunes(isPunctuation, isolated)), nil
+	case "UnicodeScripts":
+		return splitScripts, nil
+	case "FixedLength":
+		return loadFixedLength(n)
 	case "CharDelimiterSplit":
 		var c struct {
 			Delimiter string `json:"delimiter"`
@@ -112,6 +118,7 @@ func (l *preLoader) byteLevel(n node, last bool) (preTokenizer, error) {
 		return nil, err
 	}
 	raw := l.rawBytes && last
+	l.rewrites = true
 	return func(e *encoder, p piece, emit func(piece)) {
 		if c.AddPrefixSpace && !strings.HasPrefix(p.text, " ") {
 			p = prepend(p, " ", e.track)
@@ -137,7 +144,10 @@ func (l *preLoader) metaspace(n node) (preTokenizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.needsOrigin = l.needsOrigin || c.scheme == "first"
+	if c.scheme == "first" {
+		l.needsOrigin, l.rewritten = true, l.rewritten || l.rewrites
+	}
+	l.rewrites = true
 	split := c.Split == nil || *c.Split
 	return func(e *encoder, p piece, emit func(piece)) {
 		p = replaceSpaces(p, c.Replacement, e.track)

@@ -13,9 +13,11 @@ import (
 // FromPretrained loads a tokenizer from a folder in Hugging Face layout or from a .gguf file.
 //
 // A folder must hold tokenizer.json. Read beside it, where present: tokenizer_config.json (special tokens, chat
-// template), special_tokens_map.json, generation_config.json (end-of-sequence ids), chat_template.jinja and
-// additional_chat_templates. As in transformers 5, the post-processor of tokenizer.json decides which special tokens
-// Encode adds, whatever add_bos_token says; the truncation and padding in a tokenizer.json are not applied.
+// template, sides of padding and truncation), special_tokens_map.json and added_tokens.json (which count only where
+// tokenizer_config.json has no added_tokens_decoder), generation_config.json (end-of-sequence ids), chat_template.jinja and
+// additional_chat_templates. As in transformers 5, special tokens that tokenizer.json lacks are added to the vocabulary, and
+// the post-processor of tokenizer.json decides which of them Encode adds, whatever add_bos_token says; the truncation and
+// padding in a tokenizer.json are applied where a call asks for them, see [Tokenizer.FileOptions].
 // Errors name the file and the field; a component that is not known is an [UnsupportedError].
 func FromPretrained(path string) (*Tokenizer, error) {
 	info, err := os.Stat(path)
@@ -38,10 +40,12 @@ type files struct {
 	specialTokens []byte                     // special_tokens_map.json, nil when there was none
 }
 
-// specialTokens are the tokens with a role, "" for none.
-type specialTokens struct {
-	bos, eos, pad, unk string
-	eosIDs             []int
+// settings are the fields of tokenizer_config.json that calls read.
+type settings struct {
+	modelMaxLength int // 0: none
+	paddingSide    Direction
+	truncationSide Direction
+	cleanUp        bool // Decode takes out the blanks that English spelling has not
 }
 
 func fromFolder(dir string) (*Tokenizer, error) {
@@ -60,6 +64,9 @@ func fromFolder(dir string) (*Tokenizer, error) {
 		return nil, err
 	}
 	if err := t.readSpecialTokens(dir, config); err != nil {
+		return nil, err
+	}
+	if err := t.readSettings(config); err != nil {
 		return nil, err
 	}
 	if err := t.readEOSIDs(dir); err != nil {
@@ -90,55 +97,61 @@ func (n node) fields() (map[string]json.RawMessage, error) {
 	return m, n.decode(&m)
 }
 
-// readSpecialTokens takes the tokens from tokenizer_config.json, and from special_tokens_map.json what is not there.
-func (t *Tokenizer) readSpecialTokens(dir string, config node) error {
-	fields, err := config.fields()
-	if err != nil {
-		return err
+// readSettings takes what calls read from tokenizer_config.json, and from the truncation and padding in tokenizer.json what
+// is not there.
+func (t *Tokenizer) readSettings(config node) error {
+	if t.truncation != nil {
+		t.settings.truncationSide = t.truncation.Direction
 	}
-	t.files.config = fields
-	legacy, err := readJSON(dir, "special_tokens_map.json")
-	if err != nil {
-		return err
+	if t.padding != nil {
+		t.settings.paddingSide = t.padding.Direction
 	}
-	t.files.specialTokens = legacy.raw
-	more, err := legacy.fields()
-	if err != nil {
-		return err
-	}
-	for key, to := range t.special.named() {
+	fields := t.files.config
+	for key, to := range map[string]*Direction{"truncation_side": &t.settings.truncationSide, "padding_side": &t.settings.paddingSide} {
 		n := config.child(key, fields[key])
-		if len(n.raw) == 0 {
-			n = legacy.child(key, more[key])
+		if n.absent() {
+			continue
 		}
-		if *to, err = n.tokenText(); err != nil {
+		var side string
+		if err := n.decode(&side); err != nil {
 			return err
 		}
+		if side != "left" && side != "right" {
+			return n.errorf("want left or right, got %q", side)
+		}
+		if *to = Right; side == "left" {
+			*to = Left
+		}
+	}
+	for key, to := range map[string]*bool{"split_special_tokens": &t.plainSpecial, "clean_up_tokenization_spaces": &t.settings.cleanUp} {
+		if n := config.child(key, fields[key]); !n.absent() {
+			if err := n.decode(to); err != nil {
+				return err
+			}
+		}
+	}
+	if _, ok := t.model.(*bpe); ok {
+		t.settings.cleanUp = false // transformers refuses it there: it would take out blanks of the text
+	}
+	n := config.child("model_max_length", fields["model_max_length"])
+	if n.absent() {
+		return nil
+	}
+	var length float64 // transformers writes 1e30 for none
+	if err := n.decode(&length); err != nil {
+		return err
+	}
+	if length < 1 {
+		return n.errorf("want 1 or more, got %v", length)
+	}
+	if length <= maxModelLength {
+		t.settings.modelMaxLength = int(length)
 	}
 	return nil
 }
 
-func (s *specialTokens) named() map[string]*string {
-	return map[string]*string{"bos_token": &s.bos, "eos_token": &s.eos, "pad_token": &s.pad, "unk_token": &s.unk}
-}
-
-// tokenText reads a token written as "text" or {"content": "text", ...}; "" when absent.
-func (n node) tokenText() (string, error) {
-	if n.absent() {
-		return "", nil
-	}
-	var s string
-	if json.Unmarshal(n.raw, &s) == nil {
-		return s, nil
-	}
-	var c struct {
-		Content *string `json:"content"`
-	}
-	if err := n.decode(&c); err != nil || c.Content == nil {
-		return "", n.errorf(`want a token as text or {"content": text}, got %.80s`, n.raw)
-	}
-	return *c.Content, nil
-}
+// maxModelLength is the length from which model_max_length means that there is none.
+const maxModelLength = 1 << 40
 
 // readEOSIDs takes the ids that end a generation from generation_config.json.
 func (t *Tokenizer) readEOSIDs(dir string) error {
@@ -200,3 +213,6 @@ func (t *Tokenizer) idOrNone(token string) int {
 	}
 	return -1
 }
+
+// ModelMaxLength returns model_max_length of tokenizer_config.json, the most tokens that the model takes; 0: not known.
+func (t *Tokenizer) ModelMaxLength() int { return t.settings.modelMaxLength }

@@ -15,9 +15,14 @@ import (
 )
 
 // SavePretrained writes the tokenizer to a folder in Hugging Face layout, made if absent: tokenizer.json (the bytes it was
-// loaded from; from a GGUF file one that the Rust library loads to the same ids), tokenizer_config.json,
-// special_tokens_map.json and the chat templates. Every file is whole or not there.
+// loaded from, or with the added tokens, truncation and padding that were changed; from a GGUF file one that the Rust
+// library loads to the same ids), tokenizer_config.json, special_tokens_map.json where there was one, and the chat
+// templates. Every file is whole or not there.
 func (t *Tokenizer) SavePretrained(dir string) error {
+	document, err := t.document()
+	if err != nil {
+		return err
+	}
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return fmt.Errorf("tokenizer: %w", err)
 	}
@@ -25,34 +30,111 @@ func (t *Tokenizer) SavePretrained(dir string) error {
 	if err != nil {
 		return fmt.Errorf("tokenizer: tokenizer_config.json: %w", err)
 	}
-	special := t.files.specialTokens
-	if special == nil {
-		roles := map[string]string{}
-		for key, token := range t.special.named() {
-			if *token != "" {
-				roles[key] = *token
-			}
-		}
-		if special, err = indented(roles); err != nil {
-			return fmt.Errorf("tokenizer: special_tokens_map.json: %w", err)
-		}
-	}
 	write := func(name string, data []byte) error {
 		return atomicfile.Write(filepath.Join(dir, name), func(w io.Writer) error {
 			_, err := w.Write(data)
 			return err
 		})
 	}
-	if err := write("tokenizer.json", t.files.tokenizerJSON); err != nil {
+	if err := write("tokenizer.json", document); err != nil {
 		return err
 	}
 	if err := write("tokenizer_config.json", config); err != nil {
 		return err
 	}
-	if err := write("special_tokens_map.json", special); err != nil {
-		return err
+	if t.files.specialTokens != nil { // else tokenizer_config.json has all of them, with flags that a map of texts would undo
+		if err := write("special_tokens_map.json", t.files.specialTokens); err != nil {
+			return err
+		}
 	}
 	return t.templates.save(dir, write)
+}
+
+// document returns the tokenizer.json: as it was loaded, with what was changed since.
+func (t *Tokenizer) document() ([]byte, error) {
+	if !t.changed {
+		return t.files.tokenizerJSON, nil
+	}
+	root := node{file: "tokenizer.json", raw: t.files.tokenizerJSON}
+	fields, err := root.fields()
+	if err != nil {
+		return nil, err
+	}
+	keys, err := root.keys()
+	if err != nil {
+		return nil, err
+	}
+	added := t.sortedAdded()
+	if err := t.checkReloaded(added); err != nil {
+		return nil, err
+	}
+	if fields["added_tokens"], err = unescaped(added); err != nil {
+		return nil, err
+	}
+	if fields["truncation"], err = t.truncation.json(); err != nil {
+		return nil, err
+	}
+	if fields["padding"], err = t.padding.json(); err != nil {
+		return nil, err
+	}
+	for _, key := range [...]string{"truncation", "padding", "added_tokens"} { // a file may lack them
+		if !slices.Contains(keys, key) {
+			keys = append(keys, key)
+		}
+	}
+	return assemble(keys, fields, bytes.ContainsRune(t.files.tokenizerJSON, '\n'))
+}
+
+// assemble writes an object with its fields in this order.
+func assemble(keys []string, fields map[string]json.RawMessage, indent bool) ([]byte, error) {
+	var b bytes.Buffer
+	b.WriteByte('{')
+	for i, key := range keys {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		name, err := json.Marshal(key)
+		if err != nil {
+			return nil, fmt.Errorf("tokenizer: tokenizer.json: %w", err)
+		}
+		b.Write(name)
+		b.WriteByte(':')
+		b.Write(fields[key])
+	}
+	b.WriteByte('}')
+	if !indent {
+		return b.Bytes(), nil
+	}
+	var out bytes.Buffer
+	if err := json.Indent(&out, b.Bytes(), "", "  "); err != nil {
+		return nil, fmt.Errorf("tokenizer: tokenizer.json: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+// checkReloaded reports a token that would have another id when the file is loaded: the format does not keep ids, and a
+// vocabulary with gaps numbers tokens of several calls differently.
+func (t *Tokenizer) checkReloaded(added []addedToken) error {
+	next := len(t.vocab.ids)
+	for _, a := range added {
+		if _, ok := t.vocab.lookup(a.Content); ok {
+			continue
+		}
+		if a.ID != next {
+			return fmt.Errorf("tokenizer: tokenizer.json: the added token %q has id %d, but loading the file would give it %d; add all tokens in one call", a.Content, a.ID, next)
+		}
+		next++
+	}
+	return nil
+}
+
+// unescaped marshals in one line, without escaping <, > and &.
+func unescaped(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return bytes.TrimSpace(b.Bytes()), err
 }
 
 func (t *templates) save(dir string, write func(name string, data []byte) error) error {

@@ -38,6 +38,7 @@ func compileRegex(pattern string) (*regex, error) {
 }
 
 func compileGeneral(pattern string) (*regex, error) {
+	pattern = pinClasses(pattern)
 	re, err := regexp2.Compile(pattern, regexp2.Unicode)
 	if err != nil {
 		if re, err = regexp2.Compile(pattern, regexp2.None); err != nil {
@@ -48,7 +49,7 @@ func compileGeneral(pattern string) (*regex, error) {
 	return &regex{re: re}, nil
 }
 
-// each calls found with the byte range of every match that is not empty.
+// each calls found with the byte range of every match. An empty match at the end of the one before does not count.
 func (r *regex) each(s string, found func(lo, hi int)) error {
 	if r.scan != nil {
 		for i := 0; i < len(s); {
@@ -65,6 +66,7 @@ func (r *regex) each(s string, found func(lo, hi int)) error {
 	runes := []rune(s)
 	m, err := r.re.FindRunesMatch(runes)
 	at, pos := 0, 0 // byte offset of rune pos
+	end := -1       // of the last match, in runes
 	advance := func(to int) int {
 		for ; pos < to; pos++ {
 			at += utf8.RuneLen(runes[pos])
@@ -72,9 +74,10 @@ func (r *regex) each(s string, found func(lo, hi int)) error {
 		return at
 	}
 	for m != nil && err == nil {
-		if m.Length > 0 {
+		if m.Length > 0 || m.Index != end {
 			lo := advance(m.Index)
-			found(lo, advance(m.Index+m.Length))
+			end = m.Index + m.Length
+			found(lo, advance(end))
 		}
 		m, err = r.re.FindNextMatch(m)
 	}

@@ -51,14 +51,25 @@ func (j *joiner) add(lo, hi int, match bool) {
 			j.emit(j.p.slice(lo, hi))
 		}
 	default:
-		if j.held && j.joins(match) {
-			j.hi = hi
-		} else {
-			j.flush()
-			j.lo, j.hi, j.held = lo, hi, true
-		}
-		j.match = match
+		j.hold(lo, hi, match)
 	}
+}
+
+// cut receives a match of no width: it parts what lies around it, as far as the behavior does not join that again.
+func (j *joiner) cut(at int, match bool) {
+	if j.how != isolated && j.how != removed {
+		j.hold(at, at, match)
+	}
+}
+
+func (j *joiner) hold(lo, hi int, match bool) {
+	if j.held && j.joins(match) {
+		j.hi = hi
+	} else {
+		j.flush()
+		j.lo, j.hi, j.held = lo, hi, true
+	}
+	j.match = match
 }
 
 // joins reports whether the next run belongs to the held one.
@@ -73,10 +84,10 @@ func (j *joiner) joins(match bool) bool {
 }
 
 func (j *joiner) flush() {
-	if j.held {
-		j.held = false
+	if j.held && j.lo < j.hi {
 		j.emit(j.p.slice(j.lo, j.hi))
 	}
+	j.held = false
 }
 
 func loadSplit(n node) (preTokenizer, error) {
@@ -101,7 +112,11 @@ func loadSplit(n node) (preTokenizer, error) {
 		done := 0
 		err := find(p.text, func(lo, hi int) {
 			j.add(done, lo, c.Invert)
-			j.add(lo, hi, !c.Invert)
+			if lo < hi {
+				j.add(lo, hi, !c.Invert)
+			} else {
+				j.cut(lo, !c.Invert)
+			}
 			done = hi
 		})
 		if err != nil {

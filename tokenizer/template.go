@@ -3,8 +3,10 @@ package tokenizer
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -14,12 +16,13 @@ type templates struct {
 	named    map[string]string // the others, such as tool_use
 }
 
-// readTemplates looks, weakest first, at chat_template in tokenizer_config.json (a text or a list of {name, template}),
-// the folder additional_chat_templates, and chat_template.jinja.
+// readTemplates takes the templates in files, chat_template.jinja and the folder additional_chat_templates. Only without any
+// of these, those in the field chat_template of tokenizer_config.json count: a text or a list of {name, template}.
 func (t *Tokenizer) readTemplates(dir string, config node) error {
 	if err := t.readConfigTemplates(config); err != nil {
 		return err
 	}
+	var found templates
 	more, err := filepath.Glob(filepath.Join(globEscape(dir), "additional_chat_templates", "*.jinja"))
 	if err != nil {
 		return fmt.Errorf("tokenizer: %s: %w", dir, err)
@@ -29,14 +32,17 @@ func (t *Tokenizer) readTemplates(dir string, config node) error {
 		if err != nil {
 			return fmt.Errorf("tokenizer: %w", err)
 		}
-		t.templates.set(strings.TrimSuffix(filepath.Base(file), ".jinja"), string(data))
+		found.set(strings.TrimSuffix(filepath.Base(file), ".jinja"), string(data))
 	}
 	file, err := readJSON(dir, "chat_template.jinja")
 	if err != nil {
 		return err
 	}
 	if file.raw != nil {
-		t.templates.standard = string(file.raw)
+		found.standard = string(file.raw)
+	}
+	if file.raw != nil || len(more) > 0 {
+		t.templates = found
 	}
 	return nil
 }
@@ -82,10 +88,20 @@ func (t *templates) set(name, text string) {
 	t.named[name] = text
 }
 
-// choose returns the template for a conversation: the one named tool_use where tools are given, else the default.
-func (t *templates) choose(tools bool) (string, error) {
-	if s := t.named["tool_use"]; tools && s != "" {
+// choose returns the template for a conversation: the one asked for by name or given as text, else the one named tool_use
+// where tools are given, else the default.
+func (t *templates) choose(asked string, tools bool) (string, error) {
+	if s, ok := t.named[asked]; ok {
 		return s, nil
+	}
+	if asked != "" && asked != "default" {
+		return asked, nil
+	}
+	if s := t.named["tool_use"]; tools && s != "" && asked == "" {
+		return s, nil
+	}
+	if t.standard == "" && len(t.named) > 0 {
+		return "", fmt.Errorf("tokenizer: no default chat template, only %q; choose one with ChatOptions.Template", slices.Sorted(maps.Keys(t.named)))
 	}
 	if t.standard == "" {
 		return "", fmt.Errorf("tokenizer: no chat template: want chat_template.jinja, or chat_template in tokenizer_config.json")

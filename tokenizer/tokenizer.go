@@ -12,28 +12,10 @@ type Tokenizer struct {
 	*pipeline
 	files     files
 	special   specialTokens
+	settings  settings
 	templates templates
 	parsed    parsedTemplates
-}
-
-// Encoding is a tokenized text; all fields have one entry for every token.
-type Encoding struct {
-	IDs               []int
-	Offsets           [][2]int // the bytes of the text that the token stands for, [start, end); {0, 0} for tokens added by the post-processor
-	TypeIDs           []int    // segment ids of the post-processor's template
-	SpecialTokensMask []int    // 1 for tokens added by the post-processor
-	Tokens            []string // as spelled in the vocabulary; added tokens, and unknown text of a Unigram model, as found in the text
-
-	text string // what was encoded
-}
-
-// newEncoding has room for n tokens; only the ids without full.
-func newEncoding(text string, n int, full bool) *Encoding {
-	e := &Encoding{text: text, IDs: make([]int, 0, n)}
-	if full {
-		e.Offsets, e.TypeIDs, e.SpecialTokensMask, e.Tokens = make([][2]int, 0, n), make([]int, 0, n), make([]int, 0, n), make([]string, 0, n)
-	}
-	return e
+	changed   bool // files.tokenizerJSON is no longer what the tokenizer is
 }
 
 // Encode returns the ids of text. addSpecialTokens lets the post-processor put its tokens around them (such as BOS); text
@@ -46,29 +28,54 @@ func (t *Tokenizer) Encode(text string, addSpecialTokens bool) ([]int, error) {
 	return e.IDs, nil
 }
 
-// EncodeFull returns the ids of text with offsets, type ids, the mask of added special tokens and the tokens' spelling.
+// EncodeFull returns the ids of text with everything else that an [Encoding] has.
 // A token that holds part of a character has the offsets of the whole character.
 func (t *Tokenizer) EncodeFull(text string, addSpecialTokens bool) (*Encoding, error) {
 	return t.encode(text, addSpecialTokens, true)
 }
 
 func (t *Tokenizer) encode(text string, add, full bool) (*Encoding, error) {
+	e := t.newEncoder(full, 0)
+	if err := e.encode(text); err != nil {
+		return nil, err
+	}
+	return t.process([]*Encoding{e.out}, add)
+}
+
+// process lets the post-processor make one encoding of a text or a pair.
+func (t *Tokenizer) process(parts []*Encoding, add bool) (*Encoding, error) {
+	for i, p := range parts {
+		p.setRange(i, 0, p.len())
+	}
+	if t.postProcessor == nil {
+		if len(parts) == 1 {
+			parts[0].ranges = nil
+		}
+	} else {
+		for i, p := range parts {
+			for _, o := range p.Overflowing {
+				o.setRange(i, 0, o.len())
+			}
+			p.setTypeIDs(i)
+		}
+		var err error
+		if parts, err = t.postProcessor.process(parts, add); err != nil {
+			return nil, err
+		}
+	}
+	e := merge(parts)
+	e.finish()
+	return e, nil
+}
+
+func checkText(text string) error {
 	if !utf8.ValidString(text) {
-		return nil, fmt.Errorf("tokenizer: the text is not valid UTF-8: byte %#x at offset %d; convert it first", text[invalidAt(text)], invalidAt(text))
+		return fmt.Errorf("tokenizer: the text is not valid UTF-8: byte %#x at offset %d; convert it first", text[invalidAt(text)], invalidAt(text))
 	}
 	if len(text) > math.MaxInt32/4 {
-		return nil, fmt.Errorf("tokenizer: the text has %d bytes; want at most %d, encode it in parts", len(text), math.MaxInt32/4)
+		return fmt.Errorf("tokenizer: the text has %d bytes; want at most %d, encode it in parts", len(text), math.MaxInt32/4)
 	}
-	e := encoder{pipeline: t.pipeline, full: full, track: full || t.normalizer != nil && t.needsOrigin}
-	e.out = newEncoding(text, len(text)/3+4, full)
-	t.verbatim.split(piece{text: text}, e.verbatim)
-	if e.err != nil {
-		return nil, e.err
-	}
-	if t.postProcessor != nil {
-		t.postProcessor(e.out, add)
-	}
-	return e.out, nil
+	return nil
 }
 
 func invalidAt(s string) int {
@@ -80,14 +87,51 @@ func invalidAt(s string) int {
 	return len(s)
 }
 
-// encoder is one text on its way through the pipeline.
+// encoder is one text, or the words of one, on its way through the pipeline.
 type encoder struct {
 	*pipeline
-	full  bool // more than ids is wanted
-	track bool // pieces carry their alignment
-	out   *Encoding
-	buf   []token
-	err   error
+	full         bool // more than ids is wanted
+	track        bool // pieces carry their alignment
+	plainSpecial bool // text that spells a special token is plain text
+	words        bool // the text is given as words: all tokens of a word have its number
+	typeID       int
+	out          *Encoding
+	piece        int // number of the next piece, or of the word
+	buf          []token
+	err          error
+}
+
+func (t *Tokenizer) newEncoder(full bool, typeID int) *encoder {
+	return &encoder{pipeline: t.pipeline, full: full, track: full || t.needsOrigin, typeID: typeID, plainSpecial: t.plainSpecial}
+}
+
+func (e *encoder) encode(text string) error {
+	if err := checkText(text); err != nil {
+		return err
+	}
+	e.out = newEncoding(len(text)/3+4, e.full)
+	if e.full {
+		e.out.texts = []string{text}
+	}
+	e.verbatim.split(piece{text: text}, e.plainSpecial, e.splitNormalized)
+	return e.err
+}
+
+// encodeWords takes a text that was cut into words before.
+func (e *encoder) encodeWords(words []string) error {
+	e.words = true
+	e.out = newEncoding(2*len(words), e.full)
+	e.out.texts = words
+	for i, w := range words {
+		if err := checkText(w); err != nil {
+			return fmt.Errorf("word %d: %w", i, err)
+		}
+		e.piece = i
+		if e.verbatim.split(piece{text: w}, e.plainSpecial, e.splitNormalized); e.err != nil {
+			return e.err
+		}
+	}
+	return nil
 }
 
 func (e *encoder) fail(err error) {
@@ -96,8 +140,8 @@ func (e *encoder) fail(err error) {
 	}
 }
 
-// verbatim takes the text cut at the added tokens that are matched before normalization.
-func (e *encoder) verbatim(p piece, t *addedToken) {
+// splitNormalized takes the text cut at the added tokens that are matched before normalization.
+func (e *encoder) splitNormalized(p piece, t *addedToken) {
 	if t != nil || e.err != nil {
 		e.append(p, t)
 		return
@@ -110,7 +154,7 @@ func (e *encoder) verbatim(p piece, t *addedToken) {
 	if len(p.align) > 0 {
 		p.start = p.align[0].lo // what was stripped or inserted at the front moves the beginning
 	}
-	e.normalized.split(p, e.append)
+	e.normalized.split(p, e.plainSpecial, e.append)
 }
 
 func (e *encoder) append(p piece, t *addedToken) {
@@ -118,6 +162,7 @@ func (e *encoder) append(p piece, t *addedToken) {
 	case e.err != nil:
 	case t != nil:
 		e.add(t.ID, p.text, p, 0, len(p.text))
+		e.next()
 	case e.preTokenizer != nil:
 		e.preTokenizer(e, p, e.word)
 	default:
@@ -148,6 +193,14 @@ func (e *encoder) word(p piece) {
 		}
 		e.add(int(t.id), spelling, p, int(t.lo), int(t.hi))
 	}
+	e.next()
+}
+
+// next counts a piece.
+func (e *encoder) next() {
+	if !e.words {
+		e.piece++
+	}
 }
 
 func (e *encoder) add(id int, spelling string, p piece, lo, hi int) {
@@ -158,8 +211,10 @@ func (e *encoder) add(id int, spelling string, p piece, lo, hi int) {
 	}
 	o := p.origin(lo, hi)
 	out.Offsets = append(out.Offsets, [2]int{int(o.lo), int(o.hi)})
-	out.TypeIDs = append(out.TypeIDs, 0)
+	out.TypeIDs = append(out.TypeIDs, e.typeID)
 	out.SpecialTokensMask = append(out.SpecialTokensMask, 0)
+	out.AttentionMask = append(out.AttentionMask, 1)
+	out.WordIDs = append(out.WordIDs, e.piece)
 	out.Tokens = append(out.Tokens, spelling)
 }
 
@@ -171,18 +226,24 @@ func (t *Tokenizer) Decode(ids []int, skipSpecialTokens bool) (string, error) {
 		if id < 0 {
 			return "", fmt.Errorf("tokenizer: ids[%d] is %d; want an id of 0 or more (replace ignored labels first)", i, id)
 		}
-		if s, ok := t.idToToken(id); ok && !(skipSpecialTokens && t.isSpecial(id)) {
+		if s, ok := t.spelling(id); ok && !(skipSpecialTokens && t.isSpecial(id)) {
 			tokens = append(tokens, s)
 		}
 	}
+	var text string
 	if t.decoder == nil {
-		return strings.Join(tokens, " "), nil
+		text = strings.Join(tokens, " ")
+	} else {
+		tokens, err := t.decoder(tokens)
+		if err != nil {
+			return "", err
+		}
+		text = strings.Join(tokens, "")
 	}
-	tokens, err := t.decoder(tokens)
-	if err != nil {
-		return "", err
+	if t.settings.cleanUp {
+		text = cleanUp(text, false)
 	}
-	return strings.Join(tokens, ""), nil
+	return text, nil
 }
 
 // VocabSize returns the number of tokens, added ones included: Python's len(tokenizer).

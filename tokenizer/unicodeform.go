@@ -50,13 +50,18 @@ type formChar struct {
 	change int
 }
 
-// rewriteSegment normalizes n bytes at i. Alignment follows the counts only: each result character stands for the next
-// source character in order (an added one for the one before), whatever canonical reordering did; so does the reference.
+// rewriteSegment normalizes n bytes at i.
 func (f unicodeForm) rewriteSegment(w *rewriter, i, n int) {
 	chars := f.decomposed(w.src.text[i : i+n])
 	if f.compose {
 		chars = f.composed(chars)
 	}
+	w.transform(i, n, chars)
+}
+
+// transform replaces n bytes at i by chars. Alignment follows the counts only: each result character stands for the next
+// source character in order (an added one for the one before), whatever canonical reordering did; so does the reference.
+func (w *rewriter) transform(i, n int, chars []formChar) {
 	at, end := i, i+n
 	for _, c := range chars {
 		if c.change > 0 {

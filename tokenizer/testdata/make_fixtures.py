@@ -213,6 +213,29 @@ def others():
     save("bpe_suffix", t)
 
 
+def with_charsmap():
+    from make_components import CHARSMAP
+    t = Tokenizer(models.Unigram())
+    t.normalizer = normalizers.Sequence([normalizers.Precompiled(CHARSMAP), normalizers.Replace(Regex(" {2,}"), " ")])
+    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    t.train_from_iterator(TRAINING, trainers.UnigramTrainer(vocab_size=180, unk_token="<unk>", special_tokens=["<s>", "<pad>", "</s>", "<unk>"], show_progress=False))
+    d = json.loads(t.to_str())
+    d["model"]["byte_fallback"] = True
+    d["model"]["vocab"] += [[f"<0x{b:02X}>", -20.0] for b in range(256)]
+    d["decoder"] = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}]}
+    t = Tokenizer.from_str(json.dumps(d))
+    t.post_processor = processors.TemplateProcessing(single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    save("xlmr", t)
+
+    t = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+    t.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.Lowercase()])
+    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.UnicodeScripts(), pre_tokenizers.WhitespaceSplit(), pre_tokenizers.FixedLength(6)])
+    t.decoder = decoders.CTC(pad_token="<s>", word_delimiter_token="_", cleanup=True)
+    t.train_from_iterator(TRAINING, trainers.BpeTrainer(vocab_size=200, show_progress=False, special_tokens=["<unk>", "<s>", "</s>"]))
+    t.add_tokens([AddedToken("word", normalized=True), AddedToken("<mask>", lstrip=True, rstrip=True, special=True)])
+    save("ctc", t)
+
+
 def smollm2_json(tokens, merges, types):
     """A tokenizer.json with the published components of SmolLM2."""
     return {"version": "1.0", "truncation": None, "padding": None,
@@ -255,6 +278,7 @@ def real_smollm2(path):
 byte_level_layouts()
 sentence_piece()
 others()
+with_charsmap()
 tiny_gguf()
 if len(sys.argv) > 1:
     real_smollm2(sys.argv[1])
