@@ -21,6 +21,8 @@ digits, words, marks = pre_tokenizers.Digits(True), pre_tokenizers.Whitespace(),
 TABLES = [
     ("letters", r"\p{L} of the regular expressions of Split and ByteLevel", removed(pre_tokenizers.Split(Regex(r"\p{L}"), "removed"))),
     ("numbers", r"\p{N} of the regular expressions of Split and ByteLevel", removed(pre_tokenizers.Split(Regex(r"\p{N}"), "removed"))),
+    ("upperCase", r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}] of the o200k expression", removed(pre_tokenizers.Split(Regex(r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"), "removed"))),
+    ("lowerCase", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}] of the o200k expression", removed(pre_tokenizers.Split(Regex(r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"), "removed"))),
     ("digits", "what Digits splits", [c for c in CODE_POINTS if len(digits.pre_tokenize_str("a" + chr(c))) == 2]),
     ("punctuation", "what Punctuation and BertPreTokenizer split", removed(pre_tokenizers.Punctuation("removed"))),
     ("marks", "what StripAccents drops", [c for c in CODE_POINTS if marks.normalize_str(chr(c)) == ""]),
