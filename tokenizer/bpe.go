@@ -2,6 +2,7 @@ package tokenizer
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -39,14 +40,16 @@ func newBPE(n node, v *vocabulary, merges [][2]string, f *modelFields, byteLevel
 		m.suffix = *f.Suffix
 	}
 	m.merge = newMergeTable(len(merges))
+	last := int32(-1)
 	for rank, p := range merges {
 		left, ok1 := v.lookup(p[0])
 		right, ok2 := v.lookup(p[1])
-		joined, ok3 := v.lookup(p[0] + strings.TrimPrefix(p[1], m.prefix))
+		joined, ok3 := v.lookupJoined(p[0], strings.TrimPrefix(p[1], m.prefix), last)
 		if !ok1 || !ok2 || !ok3 {
 			return nil, n.errorf("merges[%d]: %q and %q, or what they make, is not in model.vocab", rank, p[0], p[1])
 		}
 		m.merge.put(left, right, mergeRule{int32(rank), joined})
+		last = joined
 	}
 	if f.UnkToken != nil {
 		if id, ok := v.lookup(*f.UnkToken); ok {
@@ -127,6 +130,7 @@ func (m *bpe) encode(dst []token, word string) ([]token, error) {
 		if !m.hasBytes(word) {
 			return m.encodeMapped(dst, word)
 		}
+		dst = slices.Grow(dst, len(word))
 		for i := 0; i < len(word); i++ {
 			dst = append(dst, token{m.bytes[word[i]], int32(i), int32(i) + 1})
 		}

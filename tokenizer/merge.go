@@ -118,12 +118,12 @@ func (t *mergeTable) applyShort(s []token) int {
 // is merged first, the leftmost of equal ones.
 type candidate uint64
 
-// mergeList is a word as a linked list of symbols with a heap of candidate merges: n log n for n symbols, whatever they are.
+// mergeList is a word as a linked list of symbols and the merges that wait for their turn: n log n for n symbols, whatever they are.
 type mergeList struct {
 	table   *mergeTable
 	symbols []token
 	links   []mergeLink
-	heap    []candidate
+	waiting candidates
 }
 
 type mergeLink struct {
@@ -140,9 +140,10 @@ func (t *mergeTable) applyLong(s []token) int {
 	l := mergeLists.Get().(*mergeList)
 	n := len(s)
 	if cap(l.links) < n {
-		l.links, l.heap = make([]mergeLink, n), make([]candidate, 0, n)
+		l.links = make([]mergeLink, n)
 	}
-	l.table, l.symbols, l.links, l.heap = t, s, l.links[:n], l.heap[:0]
+	l.table, l.symbols, l.links = t, s, l.links[:n]
+	l.waiting.reset()
 	n = l.merge()
 	l.table, l.symbols = nil, nil
 	if cap(l.links) <= maxKept {
@@ -160,8 +161,7 @@ func (l *mergeList) merge() int {
 	for i := range links {
 		l.offer(int32(i))
 	}
-	for len(l.heap) > 0 {
-		c := l.pop()
+	for c, ok := l.waiting.pop(); ok; c, ok = l.waiting.pop() {
 		i := int32(uint32(c))
 		link := &links[i]
 		if link.rule.rank != int32(c>>32) {
@@ -197,40 +197,75 @@ func (l *mergeList) offer(i int32) {
 	if link.rule.id < 0 {
 		return
 	}
-	c := candidate(link.rule.rank)<<32 | candidate(i)
-	h := append(l.heap, c)
-	at := len(h) - 1
-	for at > 0 && c < h[(at-1)/2] {
-		h[at] = h[(at-1)/2]
-		at = (at - 1) / 2
-	}
-	h[at] = c
-	l.heap = h
+	l.waiting.push(candidate(link.rule.rank)<<32 | candidate(i))
 }
 
-func (l *mergeList) pop() candidate {
-	h := l.heap
-	top, c := h[0], h[len(h)-1]
-	h = h[:len(h)-1]
-	l.heap = h
-	if len(h) == 0 {
-		return top
+// candidates hands out the smallest entry. What comes in order waits in a queue, so that a text of one character over and over
+// takes linear time; the rest is in a heap whose entries have heapWidth children, side by side in memory.
+type candidates struct {
+	queue []candidate
+	head  int // of what is left of queue
+	heap  []candidate
+}
+
+const heapWidth = 4
+
+func (q *candidates) reset() { q.queue, q.head, q.heap = q.queue[:0], 0, q.heap[:0] }
+
+func (q *candidates) push(c candidate) {
+	if n := len(q.queue); n == 0 || q.queue[n-1] <= c {
+		q.queue = append(q.queue, c)
+		return
 	}
-	at := 0
-	for {
-		k := 2*at + 1
-		if k >= len(h) {
+	h := append(q.heap, c)
+	at := len(h) - 1
+	for at > 0 {
+		up := (at - 1) / heapWidth
+		if h[up] <= c {
 			break
 		}
-		if k+1 < len(h) && h[k+1] < h[k] {
-			k++
-		}
-		if h[k] >= c {
-			break
-		}
-		h[at] = h[k]
-		at = k
+		h[at] = h[up]
+		at = up
 	}
 	h[at] = c
+	q.heap = h
+}
+
+// pop takes the smallest; false when there is none.
+func (q *candidates) pop() (candidate, bool) {
+	if q.head < len(q.queue) && (len(q.heap) == 0 || q.queue[q.head] <= q.heap[0]) {
+		q.head++
+		return q.queue[q.head-1], true
+	}
+	if len(q.heap) == 0 {
+		return 0, false
+	}
+	return q.popHeap(), true
+}
+
+func (q *candidates) popHeap() candidate {
+	h := q.heap
+	top, c := h[0], h[len(h)-1]
+	h = h[:len(h)-1]
+	q.heap = h
+	for at := 0; len(h) > 0; {
+		lo := heapWidth*at + 1
+		if lo >= len(h) {
+			h[at] = c
+			break
+		}
+		least, k := h[lo], lo
+		for i, d := range h[lo+1 : min(lo+heapWidth, len(h))] {
+			if d < least {
+				least, k = d, lo+1+i
+			}
+		}
+		if least >= c {
+			h[at] = c
+			break
+		}
+		h[at] = least
+		at = k
+	}
 	return top
 }

@@ -51,6 +51,11 @@ func (m *bpe) findCuts(merges [][2]string) *wordCuts {
 			}
 		}
 	}
+	return wordCutsOf(merges, maxInside)
+}
+
+// wordCutsOf returns nil when more than most merges have a cut inside what they make.
+func wordCutsOf(merges [][2]string, most int) *wordCuts {
 	c := &wordCuts{}
 	for _, p := range merges {
 		if !strings.Contains(p[1], wordMark) && !strings.Contains(p[0], wordMark) {
@@ -62,7 +67,7 @@ func (m *bpe) findCuts(merges [][2]string) *wordCuts {
 				c.inside = append(c.inside, [2]string{joined[:i], joined[i:]})
 			}
 		}
-		if len(c.inside) > maxInside {
+		if len(c.inside) > most {
 			return nil
 		}
 	}
