@@ -14,45 +14,41 @@ import (
 
 // readDocument splits a tokenizer.json into its components.
 func readDocument(root node) (d document, err error) {
-	fields := map[string]*json.RawMessage{"normalizer": &d.Normalizer, "pre_tokenizer": &d.PreTokenizer, "post_processor": &d.PostProcessor,
-		"decoder": &d.Decoder, "model": &d.Model}
-	ok := json.Valid(root.raw) && utf8.Valid(root.raw) && eachField(root.raw, func(key, value []byte) bool {
-		if to := fields[string(key)]; to != nil {
-			*to = value
-			return true
-		}
-		return string(key) != "added_tokens" || json.Unmarshal(value, &d.AddedTokens) == nil
-	})
-	if ok {
-		return d, nil
+	if !json.Valid(root.raw) || !utf8.Valid(root.raw) {
+		return d, root.decode(&d)
 	}
-	d = document{}
-	return d, root.decode(&d)
+	return d, root.decodeBut(&d, map[string]*json.RawMessage{"model": &d.Model})
 }
 
 // readModelFields decodes the model's fields, of which the two large ones stay as they are.
 func readModelFields(n node) (f modelFields, err error) {
+	return f, n.decodeBut(&f, map[string]*json.RawMessage{"vocab": &f.Vocab, "merges": &f.Merges})
+}
+
+// decodeBut fills v from an object that is valid JSON, but only points to its large fields, which are fields of v too.
+func (n node) decodeBut(v any, large map[string]*json.RawMessage) error {
 	small := []byte{'{'}
+	values := map[string][]byte{}
 	ok := eachField(n.raw, func(key, value []byte) bool {
-		switch string(key) {
-		case "vocab":
-			f.Vocab = value
-		case "merges":
-			f.Merges = value
-		default:
-			if len(small) > 1 {
-				small = append(small, ',')
-			}
-			small = append(append(append(append(small, '"'), key...), `":`...), value...)
+		if large[string(key)] != nil {
+			values[string(key)] = value
+			return true
 		}
+		if len(small) > 1 {
+			small = append(small, ',')
+		}
+		small = append(append(append(append(small, '"'), key...), `":`...), value...)
 		return true
 	})
 	if !ok {
-		f = modelFields{}
-		return f, n.decode(&f)
+		return n.decode(v)
 	}
 	n.raw = append(small, '}')
-	return f, n.decode(&f)
+	err := n.decode(v)
+	for key, value := range values {
+		*large[key] = value
+	}
+	return err
 }
 
 // eachField calls yield with the keys and values of an object that is valid JSON, until it returns false. It is false too for
