@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/text/unicode/norm"
@@ -28,7 +29,7 @@ func (f unicodeForm) normalize(p piece, track bool) piece {
 	}
 	if !track {
 		text := f.form.String(p.text)
-		if strings.Count(text, graphemeJoiner) == strings.Count(p.text, graphemeJoiner) {
+		if strings.Count(text, graphemeJoiner) == strings.Count(p.text, graphemeJoiner) && !hasNewer(p.text) && !hasNewer(text) {
 			p.text = text
 			return p
 		}
@@ -36,7 +37,7 @@ func (f unicodeForm) normalize(p piece, track bool) piece {
 	w := rewrite(p, track, len(p.text))
 	for i := 0; i < len(p.text); {
 		n := f.segment(p.text[i:])
-		if segment := p.text[i : i+n]; f.form.IsNormalString(segment) {
+		if segment := p.text[i : i+n]; f.form.IsNormalString(segment) { // in newer tables, so in older ones too
 			w.keep(i, i+n)
 		} else {
 			f.rewriteSegment(w, i, n)
@@ -59,6 +60,18 @@ func (f unicodeForm) segment(s string) int {
 	}
 	return n
 }
+
+// newer reports whether a character has come to Unicode after the Rust library's tables: to it, such a character is one that
+// does not compose, decompose or move.
+func newer(r rune) bool {
+	if r < 0x300 || unicode.Is(normalizes, r) {
+		return false
+	}
+	p := norm.NFKD.PropertiesString(string(r))
+	return p.CCC() != 0 || p.Decomposition() != nil
+}
+
+func hasNewer(s string) bool { return strings.ContainsFunc(s, newer) }
 
 // formChar is a character of the result and how it changes the count of characters: 0 stands for one source character,
 // 1 was added by a decomposition, -k took k further source characters into a composition.
@@ -92,6 +105,10 @@ func (f unicodeForm) rewriteSegment(w *rewriter, i, n int) {
 func (f unicodeForm) decomposed(s string) []formChar {
 	var out []formChar
 	for i, r := range s {
+		if newer(r) {
+			out = append(out, formChar{r, 0, 0})
+			continue
+		}
 		if p := f.decompose.PropertiesString(s[i:]); p.Decomposition() == nil && (r < '가' || '힣' < r) {
 			out = append(out, formChar{r, p.CCC(), 0})
 			continue
@@ -164,5 +181,5 @@ func (f unicodeForm) composed(in []formChar) []formChar {
 func composePair(a, b rune) (rune, bool) {
 	s := norm.NFC.String(string(a) + string(b))
 	r, n := utf8.DecodeRuneInString(s)
-	return r, n == len(s)
+	return r, n == len(s) && !newer(r)
 }

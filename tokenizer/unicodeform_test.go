@@ -18,6 +18,10 @@ func TestLongRunsOfMarksAreNotBroken(t *testing.T) {
 		{"NFC", "a" + many(acute+below, 35) + "o" + acute, "ạ" + many(below, 34) + many(acute, 35) + "ó"},
 		{"NFC", "\u034f" + many(acute, 40), "\u034f" + many(acute, 40)},
 		{"NFC", many(acute, 70) + "e" + acute, many(acute, 70) + "é"},
+		{"NFC", "a\u05b4\u0c3c", "a\u05b4\u0c3c"},                     // a mark of Unicode 14: does not move
+		{"NFC", "e\u0c3c" + acute + below, "e\u0c3c" + below + acute}, // others do not pass it
+		{"NFC", "\U000105d2\u0307", "\U000105d2\u0307"},               // a composition of Unicode 16
+		{"NFKC", "\u32ff" + "ﬁ", "\u32ff" + "fi"},                     // a decomposition of Unicode 12.1
 		{"NFC", "e" + many(acute, 40) + "\u034f" + acute, "é" + many(acute, 39) + "\u034f" + acute},
 	} {
 		for _, track := range []bool{false, true} {
