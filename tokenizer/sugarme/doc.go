@@ -6,6 +6,6 @@
 // model are at hand, a tokenizer is therefore compared with package tokenizer before it is handed out. What cannot be caught are
 // the library's calls of log.Fatal.
 //
-// The package is a module of its own, so that the library and the five modules that it needs stay out of the requirements of
+// The package is a module of its own, so that the library and the four modules that it needs stay out of the requirements of
 // those who do without.
 package sugarme

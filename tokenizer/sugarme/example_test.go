@@ -30,7 +30,7 @@ func ExampleNew() {
 	fmt.Println(len(ids), err)
 	// Output:
 	// refused: true
-	// 4 <nil>
+	// 9 <nil>
 }
 
 func ExampleFromPretrained() {
