@@ -148,7 +148,7 @@ func (c *BPEConfig) countWords(texts iter.Seq[string]) (map[string]int64, error)
 			return nil, fmt.Errorf("tokenizer: TrainBPE: text %d is not valid UTF-8: byte %#x at offset %d; convert it first", n, text[invalidAt(text)], invalidAt(text))
 		}
 		e := encoder{pipeline: p, track: p.normalizer != nil && p.needsOrigin}
-		if e.words(text, counts.add); e.err != nil {
+		if e.trainingWords(text, counts.add); e.err != nil {
 			return nil, e.err
 		}
 		n++
@@ -164,8 +164,8 @@ func (c *BPEConfig) countWords(texts iter.Seq[string]) (map[string]int64, error)
 	return out, nil
 }
 
-// words hands out what the normalizer and the pre-tokenizer make of a text.
-func (e *encoder) words(text string, emit func(piece)) {
+// trainingWords hands out what the normalizer and the pre-tokenizer make of a text.
+func (e *encoder) trainingWords(text string, emit func(piece)) {
 	p, err := e.normalize(piece{text: text}, e.track)
 	if err != nil {
 		e.fail(err)
