@@ -5,7 +5,8 @@
 // into the original text, renders chats with the Jinja templates of the models and saves what it loaded. Ids, offsets and decoded text equal
 // the Rust tokenizers library; a component that is not known is an error that names it, never a guess.
 //
-// It is not for training vocabularies, for padding and truncation (the trainer does both), or for pairs of texts.
+// [TrainBPE] learns a vocabulary from texts. The package is not for padding and truncation (the trainer does both), or for
+// pairs of texts.
 //
 // The character classes that cut words are pinned to those of the Rust library (charclass.go says which are not), so that
 // ids do not change with the Go toolchain.
