@@ -115,6 +115,42 @@ func TestLongWordsMergeAsShortOnesDo(t *testing.T) {
 	}
 }
 
+func TestChunksMergeAsWholeWordsDo(t *testing.T) {
+	for _, name := range []string{"llama3", "gpt2", "llama2", "gemma", "stories260K", "sparse_unk", "bpe_suffix"} {
+		tok, err := FromPretrained(filepath.Join("testdata", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := tok.model.(*bpe)
+		r := rand.New(rand.NewPCG(7, 8))
+		for i := range 3000 {
+			alphabet := []string{"the tion日本ing 12", "ab", "a", "hello world", "▁▁the▁of"}[i%5]
+			var word []rune
+			for range 1 + r.IntN(300) {
+				word = append(word, []rune(alphabet)[r.IntN(len([]rune(alphabet)))])
+			}
+			var symbols []token
+			if m.byteLevel {
+				for k := range len(string(word)) {
+					symbols = append(symbols, token{m.bytes[string(word)[k]], int32(k), int32(k) + 1})
+				}
+			} else if symbols, err = m.appendSymbols(nil, string(word)); err != nil {
+				t.Fatal(err)
+			}
+			if len(symbols) == 0 {
+				continue
+			}
+			whole, chunks := slices.Clone(symbols), slices.Clone(symbols)
+			whole = whole[:m.merge.applyWhole(whole)]
+			size := 1 + r.IntN(40)
+			chunks = chunks[:m.merge.applyChunks(chunks, size)]
+			if !slices.Equal(whole, chunks) {
+				t.Fatalf("%s: %q in chunks of %d: %v, want %v", name, string(word), size, chunks, whole)
+			}
+		}
+	}
+}
+
 // A word without a place to cut it must not take quadratic time, nor leave its memory behind.
 func TestTenMegabytesWithoutASpaceTakeTwoSeconds(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))

@@ -77,6 +77,13 @@ func (t *mergeTable) apply(symbols []token) int {
 	if len(symbols) < 2 {
 		return len(symbols)
 	}
+	if len(symbols) > 2*chunkSymbols {
+		return t.applyChunks(symbols, chunkSymbols)
+	}
+	return t.applyWhole(symbols)
+}
+
+func (t *mergeTable) applyWhole(symbols []token) int {
 	if len(symbols) <= shortWord {
 		return t.applyShort(symbols)
 	}
