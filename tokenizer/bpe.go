@@ -2,9 +2,8 @@ package tokenizer
 
 import (
 	"fmt"
-	"hash/maphash"
+	"slices"
 	"strings"
-	"sync/atomic"
 	"unicode/utf8"
 )
 
@@ -14,11 +13,10 @@ type bpe struct {
 	vocab *vocabulary
 	merge mergeTable
 
-	ascii  [utf8.RuneSelf]int32 // symbol of a character, or -1
-	runes  map[rune]int32       // the same beyond ASCII
-	bytes  [256]int32           // symbol of a byte: <0x0A> for byte fallback, the byte-level character when byteLevel
-	unk    int32                // -1: the file names none
-	unkErr error                // the file names one that the vocabulary lacks
+	runes  runeTable
+	bytes  [256]int32 // symbol of a byte: <0x0A> for byte fallback, the byte-level character when byteLevel; or -1
+	unk    int32      // -1: the file names none
+	unkErr error      // the file names one that the vocabulary lacks
 
 	prefix, suffix string // marks of continuing and final symbols
 	byteLevel      bool   // words come as plain bytes and are mapped to the byte-level alphabet here
@@ -26,6 +24,7 @@ type bpe struct {
 	fuseUnk        bool
 	ignoreMerges   bool // a word that is a token is not built from merges
 
+	cuts  *wordCuts // nil: pieces are taken whole
 	cache wordCache
 }
 
@@ -41,14 +40,16 @@ func newBPE(n node, v *vocabulary, merges [][2]string, f *modelFields, byteLevel
 		m.suffix = *f.Suffix
 	}
 	m.merge = newMergeTable(len(merges))
+	last := int32(-1)
 	for rank, p := range merges {
 		left, ok1 := v.lookup(p[0])
 		right, ok2 := v.lookup(p[1])
-		joined, ok3 := v.lookup(p[0] + strings.TrimPrefix(p[1], m.prefix))
+		joined, ok3 := v.lookupJoined(p[0], strings.TrimPrefix(p[1], m.prefix), last)
 		if !ok1 || !ok2 || !ok3 {
 			return nil, n.errorf("merges[%d]: %q and %q, or what they make, is not in model.vocab", rank, p[0], p[1])
 		}
 		m.merge.put(left, right, mergeRule{int32(rank), joined})
+		last = joined
 	}
 	if f.UnkToken != nil {
 		if id, ok := v.lookup(*f.UnkToken); ok {
@@ -58,22 +59,15 @@ func newBPE(n node, v *vocabulary, merges [][2]string, f *modelFields, byteLevel
 		}
 	}
 	m.indexSymbols(byteLevel)
+	m.cuts = m.findCuts(merges)
 	m.cache.init()
 	return m, nil
 }
 
 func (m *bpe) indexSymbols(byteLevel bool) {
-	for i := range m.ascii {
-		m.ascii[i] = -1
-	}
-	m.runes = map[rune]int32{}
 	for s, id := range m.vocab.ids {
-		if r, w := utf8.DecodeRuneInString(s); w > 0 && w == len(s) && utf8.ValidString(s) {
-			if r < utf8.RuneSelf {
-				m.ascii[r] = id
-			} else {
-				m.runes[r] = id
-			}
+		if r, w := utf8.DecodeRuneInString(s); w == len(s) && (r != utf8.RuneError || w > 1) {
+			m.runes.put(r, id)
 		}
 	}
 	m.byteLevel = byteLevel && m.prefix == "" && m.suffix == "" && !m.byteFallback
@@ -89,17 +83,38 @@ func (m *bpe) indexSymbols(byteLevel bool) {
 	}
 }
 
-func (m *bpe) appendTokens(dst []token, word string) ([]token, error) {
-	slot := m.cache.slot(word)
-	if slot != nil {
-		if e := slot.Load(); e != nil && e.word == word {
-			return append(dst, e.tokens...), nil
+func (m *bpe) appendTokens(dst []token, text string) ([]token, error) {
+	if m.cuts == nil {
+		return m.appendWord(dst, text)
+	}
+	for lo := 0; lo < len(text); {
+		hi := m.cuts.next(text, lo)
+		n := len(dst)
+		var err error
+		if dst, err = m.appendWord(dst, text[lo:hi]); err != nil {
+			return dst, err
 		}
+		for i := range dst[n:] {
+			dst[n+i].lo += int32(lo)
+			dst[n+i].hi += int32(lo)
+		}
+		lo = hi
+	}
+	return dst, nil
+}
+
+func (m *bpe) appendWord(dst []token, word string) ([]token, error) {
+	if len(word) > maxCachedWord {
+		return m.encode(dst, word)
+	}
+	set := m.cache.set(word)
+	if dst, ok := set.appendTokens(dst, word); ok {
+		return dst, nil
 	}
 	n := len(dst)
 	dst, err := m.encode(dst, word)
-	if err == nil && slot != nil {
-		slot.Store(&cachedWord{strings.Clone(word), append([]token(nil), dst[n:]...)})
+	if err == nil {
+		set.put(word, dst[n:])
 	}
 	return dst, err
 }
@@ -115,6 +130,7 @@ func (m *bpe) encode(dst []token, word string) ([]token, error) {
 		if !m.hasBytes(word) {
 			return m.encodeMapped(dst, word)
 		}
+		dst = slices.Grow(dst, len(word))
 		for i := 0; i < len(word); i++ {
 			dst = append(dst, token{m.bytes[word[i]], int32(i), int32(i) + 1})
 		}
@@ -217,11 +233,7 @@ func (m *bpe) symbol(word string, i int, r rune, width int) (int32, bool) {
 		}
 		return m.vocab.lookup(s)
 	}
-	if r < utf8.RuneSelf {
-		return m.ascii[r], m.ascii[r] >= 0
-	}
-	id, ok := m.runes[r]
-	return id, ok
+	return m.runes.get(r)
 }
 
 func (m *bpe) hasBytes(s string) bool {
@@ -231,33 +243,4 @@ func (m *bpe) hasBytes(s string) bool {
 		}
 	}
 	return true
-}
-
-// wordCache remembers what became of short words: a fixed number of slots, a word replaces what its slot held, no locks.
-type wordCache struct {
-	seed  maphash.Seed
-	slots []atomic.Pointer[cachedWord]
-}
-
-type cachedWord struct {
-	word   string
-	tokens []token
-}
-
-const (
-	cacheSlots    = 1 << 15
-	maxCachedWord = 48 // bytes
-)
-
-func (c *wordCache) init() {
-	c.seed = maphash.MakeSeed()
-	c.slots = make([]atomic.Pointer[cachedWord], cacheSlots)
-}
-
-// slot returns the place of a word, or nil for a word that is too long to remember.
-func (c *wordCache) slot(word string) *atomic.Pointer[cachedWord] {
-	if len(word) > maxCachedWord {
-		return nil
-	}
-	return &c.slots[maphash.String(c.seed, word)%cacheSlots]
 }

@@ -8,7 +8,8 @@ import (
 
 // The Rust library and Go carry different versions of Unicode, and both change with their releases. The classes that
 // decide where words end are therefore tables of our own (unicodetables.go), taken from the library. Not so pinned: \p{...}
-// in expressions without a hand-written scanner, case mapping and normalization forms.
+// in expressions without a hand-written scanner, and case mapping. Normalization forms treat what Unicode has added since the
+// library's tables as it does (unicodeform.go).
 
 // parseClass reads a class as unicodetables.go writes it.
 func parseClass(s string) *unicode.RangeTable {

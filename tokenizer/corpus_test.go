@@ -75,7 +75,7 @@ func readCorpus(t *testing.T, name string) ([]corpusText, []corpusReference) {
 	return texts, refs
 }
 
-func readShared(t *testing.T, name string, v any) {
+func readShared(t testing.TB, name string, v any) {
 	t.Helper()
 	f, err := os.Open(filepath.Join(sharedData, name))
 	if errors.Is(err, fs.ErrNotExist) {

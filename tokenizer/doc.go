@@ -31,6 +31,8 @@
 // A Tokenizer is safe for concurrent use, but for the calls that change it: AddTokens, AddSpecialTokens, SetSpecialToken,
 // SetTruncation and SetPadding must run alone. Its cache of words has a fixed size.
 //
+// [TrainBPE] learns a vocabulary from texts.
+//
 // The character classes that cut words are pinned to those of the Rust library (charclass.go says which are not), so that
 // ids do not change with the Go toolchain.
 //

@@ -58,6 +58,31 @@ func FuzzEncode(f *testing.F) {
 	})
 }
 
+// FuzzRoundTrip holds that layouts which keep everything decode to what was encoded.
+func FuzzRoundTrip(f *testing.F) {
+	var toks []*Tokenizer
+	for _, name := range []string{"gpt2", "smollm2", "llama3"} { // no normalizer
+		tok, err := FromPretrained(filepath.Join("testdata", name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		toks = append(toks, tok)
+	}
+	for i, g := range readGolden(f, "gpt2") {
+		f.Add(i, g.Text)
+	}
+	f.Fuzz(func(t *testing.T, which int, text string) {
+		tok := toks[uint(which)%uint(len(toks))]
+		ids, err := tok.Encode(text, false)
+		if err != nil {
+			return
+		}
+		if got, err := tok.Decode(ids, false); err != nil || got != text {
+			t.Fatalf("%q came back as %q (%v)", text, got, err)
+		}
+	})
+}
+
 // checkEncoding holds what is true of every encoding: equal lengths, offsets inside the text and at character boundaries,
 // Encode agrees, Decode works.
 func checkEncoding(t *testing.T, tok *Tokenizer, text string, e *Encoding) {

@@ -35,12 +35,11 @@ type pipeline struct {
 // newPipeline builds the steps from the bytes of a tokenizer.json; file is for error texts.
 func newPipeline(file string, data []byte) (*pipeline, error) {
 	root := node{file: file, raw: data}
-	var d document
-	if err := root.decode(&d); err != nil {
+	d, err := readDocument(root)
+	if err != nil {
 		return nil, err
 	}
 	p := &pipeline{}
-	var err error
 	if p.truncation, err = loadTruncation(root.child("truncation", d.Truncation)); err != nil {
 		return nil, err
 	}

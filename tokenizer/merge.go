@@ -3,15 +3,20 @@ package tokenizer
 import (
 	"math"
 	"math/bits"
+	"sync"
 )
 
 // mergeRule says that a pair becomes symbol id; the pair with the lowest rank is merged first.
 type mergeRule struct{ rank, id int32 }
 
-// mergeTable maps pairs of symbols to rules: open addressing in one array, at most half full.
+// mergeTable maps pairs of symbols to rules: open addressing in one array, at most two thirds full. Most pairs that a word
+// asks for have no rule: a bit for each of a few hash values, small enough to stay in the cache, answers for nearly all of them.
 type mergeTable struct {
 	slots []mergeSlot
 	shift uint
+
+	present      []uint64 // bit h is set when a rule hashes to h
+	presentShift uint
 }
 
 type mergeSlot struct {
@@ -22,18 +27,23 @@ type mergeSlot struct {
 var noRule = mergeRule{math.MaxInt32, -1}
 
 func newMergeTable(n int) mergeTable {
-	size := bits.Len(uint(2*n + 1))
-	t := mergeTable{make([]mergeSlot, 1<<size), uint(64 - size)}
+	size := bits.Len(uint(n + n/2))
+	t := mergeTable{slots: make([]mergeSlot, 1<<size), shift: uint(64 - size)}
 	for i := range t.slots {
 		t.slots[i].left = -1
 	}
+	size = max(bits.Len(uint(8*n)), 6)
+	t.present, t.presentShift = make([]uint64, 1<<(size-6)), uint(64-size)
 	return t
 }
 
+func pairHash(left, right int32) uint64 {
+	return (uint64(uint32(left))<<32 | uint64(uint32(right))) * 0x9e3779b97f4a7c15
+}
+
 // find returns the slot of a pair, or the free slot where it belongs.
-func (t *mergeTable) find(left, right int32) *mergeSlot {
-	h := (uint64(uint32(left))<<32 | uint64(uint32(right))) * 0x9e3779b97f4a7c15
-	for i := h >> t.shift; ; i = (i + 1) & uint64(len(t.slots)-1) {
+func (t *mergeTable) find(hash uint64, left, right int32) *mergeSlot {
+	for i := hash >> t.shift; ; i = (i + 1) & uint64(len(t.slots)-1) {
 		s := &t.slots[i]
 		if s.left < 0 || s.left == left && s.right == right {
 			return s
@@ -42,11 +52,18 @@ func (t *mergeTable) find(left, right int32) *mergeSlot {
 }
 
 func (t *mergeTable) put(left, right int32, r mergeRule) {
-	*t.find(left, right) = mergeSlot{left, right, r}
+	h := pairHash(left, right)
+	*t.find(h, left, right) = mergeSlot{left, right, r}
+	h >>= t.presentShift
+	t.present[h>>6] |= 1 << (h & 63)
 }
 
 func (t *mergeTable) rule(left, right int32) mergeRule {
-	if s := t.find(left, right); s.left >= 0 {
+	h := pairHash(left, right)
+	if b := h >> t.presentShift; t.present[b>>6]>>(b&63)&1 == 0 {
+		return noRule
+	}
+	if s := t.find(h, left, right); s.left >= 0 {
 		return s.mergeRule
 	}
 	return noRule
@@ -60,6 +77,13 @@ func (t *mergeTable) apply(symbols []token) int {
 	if len(symbols) < 2 {
 		return len(symbols)
 	}
+	if len(symbols) > 2*chunkSymbols {
+		return t.applyChunks(symbols, chunkSymbols)
+	}
+	return t.applyWhole(symbols)
+}
+
+func (t *mergeTable) applyWhole(symbols []token) int {
 	if len(symbols) <= shortWord {
 		return t.applyShort(symbols)
 	}
@@ -97,50 +121,72 @@ func (t *mergeTable) applyShort(s []token) int {
 	return len(s)
 }
 
-// candidate is a possible merge of the symbol at pos with the one after it.
-type candidate struct{ rank, pos, id int32 }
+// candidate is a possible merge of the symbol at a position with the one after it: rank<<32 | position, so that the smallest
+// is merged first, the leftmost of equal ones.
+type candidate uint64
 
-func (a candidate) before(b candidate) bool {
-	return a.rank < b.rank || a.rank == b.rank && a.pos < b.pos
-}
-
-// mergeList is a word as a linked list of symbols with a heap of candidate merges.
+// mergeList is a word as a linked list of symbols and the merges that wait for their turn: n log n for n symbols, whatever they are.
 type mergeList struct {
-	table      *mergeTable
-	symbols    []token
-	prev, next []int32 // -1 at the ends; next -2 for a symbol that is gone
-	heap       []candidate
+	table   *mergeTable
+	symbols []token
+	links   []mergeLink
+	waiting candidates
 }
+
+type mergeLink struct {
+	prev, next int32     // -1 at the ends
+	rule       mergeRule // of the pair that begins here
+}
+
+var mergeLists = sync.Pool{New: func() any { return new(mergeList) }}
+
+// maxKept is the number of symbols up to which the memory for a word is kept for the next one.
+const maxKept = 1 << 12
 
 func (t *mergeTable) applyLong(s []token) int {
+	l := mergeLists.Get().(*mergeList)
 	n := len(s)
-	links := make([]int32, 2*n)
-	l := mergeList{table: t, symbols: s, prev: links[:n], next: links[n:], heap: make([]candidate, 0, n)}
-	for i := range s {
-		l.prev[i], l.next[i] = int32(i-1), int32(i+1)
+	if cap(l.links) < n {
+		l.links = make([]mergeLink, n)
 	}
-	l.next[n-1] = -1
-	for i := range n - 1 {
+	l.table, l.symbols, l.links = t, s, l.links[:n]
+	l.waiting.reset()
+	n = l.merge()
+	l.table, l.symbols = nil, nil
+	if cap(l.links) <= maxKept {
+		mergeLists.Put(l)
+	}
+	return n
+}
+
+func (l *mergeList) merge() int {
+	s, links := l.symbols, l.links
+	for i := range links {
+		links[i].prev, links[i].next = int32(i-1), int32(i+1)
+	}
+	links[len(s)-1].next = -1
+	for i := range links {
 		l.offer(int32(i))
 	}
-	for len(l.heap) > 0 {
-		c := l.pop()
-		i, j := c.pos, l.next[c.pos]
-		if j < 0 || t.rule(s[i].id, s[j].id).id != c.id {
+	for c, ok := l.waiting.pop(); ok; c, ok = l.waiting.pop() {
+		i := int32(uint32(c))
+		link := &links[i]
+		if link.rule.rank != int32(c>>32) {
 			continue // one of the two has been merged since
 		}
-		s[i] = token{c.id, s[i].lo, s[j].hi}
-		l.next[i], l.next[j] = l.next[j], -2
-		if k := l.next[i]; k >= 0 {
-			l.prev[k] = i
+		j := link.next
+		s[i] = token{link.rule.id, s[i].lo, s[j].hi}
+		link.next, links[j].rule = links[j].next, noRule
+		if link.next >= 0 {
+			links[link.next].prev = i
 		}
-		if l.prev[i] >= 0 {
-			l.offer(l.prev[i])
+		if link.prev >= 0 {
+			l.offer(link.prev)
 		}
 		l.offer(i)
 	}
 	k := 0
-	for i := int32(0); i >= 0; i = l.next[i] {
+	for i := int32(0); i >= 0; i = links[i].next {
 		s[k] = s[i]
 		k++
 	}
@@ -149,48 +195,84 @@ func (t *mergeTable) applyLong(s []token) int {
 
 // offer adds the merge of symbol i with the next one, if there is a rule for it.
 func (l *mergeList) offer(i int32) {
-	j := l.next[i]
-	if j < 0 {
+	link := &l.links[i]
+	link.rule = noRule
+	if link.next < 0 {
 		return
 	}
-	r := l.table.rule(l.symbols[i].id, l.symbols[j].id)
-	if r.id < 0 {
+	link.rule = l.table.rule(l.symbols[i].id, l.symbols[link.next].id)
+	if link.rule.id < 0 {
 		return
 	}
-	c := candidate{r.rank, i, r.id}
-	h := append(l.heap, c)
-	at := len(h) - 1
-	for at > 0 && c.before(h[(at-1)/2]) {
-		h[at] = h[(at-1)/2]
-		at = (at - 1) / 2
-	}
-	h[at] = c
-	l.heap = h
+	l.waiting.push(candidate(link.rule.rank)<<32 | candidate(i))
 }
 
-func (l *mergeList) pop() candidate {
-	h := l.heap
-	top, c := h[0], h[len(h)-1]
-	h = h[:len(h)-1]
-	l.heap = h
-	if len(h) == 0 {
-		return top
+// candidates hands out the smallest entry. What comes in order waits in a queue, so that a text of one character over and over
+// takes linear time; the rest is in a heap whose entries have heapWidth children, side by side in memory.
+type candidates struct {
+	queue []candidate
+	head  int // of what is left of queue
+	heap  []candidate
+}
+
+const heapWidth = 4
+
+func (q *candidates) reset() { q.queue, q.head, q.heap = q.queue[:0], 0, q.heap[:0] }
+
+func (q *candidates) push(c candidate) {
+	if n := len(q.queue); n == 0 || q.queue[n-1] <= c {
+		q.queue = append(q.queue, c)
+		return
 	}
-	at := 0
-	for {
-		k := 2*at + 1
-		if k >= len(h) {
+	h := append(q.heap, c)
+	at := len(h) - 1
+	for at > 0 {
+		up := (at - 1) / heapWidth
+		if h[up] <= c {
 			break
 		}
-		if k+1 < len(h) && h[k+1].before(h[k]) {
-			k++
-		}
-		if !h[k].before(c) {
-			break
-		}
-		h[at] = h[k]
-		at = k
+		h[at] = h[up]
+		at = up
 	}
 	h[at] = c
+	q.heap = h
+}
+
+// pop takes the smallest; false when there is none.
+func (q *candidates) pop() (candidate, bool) {
+	if q.head < len(q.queue) && (len(q.heap) == 0 || q.queue[q.head] <= q.heap[0]) {
+		q.head++
+		return q.queue[q.head-1], true
+	}
+	if len(q.heap) == 0 {
+		return 0, false
+	}
+	return q.popHeap(), true
+}
+
+func (q *candidates) popHeap() candidate {
+	h := q.heap
+	top, c := h[0], h[len(h)-1]
+	h = h[:len(h)-1]
+	q.heap = h
+	for at := 0; len(h) > 0; {
+		lo := heapWidth*at + 1
+		if lo >= len(h) {
+			h[at] = c
+			break
+		}
+		least, k := h[lo], lo
+		for i, d := range h[lo+1 : min(lo+heapWidth, len(h))] {
+			if d < least {
+				least, k = d, lo+1+i
+			}
+		}
+		if least >= c {
+			h[at] = c
+			break
+		}
+		h[at] = least
+		at = k
+	}
 	return top
 }

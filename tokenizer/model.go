@@ -29,7 +29,30 @@ func (v *vocabulary) lookup(s string) (int32, bool) {
 	return id, ok
 }
 
-func newVocabulary(n node, ids map[string]int) (*vocabulary, error) {
+// lookupJoined looks a+b up. Merges mostly make one token after the other, so that last, what the merge before made, and the id
+// after it are tried first: a comparison is cheaper than a hash and its cache misses.
+func (v *vocabulary) lookupJoined(a, b string, last int32) (int32, bool) {
+	for id := max(last, 0); id <= last+1 && int(id) < len(v.tokens); id++ {
+		if s := v.tokens[id]; s != "" && len(s) == len(a)+len(b) && s[:len(a)] == a && s[len(a):] == b {
+			return id, true
+		}
+	}
+	return v.lookup(a + b)
+}
+
+// readVocabulary reads an object of tokens and their ids.
+func readVocabulary(n node) (*vocabulary, error) {
+	if v, ok := fastVocabulary(n.raw); ok {
+		return v, nil
+	}
+	return decodeVocabulary(n)
+}
+
+func decodeVocabulary(n node) (*vocabulary, error) {
+	var ids map[string]int
+	if err := n.decode(&ids); err != nil {
+		return nil, err
+	}
 	top := -1
 	for s, id := range ids {
 		if id < 0 || id > maxTokenID {
@@ -38,10 +61,12 @@ func newVocabulary(n node, ids map[string]int) (*vocabulary, error) {
 		top = max(top, id)
 	}
 	v := &vocabulary{make(map[string]int32, len(ids)), make([]string, top+1)}
+	taken := make([]bool, top+1)
 	for s, id := range ids {
-		if old := v.tokens[id]; old != "" {
+		if old := v.tokens[id]; taken[id] {
 			return nil, n.errorf("tokens %q and %q share id %d", min(old, s), max(old, s), id)
 		}
+		taken[id] = true
 		v.tokens[id] = s
 		v.ids[s] = int32(id)
 	}
@@ -82,8 +107,8 @@ func loadModel(n node, byteLevel bool) (model, *vocabulary, bool, error) {
 	if n.absent() {
 		return nil, nil, false, n.errorf("missing; is this a tokenizer.json?")
 	}
-	var f modelFields
-	if err := n.decode(&f); err != nil {
+	f, err := readModelFields(n)
+	if err != nil {
 		return nil, nil, false, err
 	}
 	vn := n.child("vocab", f.Vocab)
@@ -99,17 +124,13 @@ func loadModel(n node, byteLevel bool) (model, *vocabulary, bool, error) {
 	if vn.absent() {
 		return nil, nil, false, vn.errorf("missing")
 	}
-	var ids map[string]int
-	if err := vn.decode(&ids); err != nil {
-		return nil, nil, false, err
-	}
-	v, err := newVocabulary(vn, ids)
+	v, err := readVocabulary(vn)
 	if err != nil {
 		return nil, nil, false, err
 	}
 	switch kind {
 	case "BPE":
-		merges, err := decodeMerges(n.child("merges", f.Merges))
+		merges, err := readMerges(n.child("merges", f.Merges))
 		if err != nil {
 			return nil, nil, false, err
 		}
@@ -124,11 +145,18 @@ func loadModel(n node, byteLevel bool) (model, *vocabulary, bool, error) {
 	return newWordLevel(n, v, &f), v, false, nil
 }
 
-// decodeMerges reads both spellings: "a b" and ["a", "b"].
-func decodeMerges(n node) ([][2]string, error) {
+// readMerges reads both spellings: "a b" and ["a", "b"].
+func readMerges(n node) ([][2]string, error) {
 	if n.absent() {
 		return nil, n.errorf("missing")
 	}
+	if pairs, ok := fastMerges(n.raw); ok {
+		return pairs, nil
+	}
+	return decodeMerges(n)
+}
+
+func decodeMerges(n node) ([][2]string, error) {
 	raw := bytes.TrimLeft(n.raw, " \t\r\n")
 	raw = bytes.TrimLeft(raw[1:], " \t\r\n")
 	if len(raw) == 0 || raw[0] != '"' {

@@ -164,31 +164,3 @@ func TestConcurrentUseGivesTheSameIDs(t *testing.T) {
 	}
 	wg.Wait()
 }
-
-func TestGeneralExpressionsEqualTheScanners(t *testing.T) {
-	for _, pattern := range []string{gpt2Pattern, llama3Regex, qwen2Regex} {
-		fast, err := compileRegex(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
-		slow, err := compileGeneral(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if fast.scan == nil || slow.scan != nil {
-			t.Fatal("not the two ways")
-		}
-		for _, g := range readGolden(t, "gpt2") {
-			var a, b []int
-			if err := fast.each(g.Text, func(lo, hi int) { a = append(a, lo, hi) }); err != nil {
-				t.Fatal(err)
-			}
-			if err := slow.each(g.Text, func(lo, hi int) { b = append(b, lo, hi) }); err != nil {
-				t.Fatal(err)
-			}
-			if !slices.Equal(a, b) {
-				t.Errorf("%.30s... %q: scanner %v, expression %v", pattern, g.Text, a, b)
-			}
-		}
-	}
-}

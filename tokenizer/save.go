@@ -206,11 +206,11 @@ func (v jsonVocab) MarshalJSON() ([]byte, error) {
 		if id > 0 {
 			b.WriteByte(',')
 		}
-		key, err := json.Marshal(s)
+		key, err := indented(s)
 		if err != nil {
 			return nil, err
 		}
-		fmt.Fprintf(&b, "%s:%d", key, id)
+		fmt.Fprintf(&b, "%s:%d", bytes.TrimSpace(key), id)
 	}
 	b.WriteByte('}')
 	return b.Bytes(), nil

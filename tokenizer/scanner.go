@@ -16,6 +16,7 @@ const (
 	gpt2Pattern  = `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
 	llama3Regex  = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 	qwen2Regex   = `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+	o200kRegex   = `[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 	regexTimeout = 10 * time.Second // of one match: only a pathological expression comes near it
 )
 
@@ -33,6 +34,8 @@ func compileRegex(pattern string) (*regex, error) {
 		return &regex{scan: func(s string) int { return scanLlama3(s, 3) }}, nil
 	case qwen2Regex:
 		return &regex{scan: func(s string) int { return scanLlama3(s, 1) }}, nil
+	case o200kRegex:
+		return &regex{scan: scanO200K}, nil
 	}
 	return compileGeneral(pattern)
 }
@@ -89,46 +92,60 @@ func (r *regex) each(s string, found func(lo, hi int)) error {
 
 // Character classes of the scanners.
 const (
-	letter = 1 << iota
-	number
-	space
-	newline
+	letter  = 1 << iota // \p{L}
+	number              // \p{N}
+	space               // \s
+	newline             // \r and \n
+	upper               // [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]
+	lower               // [\p{Ll}\p{Lm}\p{Lo}\p{M}]
+
+	spelled = letter | number | space
 )
 
-var asciiClass = func() (t [utf8.RuneSelf]byte) {
-	for i := range t {
-		switch r := rune(i); {
-		case unicode.IsLetter(r):
-			t[i] = letter
-		case unicode.IsDigit(r):
-			t[i] = number
-		case r == '\n' || r == '\r':
-			t[i] = space | newline
-		case unicode.IsSpace(r):
-			t[i] = space
+// basicClass has the classes of the characters of the Basic Multilingual Plane.
+var basicClass = func() *[1 << 16]byte {
+	t := new([1 << 16]byte)
+	for _, c := range classes {
+		for _, r := range c.table.R16 {
+			for i := int(r.Lo); i <= int(r.Hi); i++ { // all strides are 1
+				t[i] |= c.bit
+			}
 		}
 	}
+	for r := range rune(len(t)) {
+		if unicode.IsSpace(r) {
+			t[r] |= space
+		}
+	}
+	t['\n'] |= newline
+	t['\r'] |= newline
 	return t
 }()
 
-// class returns the class of the first character of s and its width; 0, 0 for an empty string.
+var classes = []struct {
+	table *unicode.RangeTable
+	bit   byte
+}{{letters, letter}, {numbers, number}, {upperCase, upper}, {lowerCase, lower}}
+
+// class returns the classes of the first character of s and its width; 0, 0 for an empty string.
 func class(s string) (byte, int) {
 	if s == "" {
 		return 0, 0
 	}
 	if s[0] < utf8.RuneSelf {
-		return asciiClass[s[0]], 1
+		return basicClass[s[0]], 1
 	}
 	r, n := utf8.DecodeRuneInString(s)
-	switch {
-	case unicode.Is(letters, r):
-		return letter, n
-	case unicode.Is(numbers, r):
-		return number, n
-	case unicode.IsSpace(r):
-		return space, n
+	if r < 1<<16 {
+		return basicClass[r], n
 	}
-	return 0, n
+	bits := byte(0)
+	for _, c := range classes {
+		if unicode.Is(c.table, r) {
+			bits |= c.bit
+		}
+	}
+	return bits, n
 }
 
 // run returns the length of the leading run of characters of a class.
@@ -136,7 +153,7 @@ func run(s string, want byte) int {
 	i := 0
 	for i < len(s) {
 		if b := s[i]; b < utf8.RuneSelf {
-			if asciiClass[b]&want == 0 {
+			if basicClass[b]&want == 0 {
 				break
 			}
 			i++
@@ -156,7 +173,7 @@ func runOther(s string) int {
 	i := 0
 	for i < len(s) {
 		c, n := class(s[i:])
-		if c != 0 {
+		if c&spelled != 0 {
 			break
 		}
 		i += n
@@ -221,8 +238,8 @@ func scanGPT2(s string) int {
 		lead = 1
 	}
 	switch c, _ := class(s[lead:]); {
-	case c == letter || c == number:
-		return lead + run(s[lead:], c)
+	case c&(letter|number) != 0:
+		return lead + run(s[lead:], c&(letter|number))
 	case c&space == 0 && lead < len(s):
 		return lead + runOther(s[lead:])
 	}
@@ -236,30 +253,93 @@ func scanLlama3(s string, maxDigits int) int {
 	}
 	c, w := class(s)
 	switch {
-	case c == letter:
+	case c&letter != 0:
 		return run(s, letter)
-	case c == number:
-		n := w
-		for k := 1; k < maxDigits; k++ {
-			d, x := class(s[n:])
-			if d != number {
-				break
-			}
-			n += x
-		}
-		return n
+	case c&number != 0:
+		return scanDigits(s, maxDigits)
 	case c&newline == 0:
 		if n := run(s[w:], letter); n > 0 {
 			return w + n
 		}
 	}
+	return scanRest(s, "\r\n")
+}
+
+// scanO200K is the expression of GPT-4o and gpt-oss: words break where lower case ends, and take marks and contractions in.
+func scanO200K(s string) int {
+	c, w := class(s)
+	if c&number != 0 {
+		return scanDigits(s, 3)
+	}
+	lead := 0 // of [^\r\n\p{L}\p{N}]?
+	if c&(letter|newline) == 0 {
+		lead = w
+	}
+	for _, word := range [...]func(string) int{endsLower, beginsUpper} {
+		n := word(s[lead:])
+		if n > 0 {
+			n += lead
+		} else if lead > 0 {
+			n = word(s) // a mark may be the word itself
+		}
+		if n > 0 {
+			return n + contraction(s[n:], true)
+		}
+	}
+	return scanRest(s, "\r\n/")
+}
+
+// endsLower is upper*lower+. Where no lower follows the run of upper, the run is given back up to its last character that is
+// lower too.
+func endsLower(s string) int {
+	end, both := 0, 0
+	for {
+		c, w := class(s[end:])
+		if c&upper == 0 {
+			break
+		}
+		end += w
+		if c&lower != 0 {
+			both = end
+		}
+	}
+	if n := run(s[end:], lower); n > 0 {
+		return end + n
+	}
+	return both
+}
+
+// beginsUpper is upper+lower*.
+func beginsUpper(s string) int {
+	n := run(s, upper)
+	if n > 0 {
+		n += run(s[n:], lower)
+	}
+	return n
+}
+
+// scanDigits is \p{N}{1,most}.
+func scanDigits(s string, most int) int {
+	n := 0
+	for range most {
+		c, w := class(s[n:])
+		if c&number == 0 {
+			break
+		}
+		n += w
+	}
+	return n
+}
+
+// scanRest is ` ?[^\s\p{L}\p{N}]+[TAIL]*|\s*[\r\n]+|\s+(?!\S)|\s+`.
+func scanRest(s, tail string) int {
 	lead := 0
 	if s[0] == ' ' {
 		lead = 1
 	}
 	if n := runOther(s[lead:]); n > 0 {
 		n += lead
-		for n < len(s) && (s[n] == '\n' || s[n] == '\r') {
+		for n < len(s) && strings.IndexByte(tail, s[n]) >= 0 {
 			n++
 		}
 		return n

@@ -32,7 +32,7 @@ func (t *Template) HasGenerations() bool { return t.hasGenerations }
 // Options bounds a render. The zero value has transformers' behaviour and bounds that no published template comes near.
 type Options struct {
 	Clock     func() time.Time // the time that strftime_now formats; nil is time.Now
-	MaxSteps  int              // statements, calls and items, and the bytes and elements they make; 0 is 20 million
+	MaxSteps  int              // statements, calls and items, and the bytes and elements they make; 0 is 4 million
 	MaxOutput int              // bytes of the text, and of any string on the way; 0 is 64 MiB
 }
 
@@ -65,7 +65,7 @@ func (t *Template) Render(vars map[string]any, o Options) (r Result, err error) 
 		st.now = time.Now
 	}
 	if st.steps <= 0 {
-		st.steps = 20_000_000
+		st.steps = 4_000_000
 	}
 	if st.maxOutput <= 0 {
 		st.maxOutput = 64 << 20

@@ -17,10 +17,22 @@ def dropped(**bert):
     return [c for c in CODE_POINTS if n.normalize_str(chr(c)) == ""]
 
 
+nfd, nfkd = normalizers.NFD(), normalizers.NFKD()
+
+
+def normalizes(ch):
+    """Whether a normalization form changes ch, or moves it past another mark (U+0345 has the highest class, U+0334 the lowest)."""
+    return (nfd.normalize_str(ch) != ch or nfkd.normalize_str(ch) != ch
+            or nfd.normalize_str("a" + ch + "\u0334") != "a" + ch + "\u0334" or nfd.normalize_str("a\u0345" + ch) != "a\u0345" + ch)
+
+
 digits, words, marks = pre_tokenizers.Digits(True), pre_tokenizers.Whitespace(), normalizers.StripAccents()
 TABLES = [
     ("letters", r"\p{L} of the regular expressions of Split and ByteLevel", removed(pre_tokenizers.Split(Regex(r"\p{L}"), "removed"))),
     ("numbers", r"\p{N} of the regular expressions of Split and ByteLevel", removed(pre_tokenizers.Split(Regex(r"\p{N}"), "removed"))),
+    ("upperCase", r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}] of the o200k expression", removed(pre_tokenizers.Split(Regex(r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"), "removed"))),
+    ("lowerCase", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}] of the o200k expression", removed(pre_tokenizers.Split(Regex(r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"), "removed"))),
+    ("normalizes", "what the normalization forms change or reorder", [c for c in CODE_POINTS if normalizes(chr(c))]),
     ("digits", "what Digits splits", [c for c in CODE_POINTS if len(digits.pre_tokenize_str("a" + chr(c))) == 2]),
     ("punctuation", "what Punctuation and BertPreTokenizer split", removed(pre_tokenizers.Punctuation("removed"))),
     ("marks", "what StripAccents drops", [c for c in CODE_POINTS if marks.normalize_str(chr(c)) == ""]),
