@@ -2,6 +2,7 @@ package attention
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"strings"
 	"testing"
@@ -54,7 +55,7 @@ func combinations() (all []*problem) {
 	}
 	for _, p := range sizes {
 		for _, mask := range []Options{{}, {Causal: true}, {Window: 9}, {Window: 20}} {
-			for _, scores := range []Options{{}, {SoftCap: 3}, {Scale: 0.3}, {SoftCap: 5, Scale: 0.25}} {
+			for _, scores := range []Options{{}, {SoftCap: 3}, {Scale: 1.3 / math.Sqrt(float64(p.dim))}, {SoftCap: 5, Scale: 0.25}} {
 				for _, bias := range [][2]int{{}, {1, 1}, {1, p.heads}, {p.batch, 1}, {p.batch, p.heads}} {
 					for _, rate := range []float64{0, 0.3} {
 						for _, segments := range []bool{false, true} {
@@ -116,6 +117,9 @@ func TestEveryCombinationAgreesWithFloat64(t *testing.T) {
 				}
 				p := *p
 				p.Route, p.BlockQ, p.BlockKV = v.route, v.block, v.block*3/2
+				if v.dtype == dtypes.BFloat16 && p.keys < 16 {
+					v.limit *= 4 // a handful of keys: gradients that nearly vanish
+				}
 				e, name := p.worst(p.compute(t, d, v.dtype, in, v.saved), want)
 				if !(e <= v.limit) {
 					t.Errorf("%s saved=%v %v: %s is off by %.3g, want at most %g", v.dtype, v.saved, &p, name, e, v.limit)
