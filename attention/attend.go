@@ -11,8 +11,8 @@ import (
 
 // Attend is attention of q [batch, q_seq, heads, head_dim] over k and v [batch, kv_seq, kv_heads, head_dim], all of one
 // dtype (Float32, BFloat16, Float16); heads is a multiple of kv_heads, whose heads neighbouring query heads share. The
-// result has q's shape and dtype and is differentiable in q, k and v. A query that sees no key gets zeros, and no
-// gradient. Softmax and sums are float32.
+// result has q's shape and dtype and is differentiable in q, k, v and the bias. A query that sees no key gets zeros, and
+// no gradient. Softmax and sums are float32.
 func Attend(q, k, v *Node, o Options) *Node {
 	out, _ := Forward(q, k, v, o)
 	return out
@@ -29,9 +29,9 @@ func Forward(q, k, v *Node, o Options) (out, lse *Node) {
 		out, lse = c.dense(c.q, c.k, c.v)
 		return out, StopGradient(lse)
 	case RouteCuDNN:
-		out, lse = c.cudnnForward(q, k, v)
+		out, lse = c.cudnnForward(q, k, v, c.frozenBias())
 	default:
-		out, lse = newTiled(c, q, k, v).forward()
+		out, lse = newTiled(c, q, k, v, c.frozenBias()).forward()
 	}
 	return c.withBackward(out, lse, true), lse
 }
@@ -47,18 +47,34 @@ func FromSaved(q, k, v, out, lse *Node, o Options) *Node {
 	return c.withBackward(out, lse, false)
 }
 
-// withBackward makes out a function of q, k and v. afresh says that the forward lies in the same graph.
+// frozenBias is the bias as the forward of a custom gradient reads it; nil without one.
+func (c *call) frozenBias() *Node {
+	if c.Bias == nil {
+		return nil
+	}
+	return StopGradient(c.Bias)
+}
+
+// withBackward makes out a function of q, k, v and the bias. afresh says that the forward lies in the same graph.
 func (c *call) withBackward(out, lse *Node, afresh bool) *Node {
-	return customvjp.Apply([]*Node{out, lse}, []*Node{c.q, c.k, c.v}, func(ins, outs, dOuts []*Node) []*Node {
+	inputs := []*Node{c.q, c.k, c.v}
+	if c.Bias != nil {
+		inputs = append(inputs, c.Bias)
+	}
+	return customvjp.Apply([]*Node{out, lse}, inputs, func(ins, outs, dOuts []*Node) []*Node {
 		dOut := dOuts[0]
+		if c.Route != RouteCuDNN && afresh {
+			// Keep compilers from taking the forward's scores, all of them, for the ones to be computed again.
+			guarded := OptimizationBarriers(append(ins, dOut)...)
+			ins, dOut = guarded[:len(ins)], guarded[len(ins)]
+		}
+		var bias *Node
+		if c.Bias != nil {
+			bias = ins[3]
+		}
 		if c.Route == RouteCuDNN {
-			return c.cudnnBackward(ins[0], ins[1], ins[2], outs[0], outs[1], dOut)
+			return c.cudnnBackward(ins[0], ins[1], ins[2], bias, outs[0], outs[1], dOut)
 		}
-		if afresh { // keep compilers from taking the forward's scores, all of them, for the ones to be computed again
-			guarded := OptimizationBarriers(ins[0], ins[1], ins[2], dOut)
-			ins, dOut = guarded[:3], guarded[3]
-		}
-		dq, dk, dv := newTiled(c, ins[0], ins[1], ins[2]).backward(outs[0], outs[1], dOut)
-		return []*Node{dq, dk, dv}
+		return newTiled(c, ins[0], ins[1], ins[2], bias).backward(outs[0], outs[1], dOut)
 	})[0]
 }

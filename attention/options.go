@@ -3,6 +3,7 @@ package attention
 import (
 	"fmt"
 	"math"
+	"math/bits"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -20,10 +21,29 @@ type Options struct {
 	SoftCap float64 // if not 0, scores become SoftCap·tanh(score/SoftCap) before masking, as in Gemma 2
 
 	// SegmentIDs, int32 [batch, q_seq], and KVSegmentIDs, int32 [batch, kv_seq], let a query see the keys with its own id
-	// only: several documents in one row. KVSegmentIDs nil: the same as SegmentIDs. The order of ids is free.
+	// only: several documents in one row. KVSegmentIDs nil: the same as SegmentIDs. The order of ids is free, and padding is
+	// a document like any other.
 	SegmentIDs, KVSegmentIDs *Node
 
+	// MaxSegments, if not 0, is a promise about SegmentIDs that lets cuDNN take them: all ids are at least 0 and below it,
+	// and the tokens of an id lie side by side in their row. [CountSegments] finds it on the host. Programs depend on it by
+	// powers of two only. Where ids break the promise, gradients are NaN.
+	MaxSegments int
+
 	QueryOffset int // position of query 0 among the keys, for Causal and Window where the lengths differ
+
+	// Bias, [batch or 1, heads or 1, q_seq, kv_seq] in float32 or q's dtype, is added to the scores after scale and soft
+	// cap. A first axis of 1 serves every row, a second axis of 1 every head; the last two are never stretched. Very negative
+	// numbers and -Inf hide keys. It gets a gradient in its own shape and dtype, summed over what it serves, unless it comes
+	// through StopGradient.
+	Bias *Node
+
+	// DropoutRate, in [0, 1), is the probability with which a weight is dropped after the softmax; those that stay grow by
+	// 1/(1-DropoutRate). Which ones depends on the row's entry in DropoutKeys, uint32 [batch], and on head, query and key
+	// alone, so that the backward pass, and any division of the rows among devices, draws the same. Mix seed, step, row and
+	// layer into the keys.
+	DropoutRate float64
+	DropoutKeys *Node
 
 	Route           Route
 	BlockQ, BlockKV int // size of the tiles, in queries and keys; 0: chosen from the lengths
@@ -88,7 +108,9 @@ func newCall(q, k, v *Node, o Options) *call {
 
 // checkOptions checks the options and fills in their defaults.
 func (c *call) checkOptions() {
-	for name, v := range map[string]int{"Window": c.Window, "QueryOffset": c.QueryOffset, "BlockQ": c.BlockQ, "BlockKV": c.BlockKV} {
+	for name, v := range map[string]int{
+		"Window": c.Window, "QueryOffset": c.QueryOffset, "BlockQ": c.BlockQ, "BlockKV": c.BlockKV, "MaxSegments": c.MaxSegments,
+	} {
 		if v < 0 {
 			exceptions.Panicf("attention: %s is %d; use 0 or more", name, v)
 		}
@@ -113,10 +135,16 @@ func (c *call) checkOptions() {
 	if !c.Causal {
 		c.QueryOffset = 0
 	}
-	if c.SegmentIDs == nil && c.KVSegmentIDs != nil {
-		exceptions.Panicf("attention: KVSegmentIDs without SegmentIDs")
-	}
+	c.checkSegments()
+	c.checkBias()
+	c.checkDropout()
+}
+
+func (c *call) checkSegments() {
 	if c.SegmentIDs == nil {
+		if c.KVSegmentIDs != nil {
+			exceptions.Panicf("attention: KVSegmentIDs without SegmentIDs")
+		}
 		return
 	}
 	if c.KVSegmentIDs == nil {
@@ -128,6 +156,39 @@ func (c *call) checkOptions() {
 	}{"SegmentIDs": {c.SegmentIDs, c.queries}, "KVSegmentIDs": {c.KVSegmentIDs, c.keys}} {
 		if want := shapes.Make(dtypes.Int32, c.batch, x.seq); !x.ids.Shape().Equal(want) {
 			exceptions.Panicf("attention: %s has shape %s; want %s", name, x.ids.Shape(), want)
+		}
+	}
+	if c.MaxSegments > 0 { // one program for all counts up to the next power of two
+		c.MaxSegments = 1 << bits.Len(uint(c.MaxSegments-1))
+	}
+}
+
+func (c *call) checkBias() {
+	if c.Bias == nil {
+		return
+	}
+	s := c.Bias.Shape()
+	fits := s.Rank() == 4 && (s.Dim(0) == 1 || s.Dim(0) == c.batch) && (s.Dim(1) == 1 || s.Dim(1) == c.heads) &&
+		s.Dim(2) == c.queries && s.Dim(3) == c.keys
+	if !fits {
+		exceptions.Panicf("attention: Bias has shape %s; want [%d or 1, %d or 1, %d, %d]", s, c.batch, c.heads, c.queries, c.keys)
+	}
+	if s.DType != dtypes.Float32 && s.DType != c.dtype {
+		exceptions.Panicf("attention: Bias is %s; use Float32 or the dtype of q, %s", s.DType, c.dtype)
+	}
+}
+
+func (c *call) checkDropout() {
+	switch {
+	case !(c.DropoutRate >= 0 && c.DropoutRate < 1):
+		exceptions.Panicf("attention: DropoutRate is %g; use a probability in [0, 1)", c.DropoutRate)
+	case c.DropoutRate == 0:
+		c.DropoutKeys = nil
+	case c.DropoutKeys == nil:
+		exceptions.Panicf("attention: DropoutRate %g without DropoutKeys; give one uint32 per row", c.DropoutRate)
+	default:
+		if want := shapes.Make(dtypes.Uint32, c.batch); !c.DropoutKeys.Shape().Equal(want) {
+			exceptions.Panicf("attention: DropoutKeys has shape %s; want %s", c.DropoutKeys.Shape(), want)
 		}
 	}
 }

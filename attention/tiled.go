@@ -22,13 +22,17 @@ const (
 type tiled struct {
 	*call
 	q, k, v   *Node         // [batch, kv_heads, group, q_seq, dim] with the scale where foldScale; [batch, kv_heads, kv_seq, dim]
+	added     *Node         // the bias, [batch or 1, kv_heads or 1, group or 1, q_seq, kv_seq]; nil: none
 	foldScale bool          // the scale is in q, else it is applied to the scores
 	ks, vs    map[int]*Node // blocks of k and v by their first key, as they come into use
 	turn      *Node         // a result of the tile that was last built
 }
 
-func newTiled(c *call, q, k, v *Node) *tiled {
+func newTiled(c *call, q, k, v, bias *Node) *tiled {
 	t := &tiled{call: c, k: headMajor(k), v: headMajor(v), ks: map[int]*Node{}, vs: map[int]*Node{}}
+	if bias != nil {
+		t.added = c.splitHeads(bias)
+	}
 	// In float32, and where it only changes the exponent, scaling q is as exact as scaling the scores, and cheaper.
 	frac, _ := math.Frexp(c.Scale)
 	t.foldScale = c.dtype == dtypes.Float32 || frac == 0.5
@@ -93,7 +97,7 @@ func (t *tiled) forwardBand(b band) (out, lse *Node) {
 		}
 		p := Exp(Sub(s, m))
 		l := ReduceAndKeep(p, ReduceSum, -1)
-		o := product(ConvertDType(p, t.dtype), 3, t.vs[x.k0], 2)
+		o := product(ConvertDType(t.drop(p, b, x), t.dtype), 3, t.vs[x.k0], 2)
 		if top != nil {
 			shrink := Exp(Sub(top, m))
 			l, o = Add(Mul(sum, shrink), l), Add(Mul(acc, shrink), o)
@@ -105,54 +109,80 @@ func (t *tiled) forwardBand(b band) (out, lse *Node) {
 	return ConvertDType(Div(acc, sum), t.dtype), Add(top, Log(sum))
 }
 
-// backward returns the gradients of q, k and v for dOut, given what forward returned.
-func (t *tiled) backward(out, lse, dOut *Node) (dq, dk, dv *Node) {
+// backward returns the gradients of q, k, v and, where there is one, the bias, for dOut, given what forward returned.
+func (t *tiled) backward(out, lse, dOut *Node) []*Node {
 	lseRows := Reshape(lse, t.batch, t.kvHeads, t.group, t.queries, 1)
 	outRows, dOutRows := t.grouped(out), t.grouped(dOut)
-	var dqs []*Node
-	dks, dvs := map[int]*Node{}, map[int]*Node{} // by first key, float32
-	add := func(sums map[int]*Node, key int, x *Node) {
-		if sums[key] != nil {
-			x = Add(sums[key], x)
-		}
-		sums[key] = x
-	}
+	g := &gradients{dks: map[int]*Node{}, dvs: map[int]*Node{}}
 	for _, b := range t.bands() {
-		q, dO := t.rows(t.q, b.q0, b.q1), t.rows(dOutRows, b.q0, b.q1)
-		l := t.rows(lseRows, b.q0, b.q1)
-		delta := ReduceAndKeep(Mul(wide(dO), wide(t.rows(outRows, b.q0, b.q1))), ReduceSum, -1)
-		var dqBand *Node
-		for _, x := range b.tiles {
-			q := t.inTurn(q)
-			s, slope := t.scores(q, b, x)
-			p := Exp(Sub(s, l))
-			add(dvs, x.k0, product(ConvertDType(p, t.dtype), 2, dO, 2))
-			ds := Mul(p, Sub(product(dO, 3, t.vs[x.k0], 3), delta))
-			if slope != nil {
-				ds = Mul(ds, slope)
-			}
-			ds = ConvertDType(ds, t.dtype)
-			add(dks, x.k0, product(ds, 2, q, 2))
-			d := product(ds, 3, t.ks[x.k0], 2)
-			if dqBand != nil {
-				d = Add(dqBand, d)
-			}
-			dqBand = d
-			t.turn = dks[x.k0]
-		}
-		if dqBand == nil {
-			dqBand = ZerosLike(q)
-		} else {
-			dqBand = ConvertDType(MulScalar(dqBand, t.Scale), t.dtype)
-		}
-		dqs = append(dqs, dqBand)
+		dO := t.rows(dOutRows, b.q0, b.q1)
+		t.backwardBand(g, b, dO, t.rows(lseRows, b.q0, b.q1),
+			ReduceAndKeep(Mul(wide(dO), wide(t.rows(outRows, b.q0, b.q1))), ReduceSum, -1))
 	}
-	dq = headMajor(t.ungroup(dqs))
 	keyScale := t.Scale
 	if t.foldScale {
 		keyScale = 1 // q has it
 	}
-	return dq, t.joinKeys(dks, keyScale), t.joinKeys(dvs, 1)
+	all := []*Node{headMajor(t.ungroup(g.dqs)), t.joinKeys(g.dks, keyScale), t.joinKeys(g.dvs, 1)}
+	switch {
+	case t.wantsBiasGradient():
+		all = append(all, t.joinBias(g.dBias))
+	case t.added != nil:
+		all = append(all, nil)
+	}
+	return all
+}
+
+// gradients are what the tiles so far gave.
+type gradients struct {
+	dqs      []*Node       // by band, as rows
+	dks, dvs map[int]*Node // by first key, float32
+	dBias    []*Node       // by band, as the bias, float32
+}
+
+func addAt(sums map[int]*Node, key int, x *Node) {
+	if sums[key] != nil {
+		x = Add(sums[key], x)
+	}
+	sums[key] = x
+}
+
+// backwardBand goes over the keys that a block of queries sees. lse and delta, the sum over a row of weight times its
+// gradient, are [batch, kv_heads, rows, 1].
+func (t *tiled) backwardBand(g *gradients, b band, dO, lse, delta *Node) {
+	rows := t.rows(t.q, b.q0, b.q1)
+	var dq *Node
+	dBias := map[int]*Node{}
+	for _, x := range b.tiles {
+		q := t.inTurn(rows)
+		s, slope := t.scores(q, b, x)
+		p := Exp(Sub(s, lse))
+		addAt(g.dvs, x.k0, product(ConvertDType(t.drop(p, b, x), t.dtype), 2, dO, 2))
+		ds := Mul(p, Sub(t.drop(product(dO, 3, t.vs[x.k0], 3), b, x), delta))
+		if t.wantsBiasGradient() {
+			dBias[x.k0] = t.biasGradient(ds, b, x)
+		}
+		if slope != nil {
+			ds = Mul(ds, slope)
+		}
+		ds = ConvertDType(ds, t.dtype)
+		addAt(g.dks, x.k0, product(ds, 2, q, 2))
+		d := product(ds, 3, t.ks[x.k0], 2)
+		if dq != nil {
+			d = Add(dq, d)
+		}
+		dq = d
+		t.turn = g.dks[x.k0]
+	}
+	if dq == nil {
+		dq = ZerosLike(rows)
+	} else {
+		dq = ConvertDType(MulScalar(dq, t.Scale), t.dtype)
+	}
+	g.dqs = append(g.dqs, dq)
+	if t.wantsBiasGradient() {
+		g.dBias = append(g.dBias, t.biasRow(dBias, b))
+	}
 }
 
 // joinKeys joins sums over blocks of keys to [batch, kv_seq, kv_heads, dim]; blocks that no query sees are zero.
@@ -188,24 +218,36 @@ func (t *tiled) scores(q *Node, b band, x tile) (s, slope *Node) {
 		th := Tanh(DivScalar(s, t.SoftCap))
 		s, slope = MulScalar(th, t.SoftCap), OneMinus(Square(th))
 	}
-	if bias := t.bias(b, x); bias != nil {
-		split := Reshape(s, t.batch, t.kvHeads, t.group, b.q1-b.q0, x.k1-x.k0)
-		s = Reshape(Add(split, bias), s.Shape().Dimensions...)
+	mask := t.mask(b, x)
+	if mask == nil && t.added == nil {
+		return s, slope
 	}
-	return s, slope
+	split := t.split(s, b, x)
+	if t.added != nil {
+		split = Add(split, wide(t.biasTile(b, x)))
+	}
+	if mask != nil {
+		split = Add(split, mask)
+	}
+	return Reshape(split, s.Shape().Dimensions...), slope
 }
 
-// bias is hidden where a query does not see a key and 0 elsewhere, [batch or 1, 1, 1, queries, keys]; nil where all see all.
-func (t *tiled) bias(b band, x tile) *Node {
+// split takes apart the rows of a tile's scores: [batch, kv_heads, group, queries, keys].
+func (t *tiled) split(s *Node, b band, x tile) *Node {
+	return Reshape(s, t.batch, t.kvHeads, t.group, b.q1-b.q0, x.k1-x.k0)
+}
+
+// mask is hidden where a query does not see a key and 0 elsewhere, [batch or 1, 1, 1, queries, keys]; nil where all see all.
+func (t *tiled) mask(b band, x tile) *Node {
 	visible := t.visible(b.q0, b.q1, x.k0, x.k1, x.masked)
 	if visible == nil {
 		return nil
 	}
-	bias := Where(visible, Scalar(visible.Graph(), dtypes.Float32, 0), Scalar(visible.Graph(), dtypes.Float32, hidden))
-	if bias.Rank() == 2 {
-		return ExpandAxes(bias, 0, 1, 2)
+	mask := Where(visible, Scalar(visible.Graph(), dtypes.Float32, 0), Scalar(visible.Graph(), dtypes.Float32, hidden))
+	if mask.Rank() == 2 {
+		return ExpandAxes(mask, 0, 1, 2)
 	}
-	return ExpandAxes(bias, 1, 2)
+	return ExpandAxes(mask, 1, 2)
 }
 
 // visible says which queries of [q0, q1) see which keys of [k0, k1): [queries, keys] by position, [batch, queries, keys]
@@ -252,25 +294,5 @@ func (t *tiled) inTurn(q *Node) *Node {
 	if t.turn == nil {
 		return q
 	}
-	switch chainMode {
-	case 1:
-		return SchedulingBarrier(q, t.turn)
-	case 2:
-		return OptimizationBarriers(q, t.turn)[0]
-	}
-	return q
+	return SchedulingBarrier(q, t.turn)
 }
-
-var chainMode = 1
-
-// product contracts axis i of a with axis j of b, both [batch, heads, ., .], into float32.
-func product(a *Node, i int, b *Node, j int) *Node {
-	// Half-precision operands stay as they are: every backend accumulates their products in float32 on its own.
-	dot := Dot(a, b).WithAccumulatorDType(dtypes.InvalidDType)
-	if a.DType() != dtypes.Float32 {
-		dot = dot.WithOutputDType(dtypes.Float32)
-	}
-	return dot.General([]int{i}, []int{0, 1}, []int{j}, []int{0, 1})
-}
-
-func wide(x *Node) *Node { return ConvertDType(x, dtypes.Float32) }

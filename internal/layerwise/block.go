@@ -62,11 +62,18 @@ func (s span) tensors() (ts []*tensors.Tensor) {
 type shared struct {
 	cos, sin *tensors.Tensor // [1 or rows, length, head_dim/2]
 	segments *tensors.Tensor // [rows, length] int32, or nil
+	promise  int             // about segments: see promisedSegments
 	rowKeys  *tensors.Tensor // [rows] uint32, or nil: no dropout
 }
 
-// variant says which of the optional inputs there are.
-func (s shared) variant() string { return fmt.Sprint(s.segments != nil, s.rowKeys != nil) }
+// variant says which of the optional inputs there are, and what is known of them.
+type variant struct {
+	segments bool
+	promise  int
+	dropout  bool
+}
+
+func (s shared) variant() variant { return variant{s.segments != nil, s.promise, s.rowKeys != nil} }
 
 // inputs returns the shared inputs, and the number of the span's first layer where random streams need it.
 func (s shared) inputs(index *tensors.Tensor) []*tensors.Tensor {
@@ -92,12 +99,12 @@ func (r *reader) take(n int) []*Node {
 func (r *reader) one() *Node { return r.take(1)[0] }
 
 // batch reads what shared.inputs wrote.
-func (r *reader) batch(segments, dropout bool) (b nn.Batch, index *Node) {
+func (r *reader) batch(v variant) (b nn.Batch, index *Node) {
 	b.Cos, b.Sin = r.one(), r.one()
-	if segments {
-		b.Segments = r.one()
+	if v.segments {
+		b.Segments, b.MaxSegments = r.one(), v.promise
 	}
-	if dropout {
+	if v.dropout {
 		b.RowKeys, index = r.one(), r.one()
 	}
 	return b, index
@@ -133,11 +140,11 @@ func numbered(index *Node) func(i int, l *nn.Layer) {
 
 // forward is the program x, shared, weights → x', kept values.
 func (m *Model) forward(s span, sh shared, keep nn.Keep) *program {
-	segments, dropout := sh.segments != nil, sh.rowKeys != nil
-	return m.programs.get(m.Device, "block_forward", fmt.Sprint(keep, sh.variant(), s.key), func(in []*Node) []*Node {
+	v := sh.variant()
+	return m.programs.get(m.Device, "block_forward", fmt.Sprint(keep, v, s.key), func(in []*Node) []*Node {
 		r := &reader{in}
 		x := r.one()
-		b, index := r.batch(segments, dropout)
+		b, index := r.batch(v)
 		tape := nn.Record(keep)
 		y, _ := m.run(s, r, b, tape, x, numbered(index))
 		return append([]*Node{y}, tape.Kept(y)...)
@@ -146,11 +153,11 @@ func (m *Model) forward(s span, sh shared, keep nn.Keep) *program {
 
 // backward is the program x, dx', shared, kept values, weights → dx, gradients of the trainable tensors in float32.
 func (m *Model) backward(s span, sh shared, keep nn.Keep, kept int) *program {
-	segments, dropout := sh.segments != nil, sh.rowKeys != nil
-	return m.programs.get(m.Device, "block_backward", fmt.Sprint(keep, kept, sh.variant(), s.key), func(in []*Node) []*Node {
+	v := sh.variant()
+	return m.programs.get(m.Device, "block_backward", fmt.Sprint(keep, kept, v, s.key), func(in []*Node) []*Node {
 		r := &reader{in}
 		x, dy := r.one(), r.one()
-		b, index := r.batch(segments, dropout)
+		b, index := r.batch(v)
 		tape := nn.Replay(keep, r.take(kept))
 		y, trainable := m.run(s, r, b, tape, x, numbered(index))
 		return tape.Gradients(y, dy, append([]*Node{x}, trainable...))

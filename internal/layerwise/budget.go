@@ -99,7 +99,7 @@ func (m *Model) keptBytes(s span, keep nn.Keep, rows, length int) (bytes int64) 
 	}
 	r := &reader{in}
 	x := r.one()
-	b, _ := r.batch(false, false)
+	b, _ := r.batch(variant{})
 	tape := nn.Record(keep)
 	y, _ := m.run(s, r, b, tape, x, nil)
 	for _, n := range tape.Kept(y) {

@@ -158,7 +158,7 @@ func (d *Decoder) layers(i int, x, at *tensors.Tensor, sh shared) (*tensors.Tens
 	out, err := m.programs.get(m.Device, "block_decode", sp.key, func(in []*Node) []*Node {
 		r := &reader{in}
 		x, at := r.one(), r.one()
-		b, _ := r.batch(false, false)
+		b, _ := r.batch(variant{})
 		kv := r.take(n)
 		caches := make([]*nn.Cache, len(sp.layers))
 		y, _ := m.run(sp, r, b, nil, x, func(i int, l *nn.Layer) {

@@ -55,7 +55,7 @@ func (s *Session) spoiled() bool {
 		if len(g.params) == 0 {
 			continue
 		}
-		smallest := slices.MinFunc(append(g.values(), g.m...), func(a, b *tensors.Tensor) int { return cmp.Compare(a.Size(), b.Size()) })
+		smallest := slices.MinFunc(g.values(), func(a, b *tensors.Tensor) int { return cmp.Compare(a.Size(), b.Size()) })
 		if _, err := backend.DownloadFloats(smallest); err != nil {
 			return true
 		}

@@ -32,6 +32,7 @@ func (m *Model) share(positions, segments []int32, rowKeys []uint32, rows, lengt
 		if sh.segments, err = backend.UploadValues(m.Device, segments, rows, length); err != nil {
 			return sh, err
 		}
+		sh.promise = promisedSegments(m.Device.Kind, segments, length)
 	}
 	if rowKeys != nil {
 		sh.rowKeys, err = backend.UploadValues(m.Device, rowKeys, rows)

@@ -30,9 +30,9 @@ func Wide(x *Node, xContract, xBatch []int, y *Node, yContract, yBatch []int) *N
 	if widened(x) {
 		x, y = ConvertDType(x, dtypes.Float32), ConvertDType(y, dtypes.Float32)
 	}
-	d := Dot(x, y)
+	d := Dot(x, y).WithAccumulatorDType(dtypes.InvalidDType)
 	if x.DType() != dtypes.Float32 {
-		d = d.WithAccumulatorDType(dtypes.Float32).WithOutputDType(dtypes.Float32)
+		d = d.WithOutputDType(dtypes.Float32)
 	}
 	return d.General(xContract, xBatch, yContract, yBatch)
 }

@@ -6,6 +6,8 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/loris-ml/loris/internal/draw"
 )
 
 // dropRate is the probability with which inputs of the adapter are dropped in this program.
@@ -28,21 +30,11 @@ func (l *Layer) drop(x *Node, a boundAdapter) *Node {
 	h := fnv.New32a()
 	h.Write([]byte(a.Linear))
 	u32 := func(v uint32) *Node { return Const(g, v) }
-	key := mix(BitwiseXor(l.batch.RowKeys, mix(BitwiseXor(l.index, u32(h.Sum32())))))
+	key := draw.Mix(BitwiseXor(l.batch.RowKeys, draw.Mix(BitwiseXor(l.index, u32(h.Sum32())))))
 	element := Add(Mul(Iota(g, shapes.Make(dtypes.Uint32, 1, d[1], d[2]), 1), u32(uint32(d[2]))),
 		Iota(g, shapes.Make(dtypes.Uint32, 1, d[1], d[2]), 2))
-	bits := mix(Add(mix(element), Reshape(key, d[0], 1, 1)))
-	keep := GreaterOrEqual(bits, u32(uint32(p*(1<<32))))
+	bits := draw.Mix(Add(draw.Mix(element), Reshape(key, d[0], 1, 1)))
+	keep := draw.Keep(bits, p)
 	scaled := MulScalar(x, 1/(1-p))
 	return Where(keep, scaled, ZerosLike(scaled))
-}
-
-// mix scrambles 32 bits: the finalizer of MurmurHash3, a bijection in which every input bit reaches every output bit.
-func mix(x *Node) *Node {
-	g := x.Graph()
-	x = BitwiseXor(x, BitwiseShiftRightLogicalScalar(x, uint32(16)))
-	x = Mul(x, Const(g, uint32(0x85ebca6b)))
-	x = BitwiseXor(x, BitwiseShiftRightLogicalScalar(x, uint32(13)))
-	x = Mul(x, Const(g, uint32(0xc2b2ae35)))
-	return BitwiseXor(x, BitwiseShiftRightLogicalScalar(x, uint32(16)))
 }

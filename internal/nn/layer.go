@@ -31,7 +31,9 @@ type Shape struct {
 type Batch struct {
 	Cos, Sin *Node // [1 or B, S, HeadDim/2] float32, see RoPETable
 	Segments *Node // [B, S] int32, or nil: every token of a row sees the row's earlier ones
-	RowKeys  *Node // [B] uint32: the rows' random streams while training with dropout, else nil
+	// MaxSegments is what attention may be promised about Segments, 0 for nothing: see attention.Options.
+	MaxSegments int
+	RowKeys     *Node // [B] uint32: the rows' random streams while training with dropout, else nil
 }
 
 // Layer is one decoder layer while a program over it is built: a family calls its methods, in which the weights that
@@ -177,7 +179,7 @@ func (l *Layer) Attend(q, k, v *Node, o attention.Options) *Node {
 	if l.cache != nil {
 		return flat(l.cache.attend(q, k, v, o))[0]
 	}
-	o.Causal, o.SegmentIDs = true, l.batch.Segments
+	o.Causal, o.SegmentIDs, o.MaxSegments = true, l.batch.Segments, l.batch.MaxSegments
 	q, k, v = l.tape.value(KeepAttention, q), l.tape.value(KeepAttention, k), l.tape.value(KeepAttention, v)
 	ins := []*Node{q, k, v}
 	if l.tape == nil || l.tape.keep&KeepAttention == 0 {
