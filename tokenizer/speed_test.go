@@ -23,7 +23,7 @@ func published(tb testing.TB, name string) *Tokenizer {
 	return tok
 }
 
-var publishedNames = []string{"llama3", "qwen3", "gpt2", "smollm2_like", "gpt4o", "gemma3", "mistral03_like", "llama2", "deepseek_v3"}
+var publishedNames = []string{"llama3", "qwen3", "gpt2", "smollm2_like", "gpt4o", "gemma3", "mistral03_like", "llama2", "deepseek_v3", "cohere", "gptoss", "gpt35turbo"}
 
 // mixedText is English and Japanese prose (the shared question–answer sets) and Go code (package internal/jinja), a string for
 // every answer and file: what scripts/tokenizers/speed.py gives to the Rust library.
