@@ -19,6 +19,7 @@ type CausalLM struct {
 	path    string
 	beside  beside
 	src     source          // open while its quantized weights may be saved; else nil
+	packs   bool            // quantized linears of layers are packed on the device; else they are dense there
 	rows    *offheap.Memory // of the embedding, where they stay on the host; run has its bytes
 }
 

@@ -69,7 +69,7 @@ func load(ctx context.Context, arch Architecture, src source, o Options) (_ *Cau
 	}
 	l := &loader{reader: reader{src: src, quantization: o.Quantization}, arch: arch, o: o, dev: dev, bar: newLoadBar(o.Progress, d.layers+1)}
 	defer func() { err = errors.Join(err, l.staging.free()) }()
-	lm := &CausalLM{arch: arch, options: o}
+	lm := &CausalLM{arch: arch, options: o, packs: l.packs()}
 	m := &layerwise.Model{Device: dev, Shape: d.shape, Vocab: d.vocab, Inverse: d.inverse, Block: arch.block, Trainable: o.Trainable}
 	lm.run = m
 	defer func() {

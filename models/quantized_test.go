@@ -3,8 +3,10 @@ package models
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -228,39 +230,58 @@ func TestDamagedQuantizedCheckpointsAreErrorsThatNameTheSpot(t *testing.T) {
 			}
 		},
 	} {
-		from := filepath.Join("testdata", "bnb_fp4")
-		set, err := safetensors.OpenDir(from)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all := map[string]safetensors.Tensor{}
-		for _, n := range set.Names() {
-			info, _ := set.Info(n)
-			raw, err := set.Read(n)
-			if err != nil {
-				t.Fatal(err)
-			}
-			all[n] = safetensors.Tensor{Name: n, DType: info.DType, Shape: info.Shape, Data: raw}
-		}
-		set.Close()
-		change(all)
-		var list []safetensors.Tensor
-		for _, x := range all {
-			list = append(list, x)
-		}
-		dir := t.TempDir()
-		config, err := os.ReadFile(filepath.Join(from, "config.json"))
-		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, "config.json"), config, 0o644)
-		}
-		if err == nil {
-			err = safetensors.Write(filepath.Join(dir, safetensors.SingleName), list, nil)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		dir := rewritten(t, filepath.Join("testdata", "bnb_fp4"), change)
 		if _, err := FromPretrained(context.Background(), dir, Options{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got error %v, want one with %q", err, want)
+		}
+	}
+}
+
+// rewritten is a copy of a checkpoint with its tensors changed.
+func rewritten(t *testing.T, from string, change func(all map[string]safetensors.Tensor)) (dir string) {
+	t.Helper()
+	set, err := safetensors.OpenDir(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer set.Close()
+	all := map[string]safetensors.Tensor{}
+	for _, n := range set.Names() {
+		info, _ := set.Info(n)
+		raw, err := set.Read(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[n] = safetensors.Tensor{Name: n, DType: info.DType, Shape: info.Shape, Data: raw}
+	}
+	change(all)
+	dir = t.TempDir()
+	config, err := os.ReadFile(filepath.Join(from, "config.json"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "config.json"), config, 0o644)
+	}
+	if err == nil {
+		err = safetensors.Write(filepath.Join(dir, safetensors.SingleName), slices.Collect(maps.Values(all)), nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestWeightsThatAreNotFiniteAreRefusedByName(t *testing.T) {
+	const up = "model.layers.1.mlp.up_proj.weight"
+	for name, q := range bnbConfigs {
+		for value, bits := range map[string]uint16{"NaN": 0x7fc0, "+Inf": 0x7f80, "-Inf": 0xff80} {
+			dir := rewritten(t, filepath.Join("testdata", "bnb_none"), func(all map[string]safetensors.Tensor) {
+				binary.LittleEndian.PutUint16(all[up].Data[2*77:], bits)
+			})
+			_, err := FromPretrained(context.Background(), dir, Options{Quantization: &q})
+			for _, want := range []string{dir, fmt.Sprintf("tensor %q", up), "value 77 of", "is " + value} {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("%s: got error %v, want one with %q", name, err, want)
+				}
+			}
 		}
 	}
 }

@@ -6,8 +6,8 @@
 // for moments, at [BitsAndBytesConfig] for what a model loader is told, and at [Packed] for a weight as it lies in device
 // memory, whatever its format; [Layout.DequantizeNode] turns that back into values within a program, [Quantize4BitNode]
 // quantizes a weight that is on the device already. [StateDict] and [FromStateDict] are the tensors of a bnb-4bit
-// checkpoint, [Int8Weight.StateDict] and [Int8FromStateDict] those of an int8 one. [NewReport] tells what a model's weights
-// take and what quantization has cost them.
+// checkpoint, [Int8Weight.StateDict] and [Int8FromStateDict] those of an int8 one. [NewReport] tells what a loaded
+// model's weights (models.CausalLM lists them) take and what quantization has cost them.
 //
 // It is not for: finding the linears of a model (package models asks [BitsAndBytesConfig.Skips]), multiplying by a
 // quantized weight (dequantize, then dot), quantizing inputs as LLM.int8() does, the optimizers' rules (package

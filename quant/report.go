@@ -18,7 +18,9 @@ type Weight struct {
 	Name   string       // as in a checkpoint: "model.layers.0.mlp.up_proj.weight"
 	Shape  []int        // row-major
 	DType  dtypes.DType // of a weight that is not quantized; of a quantized one what it is decoded to, Float32 if not set
-	Packed *Packed      // how a quantized weight lies in memory; nil if it is not quantized
+	Packed *Packed      // a quantized weight; nil if it is not quantized
+	// Kept is the dtype in which memory holds a quantized weight decoded; not set: it holds Packed.
+	Kept dtypes.DType
 	// Original returns the values before quantization, for the error of a quantized weight. Nil: they are not at hand.
 	Original func() ([]float32, error)
 }
@@ -36,10 +38,10 @@ type Report struct {
 
 // KindReport sums up the weights of one kind.
 type KindReport struct {
-	Kind    string // "nf4", "nf4 double", "int8", …, or the dtype of weights that are not quantized, "bfloat16"
+	Kind    string // "nf4", "nf4 double", "int8 kept as float32", …, or the dtype of weights that are not quantized, "bfloat16"
 	Weights int    // tensors
 	Values  int    // in them
-	Bytes   int    // they take, scales included
+	Bytes   int    // they take in memory, scales included
 }
 
 // Bits is how many bits a value takes on average.
@@ -49,7 +51,7 @@ func (k KindReport) Bits() float64 { return 8 * float64(k.Bytes) / float64(k.Val
 type LayerReport struct {
 	Layer   string // "model.layers.0"
 	Weights int    // quantized tensors
-	Bytes   int    // they take
+	Bytes   int    // they take in memory
 	// Error is ‖decoded - original‖/‖original‖ over those of them whose original values are at hand, NaN if none is.
 	Error float64
 	// MaxError is the largest |decoded - original|, and Worst the weight that has the largest relative error.
@@ -95,15 +97,34 @@ func (b *reportBuilder) add(w Weight) error {
 		if w.DType == dtypes.InvalidDType {
 			return fmt.Errorf("neither quantized nor of a dtype")
 		}
-		b.kind(strings.ToLower(w.DType.String())).add(n, n*w.DType.Size())
+		b.kind(dtypeName(w.DType)).add(n, w.bytes())
 		return nil
 	}
 	if held, err := size(p.Shape); err != nil || held != n {
 		return fmt.Errorf("shape %v, but the quantized weight has %v", w.Shape, p.Shape)
 	}
-	b.kind(p.kind()).add(n, p.Bytes())
+	kind := p.kind()
+	if w.Kept != dtypes.InvalidDType {
+		kind += " kept as " + dtypeName(w.Kept)
+	}
+	b.kind(kind).add(n, w.bytes())
 	return b.layer(layerOf(w.Name)).add(w, n)
 }
+
+// bytes is the memory that the weight takes.
+func (w Weight) bytes() int {
+	dtype := w.DType
+	switch {
+	case w.Packed != nil && w.Kept == dtypes.InvalidDType:
+		return w.Packed.Bytes()
+	case w.Packed != nil:
+		dtype = w.Kept
+	}
+	n, _ := size(w.Shape) // has been checked
+	return n * dtype.Size()
+}
+
+func dtypeName(d dtypes.DType) string { return strings.ToLower(d.String()) }
 
 func (b *reportBuilder) kind(name string) *KindReport {
 	k := b.kinds[name]
@@ -151,7 +172,7 @@ func layerOf(weight string) string {
 
 func (l *layerSums) add(w Weight, n int) error {
 	l.Weights++
-	l.Bytes += w.Packed.Bytes()
+	l.Bytes += w.bytes()
 	if w.Original == nil {
 		return nil
 	}

@@ -183,6 +183,9 @@ func (m *bpe) encodeMapped(dst []token, word string) ([]token, error) {
 // appendSymbols writes the characters of a word as symbols. As in the reference, unknown characters wait for the next
 // known one, so that fuse_unk can join them; offsets are the running sum of the symbols' widths.
 func (m *bpe) appendSymbols(dst []token, word string) ([]token, error) {
+	if len(word) > maxCachedWord { // else there mostly is room
+		dst = slices.Grow(dst, utf8.RuneCountInString(word))
+	}
 	var at, unknown int32
 	add := func(id, width int32) {
 		dst = append(dst, token{id, at, at + width})

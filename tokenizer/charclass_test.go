@@ -13,7 +13,7 @@ func TestClassesHoldAsManyCodePointsAsTheLibrary(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tables := map[string]*unicode.RangeTable{"letters": letters, "numbers": numbers, "normalizes": normalizes, "upperCase": upperCase, "lowerCase": lowerCase, "digits": digits, "punctuation": punctuation,
+	tables := map[string]*unicode.RangeTable{"letters": letters, "numbers": numbers, "normalizes": normalizes, "upperCase": upperCase, "lowerCase": lowerCase, "regexMarks": regexMarks, "symbols": symbols, "digits": digits, "punctuation": punctuation,
 		"marks": marks, "accentMarks": accentMarks, "controls": controls, "wordChars": wordChars, "regexWord": regexWord}
 	counts := regexp.MustCompile(`(?m)^// (\w+): .*; (\d+) code points`).FindAllStringSubmatch(string(source), -1)
 	if len(counts) != len(tables) {

@@ -79,7 +79,13 @@ func (m fakeMetadata) Uint(k string) (uint64, bool)      { return get[uint64](m,
 // metadataOf writes the vocabulary of a test tokenizer as GGUF metadata.
 func metadataOf(t *testing.T, name, model string) fakeMetadata {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join("testdata", name, "tokenizer.json"))
+	return metadataOfFile(t, filepath.Join("testdata", name, "tokenizer.json"), model)
+}
+
+// metadataOfFile writes the vocabulary of a tokenizer.json as llama.cpp's converter does.
+func metadataOfFile(t *testing.T, file, model string) fakeMetadata {
+	t.Helper()
+	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,9 +99,16 @@ func metadataOf(t *testing.T, name, model string) fakeMetadata {
 	if err := json.Unmarshal(data, &d); err != nil {
 		t.Fatal(err)
 	}
-	tokens := make([]string, len(d.Model.Vocab))
+	size := len(d.Model.Vocab)
+	for _, a := range d.Added {
+		size = max(size, a.ID+1)
+	}
+	tokens := make([]string, size)
 	types := make([]int64, len(tokens))
 	scores := make([]float64, len(tokens))
+	for id := range tokens {
+		tokens[id], types[id] = fmt.Sprintf("[PAD%d]", id), ggufUnused
+	}
 	for s, id := range d.Model.Vocab {
 		tokens[id], types[id] = s, ggufNormal
 		if _, ok := byteToken(s); ok {
@@ -103,12 +116,15 @@ func metadataOf(t *testing.T, name, model string) fakeMetadata {
 		}
 	}
 	for _, a := range d.Added {
-		types[a.ID] = ggufControl
+		tokens[a.ID], types[a.ID] = a.Content, ggufControl
+		if !a.Special {
+			types[a.ID] = ggufUserDefined
+		}
 		if a.Content == "<unk>" {
 			types[a.ID] = ggufUnknown
 		}
 	}
-	merges, err := decodeMerges(node{file: name, path: "merges", raw: d.Model.Merges})
+	merges, err := decodeMerges(node{file: file, path: "merges", raw: d.Model.Merges})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,6 +173,84 @@ func TestGGUFLayoutsEqualRust(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestGGUFOfPublishedVocabulariesEqualsTokenizerJSON compares over the shared corpus what the pre-tokenizer names stand for
+// with the files that the models were published with, in the folder that LORIS_TOKENIZERS names.
+func TestGGUFOfPublishedVocabulariesEqualsTokenizerJSON(t *testing.T) {
+	root := os.Getenv("LORIS_TOKENIZERS")
+	if root == "" {
+		t.Skip("LORIS_TOKENIZERS names no folder of tokenizers")
+	}
+	noBOS := fakeMetadata{"tokenizer.ggml.add_bos_token": false} // files that leave it to a class of transformers
+	for _, c := range []struct {
+		name, model, pre, bos string
+		set                   fakeMetadata
+	}{
+		{"gpt2", "gpt2", "gpt-2", "", nil},
+		{"smollm2", "gpt2", "smollm", "", nil},
+		{"smollm2_like", "gpt2", "smollm", "", nil},
+		{"llama3", "gpt2", "llama-bpe", "<|begin_of_text|>", noBOS},
+		{"llama3_1", "gpt2", "llama-bpe", "<|begin_of_text|>", nil},
+		{"qwen3", "gpt2", "qwen2", "", nil},
+		{"gpt4o", "gpt2", "gpt-4o", "", nil},
+		{"gptoss", "gpt2", "gpt-4o", "", nil},
+		{"deepseek_v3", "gpt2", "deepseek-v3", "<｜begin▁of▁sentence｜>", noBOS},
+		{"llama2", "llama", "default", "<s>", nil},
+		{"gemma3", "llama", "default", "<bos>", fakeMetadata{"tokenizer.ggml.add_space_prefix": false}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			file := filepath.Join(root, c.name, "tokenizer.json")
+			m := metadataOfFile(t, file, c.model)
+			m["tokenizer.ggml.pre"] = c.pre
+			if c.bos != "" {
+				m["tokenizer.ggml.bos_token_id"] = uint64(slices.Index(m["tokenizer.ggml.tokens"].([]string), c.bos))
+			}
+			for k, v := range c.set {
+				m[k] = v
+			}
+			tok, err := newFromMetadata("x.gguf", m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := newPipeline(file, data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sameOverCorpus(t, tok, &Tokenizer{pipeline: p})
+		})
+	}
+}
+
+func sameOverCorpus(t *testing.T, a, b *Tokenizer) {
+	t.Helper()
+	var texts []corpusText
+	readShared(t, "tokenizer_corpus.json", &texts)
+	wrong := 0
+	for _, c := range texts {
+		for _, special := range []bool{false, true} {
+			got, err1 := a.Encode(c.Text, special)
+			want, err2 := b.Encode(c.Text, special)
+			if err := errors.Join(err1, err2); err != nil {
+				t.Fatal(err)
+			}
+			decoded, err1 := a.Decode(got, special)
+			back, err2 := b.Decode(got, special)
+			if err := errors.Join(err1, err2); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(got, want) || decoded != back {
+				if wrong++; wrong < 4 {
+					t.Errorf("%.60q, special tokens %v: got %v %.60q, want %v %.60q", c.Text, special, head(got), decoded, head(want), back)
+				}
+			}
+		}
+	}
+	t.Logf("%d texts, %d mismatches", len(texts), wrong)
 }
 
 func TestGGUFErrorsNameKeyAndValue(t *testing.T) {

@@ -59,16 +59,25 @@ func (g *ggufTokenizer) byteLevelLayout() (*layout, error) {
 	case "qwen2":
 		l.normalizer = json.RawMessage(`{"type":"NFC"}`)
 		l.preTokenizer, err = splitThenByteLevel(qwen2Regex)
+	case "gpt-4o":
+		l.preTokenizer, err = splitThenByteLevel(o200kRegex)
+	case "deepseek-v3":
+		l.preTokenizer, err = splitThenByteLevel(threeDigitsRegex, ideographsRegex, deepSeekWordsRegex)
 	default:
 		return nil, &UnsupportedError{File: g.path, Field: "tokenizer.ggml.pre", Component: pre}
 	}
 	return l, err
 }
 
-func splitThenByteLevel(pattern string) (json.RawMessage, error) {
-	regex, err := json.Marshal(pattern)
-	return json.RawMessage(`{"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":` + string(regex) +
-		`},"behavior":"Isolated","invert":false},{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false}]}`), err
+// splitThenByteLevel splits by one expression after the other.
+func splitThenByteLevel(patterns ...string) (json.RawMessage, error) {
+	type component map[string]any
+	var steps []component
+	for _, p := range patterns {
+		steps = append(steps, component{"type": "Split", "pattern": map[string]string{"Regex": p}, "behavior": "Isolated", "invert": false})
+	}
+	steps = append(steps, component{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false})
+	return json.Marshal(component{"type": "Sequence", "pretokenizers": steps})
 }
 
 // postProcessor puts BOS before and EOS after a text where the file asks for them.

@@ -232,6 +232,9 @@ func fastVocabulary(raw []byte) (*vocabulary, bool) {
 			i = skipBlanks(raw, i+1)
 		}
 	}
+	if int(top) > maxVocabularyID(len(ids)) {
+		return nil, false
+	}
 	v := &vocabulary{make(map[string]int32, len(ids)), make([]string, top+1)}
 	for k, s := range t.all() {
 		if s == "" || v.tokens[ids[k]] != "" {

@@ -46,6 +46,7 @@ func TestDamagedFilesAreErrorsThatSayWhere(t *testing.T) {
 		{"NORMALIZER", `[]`, []string{"normalizer", "array"}},
 		{"NORMALIZER", `{"type":"Replace","content":"x"}`, []string{"normalizer", "pattern"}},
 		{"NORMALIZER", `{"type":"Replace","pattern":{"Regex":"("},"content":"x"}`, []string{"normalizer", "Regex", `"("`}},
+		{"MODEL", strings.Replace(baseModel, `"ab":3`, `"ab":16777215`, 1), []string{"model.vocab", `"ab"`, "16777215", "0 to 1048600"}},
 		{"PRE", `{"type":"Syllables"}`, []string{"pre_tokenizer", "Syllables", "not supported"}},
 		{"PRE", `{"type":"FixedLength","length":0}`, []string{"pre_tokenizer", "length", "0"}},
 		{"PRE", `{"type":"Sequence","pretokenizers":[{"type":"Digits"},{"type":"Split","pattern":{"Regex":"["},"behavior":"Isolated"}]}`, []string{"pre_tokenizer.pretokenizers[1]", "pattern.Regex"}},

@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"context"
 	"slices"
 	"sort"
 )
@@ -18,11 +19,11 @@ const maxJoined = 64
 // their symbols. If the first and the last of them come out as they were, so do their outer neighbours.
 func (t *mergeTable) applyChunks(s []token, size int) int {
 	symbols := slices.Clone(s)
+	merged := t.mergeEach(s, size)
 	out := s[:0]
 	var chunk, window []token
-	for lo := 0; lo < len(symbols); lo += size {
-		chunk = append(chunk[:0], symbols[lo:min(lo+size, len(symbols))]...)
-		chunk = chunk[:t.applyWhole(chunk)]
+	for i, lo := 0, 0; lo < len(symbols); i, lo = i+1, lo+size {
+		chunk = append(chunk[:0], s[lo:lo+int(merged[i])]...)
 		k, joined := 1, lo == 0
 		for ; !joined && k <= min(maxJoined, len(out), len(chunk)); k *= 2 {
 			first, last := out[len(out)-k], chunk[k-1]
@@ -41,6 +42,27 @@ func (t *mergeTable) applyChunks(s []token, size int) int {
 	}
 	return len(out)
 }
+
+// mergeEach merges every chunk by itself, in its place, and returns how many symbols are left of each. Very long words are
+// merged on all cores.
+func (t *mergeTable) mergeEach(s []token, size int) (left []int32) {
+	left = make([]int32, (len(s)+size-1)/size)
+	one := func(i int) error {
+		left[i] = int32(t.applyWhole(s[i*size : min((i+1)*size, len(s))]))
+		return nil
+	}
+	if len(left) < manyChunks {
+		for i := range left {
+			one(i)
+		}
+		return left
+	}
+	forEach(context.Background(), len(left), one) // which has no error
+	return left
+}
+
+// manyChunks is how many chunks are worth the work of several goroutines.
+const manyChunks = 256
 
 // symbolAt returns the index of the first symbol that begins at or after a byte.
 func symbolAt(symbols []token, at int32) int {

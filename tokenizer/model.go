@@ -15,8 +15,12 @@ type model interface {
 	appendTokens(dst []token, text string) ([]token, error)
 }
 
-// maxTokenID bounds the ids of a file: tables are indexed by id, and the largest published vocabularies have 2^18 entries.
+// maxTokenID bounds the ids of a file; the largest published vocabularies have 2^18 entries.
 const maxTokenID = 1<<24 - 1
+
+// maxVocabularyID bounds the ids of a vocabulary of so many tokens. A table has an entry for every id, so that a small file
+// with a large id would take much memory.
+func maxVocabularyID(tokens int) int { return min(maxTokenID, 1<<20+4*tokens) }
 
 // vocabulary maps the texts of a model's tokens to ids and back.
 type vocabulary struct {
@@ -53,10 +57,10 @@ func decodeVocabulary(n node) (*vocabulary, error) {
 	if err := n.decode(&ids); err != nil {
 		return nil, err
 	}
-	top := -1
+	top, most := -1, maxVocabularyID(len(ids))
 	for s, id := range ids {
-		if id < 0 || id > maxTokenID {
-			return nil, n.errorf("token %q has id %d; want 0 to %d", s, id, maxTokenID)
+		if id < 0 || id > most {
+			return nil, n.errorf("token %q has id %d; want 0 to %d in a vocabulary of %d tokens", s, id, most, len(ids))
 		}
 		top = max(top, id)
 	}

@@ -23,6 +23,7 @@ const (
 // regex finds the matches of a regular expression of a tokenizer file.
 type regex struct {
 	scan func(s string) int // length of the match at the start of s; nil without a hand-written scanner
+	skip func(s string) int // length of what surely holds no match at the start of s; nil: nothing
 	re   *regexp2.Regexp
 }
 
@@ -36,6 +37,12 @@ func compileRegex(pattern string) (*regex, error) {
 		return &regex{scan: func(s string) int { return scanLlama3(s, 1) }}, nil
 	case o200kRegex:
 		return &regex{scan: scanO200K}, nil
+	case threeDigitsRegex:
+		return &regex{scan: func(s string) int { return scanDigits(s, 3) }, skip: skipToDigit}, nil
+	case ideographsRegex:
+		return &regex{scan: scanIdeographs, skip: skipASCII}, nil
+	case deepSeekWordsRegex:
+		return &regex{scan: scanDeepSeekWords}, nil
 	}
 	return compileGeneral(pattern)
 }
@@ -56,6 +63,11 @@ func compileGeneral(pattern string) (*regex, error) {
 func (r *regex) each(s string, found func(lo, hi int)) error {
 	if r.scan != nil {
 		for i := 0; i < len(s); {
+			if r.skip != nil {
+				if i += r.skip(s[i:]); i == len(s) {
+					break
+				}
+			}
 			n := r.scan(s[i:])
 			if n == 0 {
 				_, n = utf8.DecodeRuneInString(s[i:])
@@ -98,6 +110,8 @@ const (
 	newline             // \r and \n
 	upper               // [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]
 	lower               // [\p{Ll}\p{Lm}\p{Lo}\p{M}]
+	mark                // \p{M}
+	symbol              // [\p{P}\p{S}]
 
 	spelled = letter | number | space
 )
@@ -125,7 +139,7 @@ var basicClass = func() *[1 << 16]byte {
 var classes = []struct {
 	table *unicode.RangeTable
 	bit   byte
-}{{letters, letter}, {numbers, number}, {upperCase, upper}, {lowerCase, lower}}
+}{{letters, letter}, {numbers, number}, {upperCase, upper}, {lowerCase, lower}, {regexMarks, mark}, {symbols, symbol}}
 
 // class returns the classes of the first character of s and its width; 0, 0 for an empty string.
 func class(s string) (byte, int) {
@@ -344,6 +358,11 @@ func scanRest(s, tail string) int {
 		}
 		return n
 	}
+	return blankLines(s)
+}
+
+// blankLines is `\s*[\r\n]+|\s+(?!\S)|\s+`.
+func blankLines(s string) int {
 	n := run(s, space)
 	if k := strings.LastIndexAny(s[:n], "\r\n"); k >= 0 {
 		return k + 1

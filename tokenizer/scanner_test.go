@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-var scannedPatterns = []string{gpt2Pattern, llama3Regex, qwen2Regex, o200kRegex}
+var scannedPatterns = []string{gpt2Pattern, llama3Regex, qwen2Regex, o200kRegex, threeDigitsRegex, ideographsRegex, deepSeekWordsRegex}
 
 // twins returns a pattern's hand-written scanner and the general engine.
 func twins(t testing.TB, pattern string) (fast, slow *regex) {
@@ -50,7 +50,8 @@ func TestGeneralExpressionsEqualTheScanners(t *testing.T) {
 			checkTwins(t, pattern, g.Text, fast, slow)
 		}
 		for _, text := range []string{"HTTPServer's fooBAR'LL ABCdef ǅabc", "a\u0301B\u0301c \u0301x \u0301\u0301 X\u0301", " \u0301 \u0301", "日本語ABC日本'S", "ʰAʰbʰ", "//\n/x /\r\n//",
-			" \n \n  x  ", "१२३४ ½½½½", "!'s ''s 's", "ⅷⅧⅷ"} {
+			" \n \n  x  ", "१२३४ ½½½½", "!'s ''s 's", "ⅷⅧⅷ",
+			"-abc --abc .é 1a 12 a1b2 \u0301 1\u0301 \t\u0301\u0301a ~A~", "カタカナ漢字ひらがな12345 kanji龦", " !!\r\n\n x", "€5 +x = y²z <<≤a>>\n\n", "\u0301"} {
 			checkTwins(t, pattern, text, fast, slow)
 		}
 	}
@@ -62,7 +63,8 @@ func sameUnicode(text string) bool {
 		bits, _ := class(string(r))
 		if unicode.IsLetter(r) != (bits&letter != 0) || unicode.IsNumber(r) != (bits&number != 0) ||
 			unicode.In(r, unicode.Lu, unicode.Lt, unicode.Lm, unicode.Lo, unicode.M) != (bits&upper != 0) ||
-			unicode.In(r, unicode.Ll, unicode.Lm, unicode.Lo, unicode.M) != (bits&lower != 0) {
+			unicode.In(r, unicode.Ll, unicode.Lm, unicode.Lo, unicode.M) != (bits&lower != 0) ||
+			unicode.Is(unicode.M, r) != (bits&mark != 0) || unicode.In(r, unicode.P, unicode.S) != (bits&symbol != 0) {
 			return false
 		}
 	}

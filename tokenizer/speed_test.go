@@ -1,6 +1,8 @@
 package tokenizer
 
 import (
+	"context"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -21,7 +23,7 @@ func published(tb testing.TB, name string) *Tokenizer {
 	return tok
 }
 
-var publishedNames = []string{"llama3", "qwen3", "gpt2", "smollm2_like", "gpt4o", "gemma3", "mistral03_like", "llama2"}
+var publishedNames = []string{"llama3", "qwen3", "gpt2", "smollm2_like", "gpt4o", "gemma3", "mistral03_like", "llama2", "deepseek_v3", "cohere", "gptoss", "gpt35turbo"}
 
 // mixedText is English and Japanese prose (the shared question–answer sets) and Go code (package internal/jinja), a string for
 // every answer and file: what scripts/tokenizers/speed.py gives to the Rust library.
@@ -88,6 +90,47 @@ func BenchmarkPublishedEncodeCold(b *testing.B) {
 					if _, err := tok.Encode(s, false); err != nil {
 						b.Fatal(err)
 					}
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkPublishedBatch encodes all texts by one call of EncodeBatch: with -cpu 1,2,… it shows how that scales with cores.
+func BenchmarkPublishedBatch(b *testing.B) {
+	texts, size := mixedText(b)
+	inputs := make([]Input, len(texts))
+	for i, s := range texts {
+		inputs[i] = Text(s)
+	}
+	for _, name := range publishedNames {
+		b.Run(name, func(b *testing.B) {
+			tok := published(b, name)
+			b.SetBytes(int64(size))
+			for b.Loop() {
+				if _, err := tok.EncodeBatch(context.Background(), inputs, EncodeOptions{}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkPublishedLongWord encodes 10 MB of random letters without a place to cut them.
+func BenchmarkPublishedLongWord(b *testing.B) {
+	r := rand.New(rand.NewPCG(3, 4))
+	letters := make([]byte, 10_000_000)
+	for i := range letters {
+		letters[i] = byte('a' + r.IntN(26))
+	}
+	text := string(letters)
+	for _, name := range publishedNames {
+		b.Run(name, func(b *testing.B) {
+			tok := published(b, name)
+			b.SetBytes(int64(len(text)))
+			for b.Loop() {
+				if _, err := tok.Encode(text, false); err != nil {
+					b.Fatal(err)
 				}
 			}
 		})

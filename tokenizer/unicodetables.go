@@ -144,6 +144,39 @@ var lowerCase = parseClass("" +
 	"2 0 2 2 2 1 2 0 3 0 2 0 2 0 2 0 2 0 2 1 2 0 3 3 2 6 2 3 2 3 2 0 2 9 2 g 6 2 2 4 2 g 3et wyn x 37d 7 65 3 4g1 f 5rk " +
 	"g h9 1wj f1 15v 3t6 6 38f f9e9 6n")
 
+// regexMarks: \p{M} of the regular expressions of Split; 2501 code points.
+var regexMarks = parseClass("" +
+	"lc 33 7o 6 7c 18 2 0 2 1 2 1 2 0 21 a 1d k h 0 2u 6 3 5 3 1 2 3 10 0 v q 2k a 1n 8 a 0 p 3 2 8 2 2 2 4 18 2 1o 8 17 " +
+	"n 2 w 1j 2 2 h 2 6 b 1 u 2 1l 0 2 6 3 1 3 2 a 0 b 1 r 0 3 2 1l 0 2 4 5 1 3 2 4 0 v 1 4 0 c 2 1l 0 2 7 2 2 2 2 l 1 n " +
+	"5 2 2 1l 0 2 6 3 1 3 2 8 2 b 1 v 0 1o 4 4 2 2 3 a 0 15 4 1k 0 2 6 2 2 2 3 8 1 c 1 u 2 1l 0 2 6 2 2 2 3 8 1 c 1 g 0 " +
+	"d 3 1k 1 2 6 2 2 2 3 a 0 b 1 u 2 1z 0 5 5 2 0 2 7 j 1 1q 0 3 6 d 7 2r 0 3 8 c 6 22 1 s 0 2 0 2 0 5 1 1e j 2 1 6 a 2 " +
+	"z a 0 2t j o 3 5 2 2 2 3 6 4 3 e b 2 0 b 3 jk 2 qb 3 t 2 u 1 v 1 1t v a 0 1a 2 2 0 3a 1 z 0 3b b 5 b 64 4 1m 9 2 s " +
+	"3 0 1d u 1e 4 1c g 13 8 d 2 v c 1l d 1d j 49 2 2 k 5 0 7 0 3 2 5j 1r k1 w 2db 2 3y 0 2p v ff 5 2y 1 n9x 3 2 9 x 1 " +
+	"29 1 7l 0 4 0 5 0 o 4 5 0 2c 1 1f h r h e 0 13 7 q c 19 3 1c d 11 0 1w d d 0 9 1 1a 2 1f 0 2 2 3 1 6 1 2 0 16 4 6 1 " +
+	"6l 7 2 1 fn5 0 ki f h f r2 0 6b 0 46 4 1af 2 2 1 6 3 15 2 5 0 4m 1 fy 3 1u 4 8u 1 28 3 1z a 1e 3 3f 2 1i e 16 0 3 1 " +
+	"b 3 1a a 8 0 1q 2 11 d h 1 19 0 d 2 1d d 9 3 2 1 2l b 7 0 3 0 4e b m 3 1k 1 2 6 3 1 3 2 a 0 b 1 3 6 4 4 1w 8 2 0 3 " +
+	"0 2 3 2 4 2 0 f 1 2b h o 0 2a j 6k 6 3 8 s 1 2b g 2z c 2u e 75 e 6u 5 2 1 3 3 2 0 2 1 3y 6 3 6 4 0 t 9 15 6 2 3 9 0 " +
+	"a a 1b f ba 7 2 7 2b l 2 d 3f 5 4 0 2 1 2 6 2 0 1v 4 2 1 2 4 9o 3 a 1 2 0 1d 6 4 4 o 0 44m 0 7 e 8uh h 1xd 4 1o 6 " +
+	"t5 0 2 1i 8 3 2a 0 c 1 f58 1 3mq 19 3 m f3 4 4 5 9 7 3 6 v 3 45 2 1j0 1i 5 1d 9 0 f 0 n 4 2 e 11t 6 2 g 3 6 2 1 2 4 " +
+	"2t 0 4h 6 ag 0 1q 3 e5 3 73 1 kh 6 32 6 gzhy 6n")
+
+// symbols: [\p{P}\p{S}] of the regular expressions of Split; 9369 code points.
+var symbols = parseClass("" +
+	"x e b 6 r 5 r 3 z 8 2 1 2 3 3 0 2 2 3 0 4 0 o 0 w 0 cr 3 d d 6 6 2 0 2 g 3a 0 9 0 6 1 2 0 33 0 3w 0 60 5 16 1 3 2 " +
+	"1b 0 2 0 3 0 3 0 19 1 i 9 c 0 2 2 23 3 2v 0 a 0 b 0 k 1 2 d 6h 3 5 1 1d e w 0 16 0 64 1 b 0 3m 1 7 1 2 0 3d 0 3e 1 " +
+	"3j 0 3n 7 3h 0 8 0 5 0 5n 0 16 0 3f 0 23 0 g 0 b 1 4m m 3 5 l 0 2 0 2 0 2 3 20 0 1l 7 2 5 2 c 34 5 27 1 2k 0 h1 8 " +
+	"14 9 2v 0 h9 1 19 1 27 2 20 1 4e 2 2 3 11 a 8m 0 4 1 49 x v 1 3l 6 2 5 4h 1 b g a b 3h 3 1o 4 1r 1 1t 7 c 0 kq 0 2 " +
+	"2 c 2 e 2 e 2 e 1 i n 9 1a s 4 c 4 i w 1s 1 2 3 2 1 b 0 2 2 6 5 2 0 2 0 2 0 5 0 c 1 5 4 6 3 2 0 1n 1 5 ih n a 2a 25 " +
+	"n hh v rj 3 v 2 2w 6e 5 f 3 2 1 35 0 40 1a 2 19 z p 2 2g d 5x r f 2 3 4 o g 0 6 1 6 2 2k 1 4 0 2j 0 45 1 5 9 x 11 a " +
+	"0 h u c t 9 0 g v b 12 g 8v 535 1r h3l 1i 1k 1 7i 2 2s 0 b 0 38 5 9 m a 1 2w 1 4e 3 b 3 1n 3 2f 1 15 2 2 0 1e 1 1c " +
+	"0 2q c h 1 3h 3 o 2 2t 1 h 1 2y 0 f 1 3k 0 fni 0 3t g ak h 3k 0 19 3 h 9 n y 2 i 2 3 46 e b 6 r 5 r a 3f 6 2 6 e 1 " +
+	"77 2 1h 8 1m g 3 2 2 c 4 0 1c 18 bn 0 1d 0 bj 0 ko 0 w 1 4n 0 w 0 7l 8 13 0 21 0 14 6 1v 6 2i 3 cy 0 w 1 7y 0 4o 4 " +
+	"19 3 5a 6 32 1 2 3 3j 3 1d 1 28 3 5 0 e 0 2 2 2h 5 30 0 8b 1 2 1 37 4 b 1 2 0 2x 0 6z m 2y 2 t c 25 0 3n 3 70 0 7d " +
+	"2 4c 0 2l 7 2c 2 2 4 2m 9 60 0 2o 4 17 1 hy 1 23 c 3q s e 0 vl 4 29p 1 bjw 1 3q 0 1u 8 5 1 fc 2 88 3 94 0 f5m 0 3 0 " +
+	"31d 6n h c3 4d 37 1p 6t b 12 3 1n 6 2 n 1 8 t 5 1o m 1t 4 0 57 2e ob 0 q 0 w 0 q 0 w 0 q 0 w 0 q 0 w 0 q 0 1p e7 1k " +
+	"3 1f 7 2 d 2 6 1c4 0 c0 0 lc 0 nz 1 nh 0 4 0 3i 0 ci 1 7j 17 5 2r d e 3 e 2 e 2 10 o 4g 1l s e 17 5 8 8 1 f 5 4b rb " +
+	"5 g 4 c 4 3a 5 2m 7 b 5 0 g b 5 1j 9 9 7 13 9 t 3 b 5 1 1r 9f d d 3 c 4 9 6 1j 8 e 3 a 7 8 8 42 2 2j")
+
 // normalizes: what the normalization forms change or reorder; 17704 code points.
 var normalizes = parseClass("" +
 	"4g 0 8 0 2 0 5 0 3 3 3 2 2 2 2 5 2 8 2 5 3 4 3 5 2 8 2 5 3 4 2 g 3 j 3 8 2 5 2 7 3 6 3 5 3 h 3 n x 1 e 1 k o 2 5 3 " +

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"unicode/utf8"
 )
 
@@ -12,7 +13,7 @@ type unigram struct {
 	n            node
 	vocab        *vocabulary
 	scores       []float64
-	maxLen       int   // bytes of the longest token
+	trie         *byteTrie
 	unk          int32 // -1: none
 	unkScore     float64
 	bytes        [256]int32
@@ -33,6 +34,7 @@ func loadUnigram(n, vn node, f *modelFields) (*unigram, *vocabulary, error) {
 	m := &unigram{n: n, unk: -1, byteFallback: f.ByteFallback, unkScore: math.Inf(1)}
 	v := &vocabulary{ids: make(map[string]int32, len(entries)), tokens: make([]string, len(entries))}
 	m.vocab, m.scores = v, make([]float64, len(entries))
+	bytes := 0
 	for i, e := range entries {
 		if len(e) != 2 {
 			return nil, nil, vn.errorf("[%d]: want [token, score], got %d values", i, len(e))
@@ -44,9 +46,13 @@ func loadUnigram(n, vn node, f *modelFields) (*unigram, *vocabulary, error) {
 			return nil, nil, err
 		}
 		v.ids[v.tokens[i]] = int32(i)
-		m.maxLen = max(m.maxLen, len(v.tokens[i]))
+		bytes += len(v.tokens[i])
 		m.unkScore = min(m.unkScore, m.scores[i])
 	}
+	if bytes > maxTrieBytes {
+		return nil, nil, vn.errorf("the tokens have %d bytes together; want at most %d", bytes, maxTrieBytes)
+	}
+	m.trie = newByteTrie(v.ids)
 	m.unkScore -= unknownPenalty
 	if f.UnkID != nil {
 		if *f.UnkID < 0 || *f.UnkID >= len(entries) {
@@ -63,30 +69,40 @@ func loadUnigram(n, vn node, f *modelFields) (*unigram, *vocabulary, error) {
 	return m, v, nil
 }
 
-// pathEnd is the best way to reach a byte position: its score, where its last token begins, and whether that is unknown.
+// pathEnd is the best way to reach a byte position: its score, where its last token begins, and which that is; -1: a
+// character that is no token.
 type pathEnd struct {
-	score   float64
-	from    int32
-	unknown bool
+	score    float64
+	from, id int32
 }
+
+func (m *unigram) unknown(p pathEnd) bool { return p.id < 0 || p.id == m.unk }
 
 func (m *unigram) appendTokens(dst []token, text string) ([]token, error) {
 	best := m.bestPaths(text)
 	n := len(dst)
 	for end := int32(len(text)); end > 0; {
-		from := best[end].from
-		if best[end].unknown && m.unk >= 0 { // neighbouring unknown characters are one token
-			for from > 0 && best[from].unknown {
-				from = best[from].from
+		t := token{best[end].id, best[end].from, end}
+		if m.unknown(best[end]) && m.unk >= 0 { // neighbouring unknown characters are one token
+			for t.lo > 0 && m.unknown(best[t.lo]) {
+				t.lo, t.id = best[t.lo].from, -1
 			}
 		}
-		dst = append(dst, token{0, from, end})
-		end = from
+		dst = append(dst, t)
+		end = t.lo
+	}
+	if known := !slices.ContainsFunc(dst[n:], func(t token) bool { return t.id < 0 }); known {
+		slices.Reverse(dst[n:])
+		return dst, nil
 	}
 	path := append([]token(nil), dst[n:]...)
 	dst = dst[:n]
 	for i := len(path) - 1; i >= 0; i-- {
 		t := path[i]
+		if t.id >= 0 {
+			dst = append(dst, t)
+			continue
+		}
 		s := text[t.lo:t.hi]
 		if id, ok := m.vocab.lookup(s); ok {
 			t.id = id
@@ -117,22 +133,24 @@ func (m *unigram) bestPaths(text string) []pathEnd {
 		here := best[i].score
 		_, width := utf8.DecodeRuneInString(text[i:])
 		single := false
-		for end := i + width; end-i <= m.maxLen; {
-			if id, ok := m.vocab.lookup(text[i:end]); ok {
-				single = single || end == i+width
-				if s := here + m.scores[id]; best[end].from < 0 || s > best[end].score {
-					best[end] = pathEnd{s, int32(i), id == m.unk}
-				}
-			}
-			if end == len(text) {
+		node := uint32(0)
+		for end := i; end < len(text); {
+			if node = m.trie.next(node, text[end]); node == 0 {
 				break
 			}
-			_, w := utf8.DecodeRuneInString(text[end:])
-			end += w
+			end++
+			id := m.trie.ids[node]
+			if id < 0 {
+				continue
+			}
+			single = single || end == i+width
+			if s := here + m.scores[id]; best[end].from < 0 || s > best[end].score {
+				best[end] = pathEnd{s, int32(i), id}
+			}
 		}
 		if !single {
 			if s := here + m.unkScore; best[i+width].from < 0 || s > best[i+width].score {
-				best[i+width] = pathEnd{s, int32(i), true}
+				best[i+width] = pathEnd{s, int32(i), -1}
 			}
 		}
 		i += width

@@ -41,7 +41,7 @@ type options struct {
 	model, data, questions, output, backend, budget, dtype string
 	rank, alpha, length, batch, accumulation, steps, limit int
 	epochs, rate                                           float64
-	packing, full                                          bool
+	packing, full, report                                  bool
 }
 
 func parse(args []string, stderr io.Writer) (o options, err error) {
@@ -65,6 +65,7 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	f.Float64Var(&o.rate, "lr", 4e-3, "learning rate")
 	f.BoolVar(&o.packing, "packing", false, "pack short rows into full ones")
 	f.BoolVar(&o.full, "16bit", false, "do not quantize the base model (LoRA instead of QLoRA)")
+	f.BoolVar(&o.report, "report", true, "tell what the weights take and what quantizing them has cost (reads the model once more)")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
@@ -135,7 +136,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	fmt.Fprintf(stdout, "trained %d steps in %.1f s, mean loss %.4f; adapter in %s\n",
 		report.GlobalStep, report.TrainRuntime, report.TrainingLoss, adapter)
-	return nil
+	if o.full || !o.report {
+		return nil
+	}
+	weights, err := quant.NewReport(model)
+	if err == nil {
+		fmt.Fprintf(stdout, "\n%s", weights)
+	}
+	return err
 }
 
 func (o options) loading(progress io.Writer) models.Options {

@@ -40,6 +40,9 @@ func TestMainJobTeachesTheModelWhatItDidNotKnow(t *testing.T) {
 	if n < 8 || before > 1 || after < n-2 {
 		t.Errorf("%d of %d answers were right before, %d after:\n%s", before, n, after, text)
 	}
+	if !strings.Contains(text, "nf4 double kept as float32") || !strings.Contains(text, "model.layers.3") {
+		t.Errorf("no report on the quantized weights in:\n%s", text)
+	}
 	for _, name := range []string{"trainer_state.json", "loss.png", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"} {
 		if _, err := os.Stat(filepath.Join(out, name)); err != nil {
 			t.Error(err)

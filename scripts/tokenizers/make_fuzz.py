@@ -1,8 +1,10 @@
 """Writes random strings and what the Rust library makes of them, for TestRandomTextsEqualRust of package tokenizer.
 
-    make_fuzz.py TOKENIZERS OUT [--strings 20000] [--seed 1] [NAME ...]
+    make_fuzz.py TOKENIZERS OUT [NAME ...] [--strings 20000] [--seed 1]
+    make_fuzz.py TOKENIZERS OUT [NAME ...] --corpus TEXTS.json
 
-TOKENIZERS has a folder with tokenizer.json for every NAME (all of them without names). Writes OUT/NAME.jsonl.gz, a line for
+TOKENIZERS has a folder with tokenizer.json for every NAME (all of them without names). With --corpus the strings are the
+"text" of the objects of a JSON list. Writes OUT/NAME.jsonl.gz, a line for
 every string: text, ids and offsets (in bytes) without and with special tokens, and both decoded. Then:
 
     LORIS_TOKENIZERS=TOKENIZERS LORIS_TOKENIZER_FUZZ=OUT go test ./tokenizer -run RandomTexts -v
@@ -79,7 +81,12 @@ def main():
     p.add_argument("names", nargs="*")
     p.add_argument("--strings", type=int, default=20000)
     p.add_argument("--seed", type=int, default=1)
-    a = p.parse_args()
+    p.add_argument("--corpus")
+    a = p.parse_intermixed_args()
+    corpus = None
+    if a.corpus:
+        with open(a.corpus, encoding="utf-8") as f:
+            corpus = [c["text"] for c in json.load(f)]
     os.makedirs(a.out, exist_ok=True)
     for name in a.names or sorted(os.listdir(a.tokenizers)):
         tok = Tokenizer.from_file(os.path.join(a.tokenizers, name, "tokenizer.json"))
@@ -88,12 +95,12 @@ def main():
         added = sorted(t.content for t in tok.get_added_tokens_decoder().values())
         added = random.Random(a.seed).sample(added, min(len(added), 40))
         with gzip.open(os.path.join(a.out, name + ".jsonl.gz"), "wt", encoding="utf-8", compresslevel=3) as f:
-            for text in texts(a.strings, f"{a.seed} {name}", added):
+            for text in corpus or texts(a.strings, f"{a.seed} {name}", added):
                 e, s = tok.encode(text, add_special_tokens=False), tok.encode(text)
                 json.dump({"text": text, "ids": e.ids, "offsets": byte_offsets(text, e.offsets), "special_ids": s.ids, "special_offsets": byte_offsets(text, s.offsets),
                            "decoded": tok.decode(e.ids, skip_special_tokens=False), "skipped": tok.decode(s.ids)}, f, ensure_ascii=False)
                 f.write("\n")
-        print(name, a.strings, "strings", flush=True)
+        print(name, len(corpus) if corpus else a.strings, "strings", flush=True)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ TABLES = [
     ("numbers", r"\p{N} of the regular expressions of Split and ByteLevel", removed(pre_tokenizers.Split(Regex(r"\p{N}"), "removed"))),
     ("upperCase", r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}] of the o200k expression", removed(pre_tokenizers.Split(Regex(r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"), "removed"))),
     ("lowerCase", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}] of the o200k expression", removed(pre_tokenizers.Split(Regex(r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"), "removed"))),
+    ("regexMarks", r"\p{M} of the regular expressions of Split", removed(pre_tokenizers.Split(Regex(r"\p{M}"), "removed"))),
+    ("symbols", r"[\p{P}\p{S}] of the regular expressions of Split", removed(pre_tokenizers.Split(Regex(r"[\p{P}\p{S}]"), "removed"))),
     ("normalizes", "what the normalization forms change or reorder", [c for c in CODE_POINTS if normalizes(chr(c))]),
     ("digits", "what Digits splits", [c for c in CODE_POINTS if len(digits.pre_tokenize_str("a" + chr(c))) == 2]),
     ("punctuation", "what Punctuation and BertPreTokenizer split", removed(pre_tokenizers.Punctuation("removed"))),
