@@ -13,7 +13,7 @@ import (
 )
 
 // NewRandom makes a model with random weights, for tests, benchmarks and training from scratch: as transformers
-// initializes, linears and embeddings from N(0, 0.02²), gains 1, biases 0. The same seed gives the same weights on
+// initializes, linears and embeddings from N(0, 0.02²), gains that change nothing, biases 0. The same seed gives the same weights on
 // every backend.
 func NewRandom(ctx context.Context, cfg Architecture, seed int64, o Options) (*CausalLM, error) {
 	if err := o.Validate(); err != nil {
@@ -34,10 +34,15 @@ func NewRandom(ctx context.Context, cfg Architecture, seed int64, o Options) (*C
 type randomSource struct {
 	seed   uint64
 	shapes map[string][]int
+	gain   float32 // of norms
 }
 
 func newRandomSource(cfg Architecture, seed int64) *randomSource {
-	return &randomSource{uint64(seed), tensorShapes(cfg)}
+	gain := float32(1)
+	if cfg.dims().shape.UnitOffset {
+		gain = 0
+	}
+	return &randomSource{uint64(seed), tensorShapes(cfg), gain}
 }
 
 // tensorShapes lists all tensors of a checkpoint.
@@ -82,7 +87,7 @@ func (r *randomSource) float32s(dst []float32, name string, at int) error {
 		clear(dst)
 	case len(r.shapes[name]) == 1:
 		for i := range dst {
-			dst[i] = 1
+			dst[i] = r.gain
 		}
 	default:
 		h := fnv.New64a()

@@ -181,11 +181,11 @@ func openGGUF(path string) (Architecture, source, error) {
 		return nil, nil, errors.Join(err, f.Close())
 	}
 	name, _ := f.Metadata().String("general.architecture")
-	modelType, ok := ggufFamilies[name]
+	family, ok := ggufFamilies[name]
 	if !ok {
 		return fail(&UnsupportedError{Path: path, Field: "general.architecture", Value: fmt.Sprintf("%q", name), Supported: known(ggufFamilies)})
 	}
-	arch := families[modelType]()
+	arch := family()
 	err = arch.fromGGUF(ggufMetadata{f.Metadata(), f})
 	if err == nil {
 		err = arch.Validate()
@@ -204,7 +204,7 @@ func openGGUF(path string) (Architecture, source, error) {
 // ggufSource answers transformers' tensor names from a GGUF file.
 type ggufSource struct {
 	file  *gguf.File
-	arch  Architecture
+	arch  ggufArchitecture
 	known sync.Map // transformers' name → ggufPlace
 }
 
