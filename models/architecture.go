@@ -56,15 +56,22 @@ func (d dims) kind(i int) string {
 
 // families are the known ones, by model_type. A new family adds its line here.
 var families = map[string]func() Architecture{
-	"llama":   func() Architecture { return &LlamaConfig{Type: "llama"} },
-	"mistral": newMistral,
-	"qwen2":   newQwen2,
-	"qwen3":   newQwen3,
+	"llama":       func() Architecture { return &LlamaConfig{Type: "llama"} },
+	"mistral":     newMistral,
+	"qwen2":       newQwen2,
+	"qwen3":       newQwen3,
+	"gemma":       newGemma,
+	"gemma2":      newGemma2,
+	"gemma3_text": newGemma3,
+	"phi3":        newPhi3,
+	"granite":     newGranite,
 }
 
 // classes are transformers' classes by model_type.
 var classes = map[string]string{
 	"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
+	"gemma": "GemmaForCausalLM", "gemma2": "Gemma2ForCausalLM", "gemma3_text": "Gemma3ForCausalLM", "phi3": "Phi3ForCausalLM",
+	"granite": "GraniteForCausalLM",
 }
 
 // ggufFamilies are the families of GGUF files, by general.architecture.

@@ -52,11 +52,14 @@ func (d *Decoder) headDim() int {
 }
 
 func (d *Decoder) dims() dims {
-	s := d.shape()
-	return dims{
-		vocab: d.VocabSize, layers: d.NumHiddenLayers, context: d.MaxPositionEmbeddings, shape: s, tied: d.TieWordEmbeddings,
-		rope: d.rope().rope(s.HeadDim, d.MaxPositionEmbeddings),
-	}
+	out := d.sizes()
+	out.rope = d.rope().rope(d.headDim(), d.MaxPositionEmbeddings)
+	return out
+}
+
+// sizes are dims but for RoPE.
+func (d *Decoder) sizes() dims {
+	return dims{vocab: d.VocabSize, layers: d.NumHiddenLayers, context: d.MaxPositionEmbeddings, shape: d.shape(), tied: d.TieWordEmbeddings}
 }
 
 // rope returns what the file says of RoPE, filled in: in rope_scaling, or in rope_parameters of newer files. transformers 5
