@@ -9,9 +9,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/loris-ml/loris/internal/nn"
 	"github.com/loris-ml/loris/internal/reference"
 	"github.com/loris-ml/loris/internal/safetensors"
 	"github.com/loris-ml/loris/internal/training"
+	"github.com/loris-ml/loris/quant"
 )
 
 // family is a tiny model of a family with the numbers that transformers and peft computed; testdata/families/README.md
@@ -296,5 +298,32 @@ func TestFamiliesAreSavedForEveryTransformers(t *testing.T) {
 				t.Fatalf("position %d has other logits", i)
 			}
 		}
+	})
+}
+
+// The form that CUDA's kernels run in, by their twins: what has no kernel is computed in plain operations there.
+func TestFusedFormServesEveryFamily(t *testing.T) {
+	nf4 := &quant.BitsAndBytesConfig{LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true}
+	reference.OnBackends(t, func(t *testing.T, backend string) {
+		eachFamily(t, func(t *testing.T, f *family) {
+			m, a := f.load(t, Options{Backend: backend, DType: Float32})
+			m.run.Shape.Form = nn.FormFused
+			loss, grads := f.gradients(t, m, a, f.Padded)
+			reference.CheckCurve(t, "loss", []float64{loss}, []float64{f.Padded.Loss}, 3e-5)
+			f.check(t, "grad.", grads, 1e-4)
+
+			var losses []float64
+			var all []map[string][]float32
+			for _, form := range []nn.Form{nn.FormPlain, nn.FormFused} {
+				m, a := f.load(t, Options{Backend: backend, DType: Float32, Quantization: nf4, KeepPacked: true})
+				m.run.Shape.Form = form
+				loss, grads := f.gradients(t, m, a, f.Packed)
+				losses, all = append(losses, loss), append(all, grads)
+			}
+			reference.CheckCurve(t, "loss on NF4", losses[1:], losses[:1], 3e-5)
+			for name, g := range all[1] {
+				reference.CheckClose(t, name+" on NF4", g, all[0][name], 1e-4)
+			}
+		})
 	})
 }
