@@ -67,6 +67,9 @@ var families = map[string]func() Architecture{
 	"granite":     newGranite,
 }
 
+// composites are models of which the language model is taken, by model_type, with that of their text_config.
+var composites = map[string]string{"gemma3": "gemma3_text"}
+
 // classes are transformers' classes by model_type.
 var classes = map[string]string{
 	"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",

@@ -30,7 +30,7 @@ func FromPretrained(ctx context.Context, path string, o Options) (*CausalLM, err
 		return nil, err
 	}
 	if f, ok := src.(*folder); ok {
-		if err := o.settle(f.quantization, path); err != nil {
+		if err := first(f.checkContents(arch), o.settle(f.quantization, path)); err != nil {
 			return nil, errors.Join(err, src.Close())
 		}
 	}
@@ -160,19 +160,18 @@ func (l *loader) ends(lm *CausalLM, d dims) (err error) {
 			return err
 		}
 	}
-	const embedding = "model.embed_tokens.weight"
 	if l.o.Trainable {
-		m.Embed.Table, err = l.upload(embedding, d.vocab, d.shape.Hidden)
+		m.Embed.Table, err = l.upload(embeddingName, d.vocab, d.shape.Hidden)
 		return err
 	}
-	if err := l.check(embedding, []int{d.vocab, d.shape.Hidden}); err != nil {
+	if err := l.check(embeddingName, []int{d.vocab, d.shape.Hidden}); err != nil {
 		return err
 	}
 	if lm.rows, err = offheap.Alloc(d.vocab * d.shape.Hidden * l.dtype.Size()); err != nil {
 		return err
 	}
 	m.Embed.DType, m.Embed.Rows = l.dtype, lm.rows.Bytes()
-	if err := l.fill(m.Embed.Rows, embedding, d.vocab, d.shape.Hidden); err != nil {
+	if err := l.fill(m.Embed.Rows, embeddingName, d.vocab, d.shape.Hidden); err != nil {
 		return err
 	}
 	if d.tied {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"hash/fnv"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"strings"
@@ -47,25 +48,10 @@ func newRandomSource(cfg Architecture, seed int64) *randomSource {
 
 // tensorShapes lists all tensors of a checkpoint.
 func tensorShapes(cfg Architecture) map[string][]int {
-	d := cfg.dims()
-	out := map[string][]int{
-		"model.embed_tokens.weight": {d.vocab, d.shape.Hidden},
-		"model.norm.weight":         {d.shape.Hidden},
-	}
-	if !d.tied {
-		out["lm_head.weight"] = []int{d.vocab, d.shape.Hidden}
-	}
-	block := cfg.tensors()
+	d, block := cfg.dims(), cfg.tensors()
+	out := endShapes(d)
 	for i := range d.layers {
-		for _, n := range block.Norms {
-			out[layerPrefix(i)+n.Name+".weight"] = []int{n.Size}
-		}
-		for _, l := range block.Linears() {
-			out[layerPrefix(i)+l.Name+".weight"] = []int{l.Out, l.In}
-			if l.Bias {
-				out[layerPrefix(i)+l.Name+".bias"] = []int{l.Out}
-			}
-		}
+		maps.Copy(out, layerShapes(block, i))
 	}
 	return out
 }
