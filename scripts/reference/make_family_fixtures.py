@@ -65,6 +65,9 @@ CASES = {
     "gemma3_types": dict(model_type="gemma3_text", head_dim=12, sliding_window=6, query_pre_attn_scalar=12, final_logit_softcapping=3.0,
                          layer_types=["full_attention", "sliding_attention"],
                          rope_parameters=dict(full_attention=rope(theta=3e5), sliding_attention=rope(theta=200.0))),
+    "gemma3_vision": dict(model_type="gemma3_text", head_dim=8, hidden_size=24, intermediate_size=32, sliding_window=9,
+                          query_pre_attn_scalar=8, layer_types=["sliding_attention", "full_attention"],
+                          rope_parameters=dict(full_attention=rope(theta=5e4), sliding_attention=rope())),
     "phi3_window": dict(model_type="phi3", sliding_window=10, original_max_position_embeddings=256, rope_parameters=rope()),
     "phi3_longrope": dict(model_type="phi3", hidden_size=64, intermediate_size=24, num_key_value_heads=1, tie_word_embeddings=True,
                           original_max_position_embeddings=36,
@@ -106,6 +109,22 @@ def random_model(case, seed):
                 noise = noise * (1.2 / math.sqrt(p.shape[1]))
             p.copy_(noise.bfloat16().float())
     return model
+
+
+def seeing(text, ids):
+    """The model as part of one that also sees."""
+    vision = dict(model_type="siglip_vision_model", hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1,
+                  image_size=4, patch_size=2)
+    config = transformers.Gemma3Config(text_config=text.config.to_dict(), vision_config=vision, mm_tokens_per_image=4,
+                                       boi_token_index=0, eoi_token_index=1, image_token_index=2)
+    config._attn_implementation = "eager"
+    whole = transformers.Gemma3ForConditionalGeneration(config).eval()
+    whole.model.language_model.load_state_dict(text.model.state_dict())
+    whole.tie_weights()
+    with torch.no_grad():
+        error = off(whole(input_ids=ids).logits, text(input_ids=ids).logits)
+    assert error < 1e-5, error
+    return whole.to(torch.bfloat16)
 
 
 def adapted(model, seed):
@@ -184,10 +203,13 @@ def make(name, case, out):
         raise SystemExit(f"{name}: no seed gives clear choices: the last margin is {margin:.2g}, with {len(set(tokens))} tokens")
     folder = os.path.join(out, name)
     shutil.rmtree(folder, ignore_errors=True)
-    saved = copy.deepcopy(model).to(torch.bfloat16)
-    saved.save_pretrained(folder)
+    saved = copy.deepcopy(model).to(torch.bfloat16)  # to be saved only: its frequencies are rounded, too
+    (seeing(model, prompt) if name == "gemma3_vision" else saved).save_pretrained(folder)
     os.path.exists(os.path.join(folder, "generation_config.json")) and os.remove(os.path.join(folder, "generation_config.json"))
-    tuned, half = adapted(model, seed), adapted(saved, seed)
+    half = AutoModelForCausalLM.from_config(model.config, dtype=torch.bfloat16).eval()
+    half.load_state_dict(model.state_dict())
+    assert all(b.dtype == torch.float32 for n, b in half.named_buffers() if "inv_freq" in n)
+    tuned, half = adapted(model, seed), adapted(half, seed)
     padded, packed = padded_batch(case, seed), packed_batch(case, seed)
     logits, loss, grads = run(tuned, padded)
     half_logits, _, half_grads = run(half, padded)
