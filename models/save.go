@@ -91,6 +91,11 @@ func (m *CausalLM) configJSON(format DType, q *quant.BitsAndBytesConfig) ([]byte
 	if r, ok := m.arch.(interface{ ropeJSON() map[string]any }); ok {
 		maps.Copy(all, r.ropeJSON())
 	}
+	for _, name := range floatFields {
+		if v, ok := all[name]; ok {
+			all[name] = decimals(v)
+		}
+	}
 	all["torch_dtype"] = format
 	if q != nil {
 		all["quantization_config"] = q
