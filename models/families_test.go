@@ -301,6 +301,29 @@ func TestFamiliesAreSavedForEveryTransformers(t *testing.T) {
 	})
 }
 
+// transformers 5 refuses a config whose floats look like integers.
+func TestSavedConfigsWriteFloatsAsFloats(t *testing.T) {
+	for fixture, wants := range map[string][]string{
+		"gemma3_types":  {`"final_logit_softcapping": 3.0`, `"rope_theta": 300000.0`, `"query_pre_attn_scalar": 12,`, `"sliding_window": 6,`},
+		"gemma2_plain":  {`"final_logit_softcapping": null`},
+		"phi3_longrope": {`"original_max_position_embeddings": 36,`, `"partial_rotary_factor": 0.75`},
+	} {
+		dir := t.TempDir()
+		if err := mustLoad(t, filepath.Join("testdata/families", fixture), Options{}).SavePretrained(dir); err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(filepath.Join(dir, "config.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range wants {
+			if !strings.Contains(string(text), w) {
+				t.Errorf("%s is saved as %s, want %s in it", fixture, text, w)
+			}
+		}
+	}
+}
+
 // The form that CUDA's kernels run in, by their twins: what has no kernel is computed in plain operations there.
 func TestFusedFormServesEveryFamily(t *testing.T) {
 	nf4 := &quant.BitsAndBytesConfig{LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true}

@@ -10,11 +10,13 @@ seeded generators, so a rerun with the same versions reproduces the same files.
 
 import argparse
 import copy
+import importlib
 import json
 import math
 import os
 import platform
 import shutil
+import tempfile
 
 import numpy
 import peft
@@ -79,6 +81,102 @@ CASES = {
                          mlp_bias=True, embedding_multiplier=2.0, attention_multiplier=0.3, residual_multiplier=1.0, logits_scaling=0.5,
                          rope_parameters=YARN),
 }
+
+
+# config.json of published models, as far as it describes the computation, in the words of their day.
+PUBLISHED = {
+    "Mistral-7B-v0.1": dict(model_type="mistral", hidden_act="silu", hidden_size=4096, intermediate_size=14336, max_position_embeddings=32768,
+                            num_attention_heads=32, num_hidden_layers=32, num_key_value_heads=8, rms_norm_eps=1e-05, rope_theta=10000.0,
+                            sliding_window=4096, tie_word_embeddings=False, torch_dtype="bfloat16", vocab_size=32000),
+    "Mistral-7B-v0.3": dict(model_type="mistral", hidden_act="silu", hidden_size=4096, intermediate_size=14336, max_position_embeddings=32768,
+                            num_attention_heads=32, num_hidden_layers=32, num_key_value_heads=8, rms_norm_eps=1e-05, rope_theta=1000000.0,
+                            sliding_window=None, tie_word_embeddings=False, torch_dtype="bfloat16", vocab_size=32768),
+    "Mistral-Nemo-2407": dict(model_type="mistral", hidden_act="silu", hidden_size=5120, head_dim=128, intermediate_size=14336,
+                              max_position_embeddings=131072, num_attention_heads=32, num_hidden_layers=40, num_key_value_heads=8,
+                              rms_norm_eps=1e-05, rope_theta=1000000.0, sliding_window=None, tie_word_embeddings=False, vocab_size=131072),
+    "mistral, as little as may be": dict(model_type="mistral", hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+                                         num_attention_heads=8, vocab_size=100),
+    "Qwen2.5-7B": dict(model_type="qwen2", hidden_act="silu", hidden_size=3584, intermediate_size=18944, max_position_embeddings=131072,
+                       max_window_layers=28, num_attention_heads=28, num_hidden_layers=28, num_key_value_heads=4, rms_norm_eps=1e-06,
+                       rope_theta=1000000.0, sliding_window=131072, tie_word_embeddings=False, use_mrope=False, use_sliding_window=False,
+                       vocab_size=152064),
+    "Qwen2.5-7B with YaRN": dict(model_type="qwen2", hidden_act="silu", hidden_size=3584, intermediate_size=18944,
+                                 max_position_embeddings=32768, max_window_layers=28, num_attention_heads=28, num_hidden_layers=28,
+                                 num_key_value_heads=4, rms_norm_eps=1e-06, rope_theta=1000000.0, sliding_window=131072, vocab_size=152064,
+                                 rope_scaling=dict(factor=4.0, original_max_position_embeddings=32768, type="yarn")),
+    "qwen2 with windows above": dict(model_type="qwen2", hidden_size=64, intermediate_size=96, num_hidden_layers=30, num_attention_heads=32,
+                                     use_sliding_window=True, vocab_size=100),
+    "Qwen3-8B": dict(model_type="qwen3", attention_bias=False, head_dim=128, hidden_act="silu", hidden_size=4096, intermediate_size=12288,
+                     max_position_embeddings=40960, max_window_layers=36, num_attention_heads=32, num_hidden_layers=36,
+                     num_key_value_heads=8, rms_norm_eps=1e-06, rope_scaling=None, rope_theta=1000000, sliding_window=None,
+                     tie_word_embeddings=False, use_sliding_window=False, vocab_size=151936),
+    "gemma-2b": dict(model_type="gemma", head_dim=256, hidden_act="gelu", hidden_size=2048, intermediate_size=16384,
+                     max_position_embeddings=8192, num_attention_heads=8, num_hidden_layers=18, num_key_value_heads=1, rms_norm_eps=1e-06,
+                     rope_scaling=None, rope_theta=10000.0, vocab_size=256000),
+    "gemma-2-9b": dict(model_type="gemma2", attention_bias=False, attn_logit_softcapping=50.0, final_logit_softcapping=30.0, head_dim=256,
+                       hidden_act="gelu_pytorch_tanh", hidden_activation="gelu_pytorch_tanh", hidden_size=3584, intermediate_size=14336,
+                       max_position_embeddings=8192, num_attention_heads=16, num_hidden_layers=42, num_key_value_heads=8,
+                       query_pre_attn_scalar=256, rms_norm_eps=1e-06, rope_theta=10000.0, sliding_window=4096, sliding_window_size=4096,
+                       vocab_size=256000),
+    "gemma-3-4b": dict(model_type="gemma3", mm_tokens_per_image=256, text_config=dict(
+        hidden_size=2560, intermediate_size=10240, model_type="gemma3_text", num_hidden_layers=34,
+        rope_scaling=dict(factor=8.0, rope_type="linear"), sliding_window=1024)),
+    "gemma-3-1b": dict(model_type="gemma3_text", attention_bias=False, attn_logit_softcapping=None, cache_implementation="hybrid",
+                       final_logit_softcapping=None, head_dim=256, hidden_activation="gelu_pytorch_tanh", hidden_size=1152,
+                       intermediate_size=6912, max_position_embeddings=32768, num_attention_heads=4, num_hidden_layers=26,
+                       num_key_value_heads=1, query_pre_attn_scalar=256, rms_norm_eps=1e-06, rope_local_base_freq=10000,
+                       rope_scaling=None, rope_theta=1000000, sliding_window=512, sliding_window_pattern=6, vocab_size=262144),
+    "Phi-3-mini-4k": dict(model_type="phi3", embd_pdrop=0.0, hidden_act="silu", hidden_size=3072, intermediate_size=8192,
+                          max_position_embeddings=4096, num_attention_heads=32, num_hidden_layers=32, num_key_value_heads=32,
+                          original_max_position_embeddings=4096, resid_pdrop=0.0, rms_norm_eps=1e-05, rope_scaling=None, rope_theta=10000.0,
+                          sliding_window=2047, tie_word_embeddings=False, vocab_size=32064),
+    "Phi-3-mini-128k, by its older names": dict(
+        model_type="phi3", hidden_act="silu", hidden_size=3072, intermediate_size=8192, max_position_embeddings=131072,
+        num_attention_heads=32, num_hidden_layers=32, num_key_value_heads=32, original_max_position_embeddings=4096, rms_norm_eps=1e-05,
+        rope_scaling=dict(long_factor=[1.03 + i * i / 40 for i in range(48)], short_factor=[1.05 + i / 20 for i in range(48)], type="su"),
+        rope_theta=10000.0, sliding_window=262144, tie_word_embeddings=False, vocab_size=32064),
+    "Phi-4-mini": dict(
+        model_type="phi3", hidden_act="silu", hidden_size=3072, intermediate_size=8192, max_position_embeddings=131072, num_attention_heads=24,
+        num_hidden_layers=32, num_key_value_heads=8, original_max_position_embeddings=4096, partial_rotary_factor=0.75, rms_norm_eps=1e-05,
+        rope_scaling=dict(long_factor=[1 + i * i / 50 for i in range(48)], short_factor=[1.0] * 48, type="longrope"), rope_theta=10000.0,
+        sliding_window=262144, tie_word_embeddings=True, vocab_size=200064),
+    "granite-3.1-8b": dict(model_type="granite", attention_bias=False, attention_multiplier=0.0078125, embedding_multiplier=12.0,
+                           hidden_act="silu", hidden_size=4096, intermediate_size=12800, logits_scaling=16.0, max_position_embeddings=131072,
+                           mlp_bias=False, num_attention_heads=32, num_hidden_layers=40, num_key_value_heads=8, residual_multiplier=0.22,
+                           rms_norm_eps=1e-05, rope_scaling=None, rope_theta=10000000.0, tie_word_embeddings=True, vocab_size=49155),
+}
+LENGTHS = [100, 4096, 4097, 50000]
+
+
+def published(text):
+    """What transformers reads in a config.json: sizes, windows, and RoPE's frequencies for sequences of LENGTHS."""
+    with tempfile.TemporaryDirectory() as folder:
+        with open(os.path.join(folder, "config.json"), "w") as f:
+            f.write(json.dumps(text).replace('"type": "su"', '"type": "longrope"'))  # which version 5 no longer takes
+        config = AutoConfig.from_pretrained(folder)
+    config = config.get_text_config()
+    heads = config.num_attention_heads
+    types = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    module = importlib.import_module(f"transformers.models.{config.model_type.removesuffix('_text')}.modeling_{config.model_type.removesuffix('_text')}")
+    rotary = next(v for n, v in vars(module).items() if n.endswith("RotaryEmbedding"))(config)
+    frequencies = []
+    for length in LENGTHS:
+        tables = []
+        for kind in ["full_attention", "sliding_attention"] if config.model_type == "gemma3_text" else [None]:
+            more = dict(layer_type=kind) if kind else {}
+            rotary(torch.zeros(1), torch.tensor([[length - 1]]), **more)
+            prefix = f"{kind}_" if kind else ""
+            inverse = getattr(rotary, prefix + "inv_freq").double()
+            tables.append(dict(scale=float(getattr(rotary, prefix + "attention_scaling")), inverse=[float("%.8g" % v) for v in inverse]))
+        if not frequencies or tables != frequencies[-1]["tables"]:
+            frequencies.append(dict(from_length=length, tables=tables))
+    return dict(
+        config=text, vocab=config.vocab_size, hidden=config.hidden_size, intermediate=config.intermediate_size, layers=config.num_hidden_layers,
+        heads=heads, kv_heads=config.num_key_value_heads, head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        eps=config.rms_norm_eps, tied=config.tie_word_embeddings,
+        windows=[window if window and (types is None or types[i] == "sliding_attention") else 0 for i in range(config.num_hidden_layers)],
+        frequencies=frequencies)
 
 
 def versions():
@@ -244,5 +342,8 @@ if __name__ == "__main__":
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    if not args.cases:
+        with open(os.path.join(args.out, "published.json"), "w") as f:
+            json.dump(dict(versions=versions(), lengths=LENGTHS, models={n: published(t) for n, t in PUBLISHED.items()}), f)
     for name in args.cases or CASES:
         make(name, CASES[name], args.out)
