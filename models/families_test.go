@@ -249,10 +249,12 @@ func TestFamiliesInBFloat16AreAsCloseAsTransformers(t *testing.T) {
 				}
 			}
 			within("logits", f.logits(t, m, a), f.tensor(t, "logits"), f.BF16.Logits)
-			_, grads := f.gradients(t, m, a, f.Padded)
 			var got, want []float32
-			for name, g := range grads {
-				got, want = append(got, g...), append(want, f.tensor(t, "grad."+name)...)
+			for prefix, b := range map[string]familyBatch{"grad.": f.Padded, "packed.grad.": f.Packed} {
+				_, grads := f.gradients(t, m, f.adapters(t, m), b)
+				for name, g := range grads {
+					got, want = append(got, g...), append(want, f.tensor(t, prefix+name)...)
+				}
 			}
 			within("gradients", got, want, f.BF16.Gradients)
 		})

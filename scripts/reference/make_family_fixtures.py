@@ -281,8 +281,8 @@ def off(a, b):
     return (torch.linalg.norm(a.double() - b.double()) / torch.linalg.norm(b.double())).item()
 
 
-def flat(grads):
-    return torch.cat([g.float().flatten() for n, g in sorted(grads.items()) if "lora_" in n])
+def flat(*batches):
+    return torch.cat([g.float().flatten() for grads in batches for n, g in sorted(grads.items()) if "lora_" in n])
 
 
 def plain_name(name):
@@ -311,7 +311,8 @@ def make(name, case, out):
     padded, packed = padded_batch(case, seed), packed_batch(case, seed)
     logits, loss, grads = run(tuned, padded)
     half_logits, _, half_grads = run(half, padded)
-    packed_logits, packed_loss, packed_grads = run(tuned, packed)
+    _, packed_loss, packed_grads = run(tuned, packed)
+    _, _, half_packed_grads = run(half, packed)
     visible = padded["mask"] == 1
     tensors = {"logits": logits[visible]}
     for n, p in tuned.named_parameters():
@@ -327,7 +328,7 @@ def make(name, case, out):
     reference = dict(
         versions=versions(), seed=seed, scaling=1.5,
         padded=listed(padded) | dict(loss=loss), packed=listed(packed) | dict(loss=packed_loss),
-        bf16=dict(logits=off(half_logits[visible], logits[visible]), gradients=off(flat(half_grads), flat(grads))),
+        bf16=dict(logits=off(half_logits[visible], logits[visible]), gradients=off(flat(half_grads, half_packed_grads), flat(grads, packed_grads))),
         prompt=prompt[0].tolist(), greedy=tokens, smallest_margin=margin)
     with open(os.path.join(folder, "reference.json"), "w") as f:
         json.dump(reference, f)
