@@ -33,8 +33,13 @@ type familyBatch struct {
 	Loss                             float64
 }
 
-// families are those whose fixtures there are.
-func eachFamily(t *testing.T, test func(t *testing.T, f *family)) {
+// oneOfEach are fixtures of all families and types of layers: compilers take their time for all.
+var oneOfEach = []string{
+	"mistral_window", "qwen2_window", "qwen3_yarn", "gemma_wide", "gemma2_caps", "gemma3_types", "phi3_longrope", "granite_multipliers",
+}
+
+// eachFamily runs a test of the named fixtures; of all if none is named or the backend compiles nothing.
+func eachFamily(t *testing.T, backend string, names []string, test func(t *testing.T, f *family)) {
 	dirs, err := filepath.Glob("testdata/families/*/reference.json")
 	if err != nil || len(dirs) == 0 {
 		t.Fatalf("no fixtures (%v)", err)
@@ -42,6 +47,9 @@ func eachFamily(t *testing.T, test func(t *testing.T, f *family)) {
 	for _, path := range dirs {
 		f := &family{dir: filepath.Dir(path)}
 		f.name = filepath.Base(f.dir)
+		if backend != "" && names != nil && !slices.Contains(names, f.name) {
+			continue
+		}
 		t.Run(f.name, func(t *testing.T) {
 			raw, err := os.ReadFile(path)
 			if err == nil {
@@ -193,7 +201,7 @@ func (f *family) check(t *testing.T, prefix string, got map[string][]float32, li
 
 func TestFamiliesComputeAsTransformers(t *testing.T) {
 	reference.OnBackends(t, func(t *testing.T, backend string) {
-		eachFamily(t, func(t *testing.T, f *family) {
+		eachFamily(t, backend, nil, func(t *testing.T, f *family) {
 			m, a := f.load(t, Options{Backend: backend, DType: Float32})
 			reference.CheckClose(t, "logits", f.logits(t, m, a), f.tensor(t, "logits"), 3e-5)
 			for prefix, b := range map[string]familyBatch{"grad.": f.Padded, "packed.grad.": f.Packed} {
@@ -214,7 +222,7 @@ func TestFamiliesComputeAsTransformers(t *testing.T) {
 
 func TestFamiliesTrainWhole(t *testing.T) {
 	reference.OnBackends(t, func(t *testing.T, backend string) {
-		eachFamily(t, func(t *testing.T, f *family) {
+		eachFamily(t, backend, oneOfEach, func(t *testing.T, f *family) {
 			var base []string // of all others the gradients need no more than linears do
 			for name := range tensorShapes(mustConfig(t, f.dir)) {
 				if strings.Contains(name, "norm") || strings.Contains(name, "embed") || strings.HasSuffix(name, ".bias") {
@@ -239,7 +247,7 @@ func mustConfig(t *testing.T, dir string) Architecture {
 
 func TestFamiliesInBFloat16AreAsCloseAsTransformers(t *testing.T) {
 	reference.OnBackends(t, func(t *testing.T, backend string) {
-		eachFamily(t, func(t *testing.T, f *family) {
+		eachFamily(t, backend, oneOfEach, func(t *testing.T, f *family) {
 			m, a := f.load(t, Options{Backend: backend, DType: BFloat16})
 			within := func(what string, got, want []float32, theirs float64) {
 				e := reference.RelativeError(got, want)
@@ -263,7 +271,7 @@ func TestFamiliesInBFloat16AreAsCloseAsTransformers(t *testing.T) {
 
 // Either layout of a saved config alone says all, and the saved weights are the same.
 func TestFamiliesAreSavedForEveryTransformers(t *testing.T) {
-	eachFamily(t, func(t *testing.T, f *family) {
+	eachFamily(t, "", nil, func(t *testing.T, f *family) {
 		dir := t.TempDir()
 		if err := mustLoad(t, f.dir, Options{DType: Float32}).SavePretrained(dir); err != nil {
 			t.Fatal(err)
@@ -333,7 +341,7 @@ func TestSavedConfigsWriteFloatsAsFloats(t *testing.T) {
 func TestFusedFormServesEveryFamily(t *testing.T) {
 	nf4 := &quant.BitsAndBytesConfig{LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true}
 	reference.OnBackends(t, func(t *testing.T, backend string) {
-		eachFamily(t, func(t *testing.T, f *family) {
+		eachFamily(t, backend, oneOfEach, func(t *testing.T, f *family) {
 			m, a := f.load(t, Options{Backend: backend, DType: Float32})
 			m.run.Shape.Form = nn.FormFused
 			loss, grads := f.gradients(t, m, a, f.Padded)
