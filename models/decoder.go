@@ -87,7 +87,7 @@ func ropeFields(r RopeScaling) map[string]any {
 
 // Bounds of a config's sizes, far above any model's, so that no product of two overflows and a damaged file asks for no
 // work.
-const maxSize, maxHeadDim = 1 << 24, 1 << 14
+const maxSize, maxHeadDim, maxLayers = 1 << 24, 1 << 14, 1 << 14
 
 // Validate reports the first field that cannot be used.
 func (d *Decoder) Validate() error {
@@ -114,6 +114,8 @@ func (d *Decoder) validateSizes() error {
 		}
 	}
 	switch kv := d.NumKeyValueHeads; {
+	case d.NumHiddenLayers > maxLayers:
+		return fmt.Errorf("num_hidden_layers is %d, want at most %d", d.NumHiddenLayers, maxLayers)
 	case kv < 0 || kv > 0 && d.NumAttentionHeads%kv != 0:
 		return fmt.Errorf("num_key_value_heads %d does not divide num_attention_heads %d", kv, d.NumAttentionHeads)
 	case d.HeadDim == 0 && d.HiddenSize%d.NumAttentionHeads != 0:

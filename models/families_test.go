@@ -246,9 +246,10 @@ func mustConfig(t *testing.T, dir string) Architecture {
 }
 
 func TestFamiliesInBFloat16AreAsCloseAsTransformers(t *testing.T) {
-	reference.OnBackends(t, func(t *testing.T, backend string) {
+	test := func(t *testing.T, backend string, form nn.Form) {
 		eachFamily(t, backend, oneOfEach, func(t *testing.T, f *family) {
 			m, a := f.load(t, Options{Backend: backend, DType: BFloat16})
+			m.run.Shape.Form = form
 			within := func(what string, got, want []float32, theirs float64) {
 				e := reference.RelativeError(got, want)
 				t.Logf("%s: off by %.2g, %.2f times transformers' error", what, e, e/theirs)
@@ -266,7 +267,9 @@ func TestFamiliesInBFloat16AreAsCloseAsTransformers(t *testing.T) {
 			}
 			within("gradients", got, want, f.BF16.Gradients)
 		})
-	})
+	}
+	reference.OnBackends(t, func(t *testing.T, backend string) { test(t, backend, nn.FormAuto) })
+	t.Run("fused", func(t *testing.T) { test(t, "", nn.FormFused) })
 }
 
 // Either layout of a saved config alone says all, and the saved weights are the same.
