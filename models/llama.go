@@ -69,7 +69,7 @@ func (c *LlamaConfig) dims() dims {
 
 // Validate reports the first field that cannot be used.
 func (c *LlamaConfig) Validate() error {
-	if err := c.decoder().Validate(); err != nil {
+	if err := first(one("model_type", c.Type, "llama"), c.decoder().Validate()); err != nil {
 		return err
 	}
 	if w := c.SlidingWindow; w != nil && *w > 0 {
