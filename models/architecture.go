@@ -5,6 +5,7 @@ import (
 
 	"github.com/gomlx/gomlx/core/graph"
 
+	"github.com/loris-ml/loris/internal/layerwise"
 	"github.com/loris-ml/loris/internal/nn"
 )
 
@@ -19,6 +20,11 @@ type Architecture interface {
 	dims() dims
 	tensors() nn.Block
 	block(l *nn.Layer, x *graph.Node) *graph.Node
+}
+
+// ggufArchitecture is a family that GGUF files are read of.
+type ggufArchitecture interface {
+	Architecture
 	fromGGUF(g ggufMetadata) error
 	ggufName(tensor string) (name string, rows []int)
 }
@@ -27,18 +33,54 @@ type Architecture interface {
 type dims struct {
 	vocab, layers, context int
 	shape                  nn.Shape // without Compute
-	inverse                []float32
+	rope                   nn.Rope
+	types                  []string // of the layers, as layer_types has them; nil: all are alike
 	tied                   bool
+	embed                  embedScale
+	logit                  layerwise.Logit
+}
+
+// embedScale is the factor on the rows of the embedding.
+type embedScale struct {
+	factor  float64 // 0: 1
+	rounded bool    // to the dtype of the weights, before it multiplies
+}
+
+// kind is what is peculiar to layer i.
+func (d dims) kind(i int) string {
+	if d.types == nil {
+		return ""
+	}
+	return d.types[i]
 }
 
 // families are the known ones, by model_type. A new family adds its line here.
 var families = map[string]func() Architecture{
-	"llama":   func() Architecture { return &LlamaConfig{Type: "llama"} },
-	"mistral": func() Architecture { return &LlamaConfig{Type: "mistral"} },
+	"llama":       func() Architecture { return &LlamaConfig{Type: "llama"} },
+	"mistral":     newMistral,
+	"qwen2":       newQwen2,
+	"qwen3":       newQwen3,
+	"gemma":       newGemma,
+	"gemma2":      newGemma2,
+	"gemma3_text": newGemma3,
+	"phi3":        newPhi3,
+	"granite":     newGranite,
+}
+
+// composites are models of which the language model is taken, by model_type, with that of their text_config.
+var composites = map[string]string{"gemma3": "gemma3_text"}
+
+// classes are transformers' classes by model_type.
+var classes = map[string]string{
+	"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
+	"gemma": "GemmaForCausalLM", "gemma2": "Gemma2ForCausalLM", "gemma3_text": "Gemma3ForCausalLM", "phi3": "Phi3ForCausalLM",
+	"granite": "GraniteForCausalLM",
 }
 
 // ggufFamilies are the families of GGUF files, by general.architecture.
-var ggufFamilies = map[string]string{"llama": "llama"}
+var ggufFamilies = map[string]func() ggufArchitecture{
+	"llama": func() ggufArchitecture { return &LlamaConfig{Type: "llama"} },
+}
 
 // UnsupportedError reports something valid that Loris does not implement.
 type UnsupportedError struct {

@@ -23,6 +23,18 @@ var forgotten = []string{"quantization_config", "dtype", "torch_dtype", "rope_th
 // besideFolder reads what it can: config.json has been read, and the other file is not needed.
 func besideFolder(dir string) (b beside) {
 	if raw, err := os.ReadFile(filepath.Join(dir, "config.json")); err == nil && json.Unmarshal(raw, &b.config) == nil {
+		if text, ok := b.config["text_config"]; ok { // the language model is taken out of a larger one
+			ids := b.config
+			b.config = map[string]json.RawMessage{}
+			for _, key := range []string{"bos_token_id", "eos_token_id", "pad_token_id"} {
+				if id, ok := ids[key]; ok {
+					b.config[key] = id
+				}
+			}
+			if json.Unmarshal(text, &b.config) != nil {
+				return b
+			}
+		}
 		for _, key := range forgotten {
 			delete(b.config, key)
 		}

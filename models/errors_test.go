@@ -74,7 +74,7 @@ func TestSpoiledCheckpointsAreErrorsThatNameTheSpot(t *testing.T) {
 			os.WriteFile(filepath.Join(dir, "config.json"), []byte("{"), 0o644)
 		}, []string{"config.json"}},
 		{"unknown model_type", "llama_a", edit("model_type", "mamba"), []string{"config.json", "model_type", "mamba", "llama"}},
-		{"unknown rope_type", "llama_a", edit("rope_parameters", rope("yarn")), []string{"config.json", "rope_type", "yarn", "llama3"}},
+		{"unknown rope_type", "llama_a", edit("rope_parameters", rope("spiral")), []string{"config.json", "rope_type", "spiral", "llama3"}},
 		{"unknown activation", "llama_a", edit("hidden_act", "relu"), []string{"hidden_act", "relu", "silu"}},
 		{"sliding window", "llama_a", edit("sliding_window", 4096), []string{"sliding_window", "4096"}},
 		{"quantization of another kind", "llama_a", edit("quantization_config", map[string]any{"quant_method": "awq"}), []string{"config.json", "quant_method", "awq"}},

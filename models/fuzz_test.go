@@ -12,7 +12,11 @@ import (
 
 // A config is refused with its path, or a model of its sizes is looked for, without memory for what is not there.
 func FuzzConfig(f *testing.F) {
-	for _, dir := range []string{reference.Dir("llama_a"), reference.Dir("llama_b"), reference.Dir("llama_c"), "testdata/bnb_fp4", "testdata/bnb_int8"} {
+	dirs, err := filepath.Glob("testdata/families/*_*")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, dir := range append(dirs, reference.Dir("llama_a"), reference.Dir("llama_b"), reference.Dir("llama_c"), "testdata/bnb_fp4", "testdata/bnb_int8") {
 		text, err := os.ReadFile(filepath.Join(dir, "config.json"))
 		if err != nil {
 			f.Fatal(err)

@@ -59,19 +59,12 @@ func (c *LlamaConfig) ropeFromGGUF(g ggufMetadata) error {
 		if err != nil {
 			return err
 		}
-		if want := c.headDim() / 2; len(factors) != want {
+		if want := c.decoder().headDim() / 2; len(factors) != want {
 			return fmt.Errorf("tensor %q has %d values, want %d", "rope_freqs.weight", len(factors), want)
 		}
 		c.ropeFactors = factors
 	}
 	return nil
-}
-
-func (c *LlamaConfig) headDim() int {
-	if c.HeadDim == 0 && c.NumAttentionHeads > 0 {
-		return c.HiddenSize / c.NumAttentionHeads
-	}
-	return c.HeadDim
 }
 
 var llamaGGUFNames = strings.NewReplacer(
@@ -95,7 +88,7 @@ func (c *LlamaConfig) ggufName(tensor string) (name string, rows []int) {
 	if heads == 0 {
 		return llamaGGUFNames.Replace(tensor), nil
 	}
-	dim := c.headDim()
+	dim := c.decoder().headDim()
 	rows = make([]int, heads*dim)
 	for i := range rows {
 		head, at := i/dim, i%dim

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+
+	"github.com/loris-ml/loris/internal/nn"
 )
 
 // MarshalJSON writes RoPE's numbers where every transformers finds them: rope_theta and rope_scaling for versions up to
@@ -11,24 +13,21 @@ import (
 func (c *LlamaConfig) MarshalJSON() ([]byte, error) {
 	type plain LlamaConfig // without this method
 	out := plain(*c)
-	r := c.rope()
+	r := c.decoder().rope()
 	if c.ropeFactors != nil {
-		if r = llama3Of(c.ropeFactors, c.theta(), c.dims().shape.HeadDim); r == nil {
+		scaling := llama3Of(c.ropeFactors, r.RopeTheta, c.decoder().headDim())
+		if scaling == nil {
 			return nil, errors.New("the frequencies of RoPE, which come from a GGUF file, are of no rope_type that config.json can name; keep the GGUF file, and train an adapter")
 		}
+		scaling.RopeTheta = r.RopeTheta
+		r = *scaling
 	}
-	out.Type, out.RopeTheta, out.RopeScaling = c.ModelType(), c.theta(), nil
-	scaling := RopeScaling{}
-	if r != nil {
-		scaling = *r
-	}
-	scaling.RopeType, scaling.LegacyType, scaling.RopeTheta = r.kind(), "", 0
-	if r.kind() != "default" {
+	out.Type, out.RopeTheta, out.RopeScaling, out.RopeParameters = c.ModelType(), r.RopeTheta, nil, &r
+	if r.RopeType != "default" {
+		scaling := r
+		scaling.RopeTheta = 0 // it has its own field
 		out.RopeScaling = &scaling
 	}
-	parameters := scaling
-	parameters.RopeTheta = c.theta()
-	out.RopeParameters = &parameters
 	return json.Marshal(out)
 }
 
@@ -39,9 +38,9 @@ func llama3Of(factors []float32, theta float64, headDim int) *RopeScaling {
 	for _, f := range factors {
 		r.Factor = max(r.Factor, float64(f))
 	}
-	plain, scaled := (*RopeScaling)(nil).inverse(theta, headDim, nil), r.inverse(theta, headDim, nil)
+	plain := nn.InverseFrequencies(theta, headDim)
 	for i, f := range factors {
-		if want := float64(plain[i]) / float64(scaled[i]); !(math.Abs(float64(f)-want) <= 1e-5*want) {
+		if want := float64(plain[i]) / float64(r.llama3(plain[i])); !(math.Abs(float64(f)-want) <= 1e-5*want) {
 			return nil
 		}
 	}

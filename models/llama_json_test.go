@@ -4,9 +4,12 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/loris-ml/loris/internal/nn"
 )
 
 const sizes = `"model_type": "llama", "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4, `
@@ -22,6 +25,11 @@ func readText(t *testing.T, text string) (*LlamaConfig, error) {
 		return nil, err
 	}
 	return arch.(*LlamaConfig), nil
+}
+
+func frequencies(r nn.Rope) []float32 {
+	inverse, _ := r.Tables[0](1)
+	return inverse
 }
 
 func TestBothLayoutsOfConfigGiveTheSameFrequencies(t *testing.T) {
@@ -51,7 +59,7 @@ func TestBothLayoutsOfConfigGiveTheSameFrequencies(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s, layout %d: %v", name, i, err)
 			}
-			if got := c.dims().inverse; i == 0 {
+			if got := frequencies(c.dims().rope); i == 0 {
 				want = got
 			} else if !slices.Equal(got, want) {
 				t.Errorf("%s: %s gives %v, want %v", name, layout, got, want)
@@ -61,7 +69,7 @@ func TestBothLayoutsOfConfigGiveTheSameFrequencies(t *testing.T) {
 				t.Fatal(err)
 			}
 			back, err := readText(t, string(text))
-			if err != nil || !slices.Equal(back.dims().inverse, want) {
+			if err != nil || !slices.Equal(frequencies(back.dims().rope), want) {
 				t.Errorf("%s: written as %s, it gives other frequencies (%v)", layout, text, err)
 			}
 			var old, recent struct {
@@ -73,10 +81,10 @@ func TestBothLayoutsOfConfigGiveTheSameFrequencies(t *testing.T) {
 				t.Fatal(err)
 			}
 			recent, old.Parameters = old, nil
-			if got := old.Scaling.inverse(old.Theta, 16, nil); !slices.Equal(got, want) {
+			if got := frequencies(old.Scaling.filled(old.Theta, 0, 0, 0).rope(16, 0)); !slices.Equal(got, want) {
 				t.Errorf("%s: transformers 4 would read %v, want %v", text, got, want)
 			}
-			if got := recent.Parameters.inverse(recent.Parameters.RopeTheta, 16, nil); !slices.Equal(got, want) {
+			if got := frequencies(recent.Parameters.filled(0, 0, 0, 0).rope(16, 0)); !slices.Equal(got, want) {
 				t.Errorf("%s: transformers 5 would read %v, want %v", text, got, want)
 			}
 		}
@@ -86,16 +94,15 @@ func TestBothLayoutsOfConfigGiveTheSameFrequencies(t *testing.T) {
 func TestFrequenciesOfAGGUFFileAreWrittenAsTheirRopeType(t *testing.T) {
 	c := &LlamaConfig{VocabSize: 100, HiddenSize: 512, IntermediateSize: 96, NumHiddenLayers: 1, NumAttentionHeads: 4, RopeTheta: 500000}
 	scaling := &RopeScaling{RopeType: "llama3", Factor: 32, LowFreqFactor: 1, HighFreqFactor: 4, OriginalMaxPositionEmbeddings: 8192}
-	plain, scaled := (*RopeScaling)(nil).inverse(500000, 128, nil), scaling.inverse(500000, 128, nil)
-	for i := range plain {
-		c.ropeFactors = append(c.ropeFactors, plain[i]/scaled[i])
+	for _, f := range nn.InverseFrequencies(500000, 128) {
+		c.ropeFactors = append(c.ropeFactors, f/scaling.llama3(f))
 	}
 	text, err := json.Marshal(c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	back, err := readText(t, string(text))
-	if err != nil || *back.RopeScaling != *scaling {
+	if err != nil || !reflect.DeepEqual(back.RopeScaling, scaling) {
 		t.Errorf("written as %s (%v), want %+v", text, err, *scaling)
 	}
 	c.ropeFactors[3] *= 1.5

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/dtypes/bfloat16"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/tensors"
 
@@ -29,7 +30,7 @@ func FromPretrained(ctx context.Context, path string, o Options) (*CausalLM, err
 		return nil, err
 	}
 	if f, ok := src.(*folder); ok {
-		if err := o.settle(f.quantization, path); err != nil {
+		if err := first(f.checkContents(arch), o.settle(f.quantization, path)); err != nil {
 			return nil, errors.Join(err, src.Close())
 		}
 	}
@@ -70,7 +71,7 @@ func load(ctx context.Context, arch Architecture, src source, o Options) (_ *Cau
 	l := &loader{reader: reader{src: src, quantization: o.Quantization}, arch: arch, o: o, dev: dev, bar: newLoadBar(o.Progress, d.layers+1)}
 	defer func() { err = errors.Join(err, l.staging.free()) }()
 	lm := &CausalLM{arch: arch, options: o, packs: l.packs()}
-	m := &layerwise.Model{Device: dev, Shape: d.shape, Vocab: d.vocab, Inverse: d.inverse, Block: arch.block, Trainable: o.Trainable}
+	m := &layerwise.Model{Device: dev, Shape: d.shape, Vocab: d.vocab, Rope: d.rope, Logit: d.logit, Block: arch.block, Trainable: o.Trainable}
 	lm.run = m
 	defer func() {
 		l.bar.finish()
@@ -91,7 +92,7 @@ func load(ctx context.Context, arch Architecture, src source, o Options) (_ *Cau
 			return nil, err
 		}
 		l.bar.step()
-		w, err := l.layer(block, i)
+		w, err := l.layer(block, i, d.kind(i))
 		if err != nil {
 			return nil, err
 		}
@@ -147,6 +148,7 @@ func (l *loader) formats() (err error) {
 func (l *loader) ends(lm *CausalLM, d dims) (err error) {
 	l.bar.step()
 	m := lm.run
+	m.Embed.Scale = d.embed.of(l.dtype)
 	if m.Norm, err = l.upload("model.norm.weight", d.shape.Hidden); err != nil {
 		return err
 	}
@@ -158,19 +160,18 @@ func (l *loader) ends(lm *CausalLM, d dims) (err error) {
 			return err
 		}
 	}
-	const embedding = "model.embed_tokens.weight"
 	if l.o.Trainable {
-		m.Embed.Table, err = l.upload(embedding, d.vocab, d.shape.Hidden)
+		m.Embed.Table, err = l.upload(embeddingName, d.vocab, d.shape.Hidden)
 		return err
 	}
-	if err := l.check(embedding, []int{d.vocab, d.shape.Hidden}); err != nil {
+	if err := l.check(embeddingName, []int{d.vocab, d.shape.Hidden}); err != nil {
 		return err
 	}
 	if lm.rows, err = offheap.Alloc(d.vocab * d.shape.Hidden * l.dtype.Size()); err != nil {
 		return err
 	}
 	m.Embed.DType, m.Embed.Rows = l.dtype, lm.rows.Bytes()
-	if err := l.fill(m.Embed.Rows, embedding, d.vocab, d.shape.Hidden); err != nil {
+	if err := l.fill(m.Embed.Rows, embeddingName, d.vocab, d.shape.Hidden); err != nil {
 		return err
 	}
 	if d.tied {
@@ -195,6 +196,14 @@ func (l *loader) head(d dims) (*tensors.Tensor, error) {
 	return l.dev.Upload(shape, raw)
 }
 
+// of is the scale for weights of that dtype.
+func (e embedScale) of(dtype dtypes.DType) float64 {
+	if e.rounded && dtype == dtypes.BFloat16 {
+		return float64(bfloat16.FromFloat32(float32(e.factor)).Float32())
+	}
+	return e.factor
+}
+
 // upload puts a tensor of the checkpoint onto the device in the dtype of weights.
 func (l *loader) upload(name string, dims ...int) (*tensors.Tensor, error) {
 	if err := l.check(name, dims); err != nil {
@@ -212,9 +221,10 @@ func (l *loader) upload(name string, dims ...int) (*tensors.Tensor, error) {
 }
 
 // layer loads the tensors of layer i.
-func (l *loader) layer(block nn.Block, i int) (_ *nn.Weights, err error) {
+func (l *loader) layer(block nn.Block, i int, kind string) (_ *nn.Weights, err error) {
 	prefix := layerPrefix(i)
 	b, w := nn.NewLayout(), &nn.Weights{}
+	b.Kind(kind)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, backend.Free(w.Tensors...))

@@ -72,11 +72,11 @@ func (r *reader) quantizesTensor(name string, shape []int) bool {
 
 // holdsQuantized also takes bytes without the tensors that say how to read them for a quantized weight: a damaged one.
 func (f *folder) holdsQuantized(weight string) bool {
-	if info, _ := f.set.Info(weight); info.DType == "U8" || info.DType == "I8" {
+	if info, _ := f.set.Info(f.at(weight)); info.DType == "U8" || info.DType == "I8" {
 		return true
 	}
 	keys := []string{quant.StateKey(weight, quant.NF4), quant.StateKey(weight, quant.FP4), quant.Int8Key(weight)}
-	return slices.ContainsFunc(keys, func(key string) bool { _, ok := f.set.Info(key); return ok })
+	return slices.ContainsFunc(keys, func(key string) bool { _, ok := f.set.Info(f.at(key)); return ok })
 }
 
 // encode returns a quantized linear's weight: the bytes of the checkpoint, or made from its values. What the latter decode
@@ -122,11 +122,11 @@ func (f *folder) encoded(weight string, shape []int) (e encoded, err error) {
 
 // find reads a tensor whole.
 func (f *folder) find(key string) (quant.Tensor, bool, error) {
-	info, ok := f.set.Info(key)
+	info, ok := f.set.Info(f.at(key))
 	if !ok {
 		return quant.Tensor{}, false, nil
 	}
-	raw, err := f.set.Read(key)
+	raw, err := f.set.Read(f.at(key))
 	return quant.Tensor{Name: key, DType: info.DType, Shape: info.Shape, Data: raw}, true, err
 }
 

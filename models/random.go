@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"hash/fnv"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"strings"
@@ -13,7 +14,7 @@ import (
 )
 
 // NewRandom makes a model with random weights, for tests, benchmarks and training from scratch: as transformers
-// initializes, linears and embeddings from N(0, 0.02²), gains 1, biases 0. The same seed gives the same weights on
+// initializes, linears and embeddings from N(0, 0.02²), gains that change nothing, biases 0. The same seed gives the same weights on
 // every backend.
 func NewRandom(ctx context.Context, cfg Architecture, seed int64, o Options) (*CausalLM, error) {
 	if err := o.Validate(); err != nil {
@@ -34,33 +35,23 @@ func NewRandom(ctx context.Context, cfg Architecture, seed int64, o Options) (*C
 type randomSource struct {
 	seed   uint64
 	shapes map[string][]int
+	gain   float32 // of norms
 }
 
 func newRandomSource(cfg Architecture, seed int64) *randomSource {
-	return &randomSource{uint64(seed), tensorShapes(cfg)}
+	gain := float32(1)
+	if cfg.dims().shape.UnitOffset {
+		gain = 0
+	}
+	return &randomSource{uint64(seed), tensorShapes(cfg), gain}
 }
 
 // tensorShapes lists all tensors of a checkpoint.
 func tensorShapes(cfg Architecture) map[string][]int {
-	d := cfg.dims()
-	out := map[string][]int{
-		"model.embed_tokens.weight": {d.vocab, d.shape.Hidden},
-		"model.norm.weight":         {d.shape.Hidden},
-	}
-	if !d.tied {
-		out["lm_head.weight"] = []int{d.vocab, d.shape.Hidden}
-	}
-	block := cfg.tensors()
+	d, block := cfg.dims(), cfg.tensors()
+	out := endShapes(d)
 	for i := range d.layers {
-		for _, n := range block.Norms {
-			out[layerPrefix(i)+n.Name+".weight"] = []int{n.Size}
-		}
-		for _, l := range block.Linears() {
-			out[layerPrefix(i)+l.Name+".weight"] = []int{l.Out, l.In}
-			if l.Bias {
-				out[layerPrefix(i)+l.Name+".bias"] = []int{l.Out}
-			}
-		}
+		maps.Copy(out, layerShapes(block, i))
 	}
 	return out
 }
@@ -82,7 +73,7 @@ func (r *randomSource) float32s(dst []float32, name string, at int) error {
 		clear(dst)
 	case len(r.shapes[name]) == 1:
 		for i := range dst {
-			dst[i] = 1
+			dst[i] = r.gain
 		}
 	default:
 		h := fnv.New64a()

@@ -87,7 +87,15 @@ func (m *CausalLM) configJSON(format DType, q *quant.BitsAndBytesConfig) ([]byte
 		return nil, err
 	}
 	all["model_type"] = m.arch.ModelType()
-	all["architectures"] = []string{architectureNames[m.arch.ModelType()]}
+	all["architectures"] = []string{classes[m.arch.ModelType()]}
+	if r, ok := m.arch.(interface{ ropeJSON() map[string]any }); ok {
+		maps.Copy(all, r.ropeJSON())
+	}
+	for _, name := range floatFields {
+		if v, ok := all[name]; ok {
+			all[name] = decimals(v)
+		}
+	}
 	all["torch_dtype"] = format
 	if q != nil {
 		all["quantization_config"] = q
@@ -95,9 +103,6 @@ func (m *CausalLM) configJSON(format DType, q *quant.BitsAndBytesConfig) ([]byte
 	out, err := json.MarshalIndent(all, "", "  ")
 	return append(out, '\n'), err
 }
-
-// architectureNames are transformers' classes by model_type.
-var architectureNames = map[string]string{"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 
 // saver makes the tensors of a checkpoint.
 type saver struct {

@@ -53,7 +53,7 @@ func open(path string) (Architecture, source, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return arch, &folder{set, path, quantization}, nil
+	return arch, newFolder(set, path, quantization), nil
 }
 
 // ReadConfig reads and validates a config.json: what [NewRandom] takes. How the checkpoint beside it is quantized is not
@@ -71,14 +71,24 @@ func readConfig(path string) (Architecture, *quant.BitsAndBytesConfig, error) {
 	}
 	var head struct {
 		ModelType    string          `json:"model_type"`
+		Text         json.RawMessage `json:"text_config"`
 		Quantization json.RawMessage `json:"quantization_config"`
 	}
 	if err := json.Unmarshal(raw, &head); err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
 	family, ok := families[head.ModelType]
+	if inner, composite := composites[head.ModelType]; composite {
+		if len(head.Text) == 0 {
+			return nil, nil, fmt.Errorf("%s: model_type %q without text_config", path, head.ModelType)
+		}
+		raw, family, ok = head.Text, families[inner], true
+	}
 	if !ok {
-		return nil, nil, &UnsupportedError{Path: path, Field: "model_type", Value: fmt.Sprintf("%q", head.ModelType), Supported: known(families)}
+		return nil, nil, &UnsupportedError{
+			Path: path, Field: "model_type", Value: fmt.Sprintf("%q", head.ModelType),
+			Supported: known(families) + ", and the language models of " + known(composites),
+		}
 	}
 	quantization, err := readQuantization(head.Quantization)
 	if err != nil {
@@ -128,15 +138,40 @@ type folder struct {
 	set          *safetensors.Set
 	dir          string
 	quantization *quant.BitsAndBytesConfig // how its linears are stored; nil: they are not quantized
+	renamed      map[string]string         // what begins names in the folder in place of "model." and "lm_head."; nil: nothing else
+}
+
+// newFolder finds out how the folder names the tensors of the language model: alone, or within a model that also sees.
+func newFolder(set *safetensors.Set, dir string, q *quant.BitsAndBytesConfig) *folder {
+	f := &folder{set: set, dir: dir, quantization: q}
+	for _, names := range []map[string]string{
+		{"model.": "language_model.model.", "lm_head.": "language_model.lm_head."},
+		{"model.": "model.language_model.", "lm_head.": "lm_head."},
+	} {
+		if slices.ContainsFunc(set.Names(), func(n string) bool { return strings.HasPrefix(n, names["model."]) }) {
+			f.renamed = names
+		}
+	}
+	return f
+}
+
+// at is a tensor's name in the folder.
+func (f *folder) at(name string) string {
+	for usual, here := range f.renamed {
+		if rest, ok := strings.CutPrefix(name, usual); ok {
+			return here + rest
+		}
+	}
+	return name
 }
 
 func (f *folder) shape(name string) ([]int, bool) {
-	info, ok := f.set.Info(name)
+	info, ok := f.set.Info(f.at(name))
 	return info.Shape, ok
 }
 
 func (f *folder) stored(name string) (dtypes.DType, bool) {
-	info, _ := f.set.Info(name)
+	info, _ := f.set.Info(f.at(name))
 	return weightDType(info.DType)
 }
 
@@ -155,11 +190,11 @@ var fileDTypes = map[dtypes.DType]string{dtypes.Float32: "F32", dtypes.Float16: 
 
 func (f *folder) read(dst []byte, name string, at int) error {
 	dtype, _ := f.stored(name)
-	return f.set.ReadInto(dst, name, int64(at)*int64(dtype.Size()))
+	return f.set.ReadInto(dst, f.at(name), int64(at)*int64(dtype.Size()))
 }
 
 func (f *folder) float32s(dst []float32, name string, at int) error {
-	return f.set.ReadFloat32(dst, name, at)
+	return f.set.ReadFloat32(dst, f.at(name), at)
 }
 
 func (f *folder) path() string { return f.dir }
@@ -181,11 +216,11 @@ func openGGUF(path string) (Architecture, source, error) {
 		return nil, nil, errors.Join(err, f.Close())
 	}
 	name, _ := f.Metadata().String("general.architecture")
-	modelType, ok := ggufFamilies[name]
+	family, ok := ggufFamilies[name]
 	if !ok {
 		return fail(&UnsupportedError{Path: path, Field: "general.architecture", Value: fmt.Sprintf("%q", name), Supported: known(ggufFamilies)})
 	}
-	arch := families[modelType]()
+	arch := family()
 	err = arch.fromGGUF(ggufMetadata{f.Metadata(), f})
 	if err == nil {
 		err = arch.Validate()
@@ -204,7 +239,7 @@ func openGGUF(path string) (Architecture, source, error) {
 // ggufSource answers transformers' tensor names from a GGUF file.
 type ggufSource struct {
 	file  *gguf.File
-	arch  Architecture
+	arch  ggufArchitecture
 	known sync.Map // transformers' name → ggufPlace
 }
 

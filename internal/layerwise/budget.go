@@ -88,7 +88,7 @@ func (p *planner) keep(m *Model, spans []span, rows, length int) []nn.Keep {
 func (m *Model) keptBytes(s span, keep nn.Keep, rows, length int) (bytes int64) {
 	g := NewGraph(m.Device.Backend, "kept")
 	defer g.Finalize()
-	half := len(m.Inverse)
+	half := m.Rope.Width()
 	table := shapes.Make(dtypes.Float32, 1, length, half)
 	in := []*Node{
 		Parameter(g, "x", shapes.Make(m.Shape.Compute, rows, length, m.Shape.Hidden)),

@@ -46,8 +46,9 @@ func (m *Model) Logits(ctx context.Context, adapters []*nn.Weights, ids, segment
 
 // scores are the head's logits of x [..., hidden] in float32.
 func (m *Model) scores(x, norm, head *Node) *Node {
-	h := nn.RMSNorm(x, norm, m.Shape.NormEps)
-	return ConvertDType(nn.Dense(h, ConvertDType(head, m.Shape.Compute)), dtypes.Float32)
+	h := m.Shape.RMSNorm(x, norm)
+	logits, _ := m.Logit.apply(ConvertDType(nn.Dense(h, ConvertDType(head, m.Shape.Compute)), dtypes.Float32))
+	return logits
 }
 
 // download runs a program and reads its float32 result.
@@ -67,6 +68,7 @@ type Decoder struct {
 	caches   [][]*tensors.Tensor // per span: k, v of each layer
 	capacity int
 	position int
+	ids      []int32 // what lies in the cache, where it may have to be computed anew: see nn.Rope.Switch
 }
 
 // NewDecoder reserves room for capacity tokens.
@@ -118,11 +120,12 @@ func (d *Decoder) Next(ctx context.Context, ids []int32) ([]float32, error) {
 	if err := d.m.checkIDs(ids, len(ids)); err != nil {
 		return nil, err
 	}
+	ids = d.rerun(ids)
 	length := d.padded(len(ids))
 	input, positions := make([]int32, length), make([]int32, length)
 	copy(input, ids)
-	for i := range positions {
-		positions[i] = int32(d.position + i)
+	for i := range positions { // padding has no position of its own
+		positions[i] = int32(d.position + min(i, len(ids)-1))
 	}
 	sh, err := d.m.share(positions, nil, nil, 1, length)
 	defer sh.free()
@@ -148,6 +151,21 @@ func (d *Decoder) Next(ctx context.Context, ids []int32) ([]float32, error) {
 	}
 	d.position += len(ids)
 	return d.last(x, len(ids)-1)
+}
+
+// rerun returns what is to be computed to append ids: those before them too, where the keys in the cache are void.
+func (d *Decoder) rerun(ids []int32) []int32 {
+	at := d.m.Rope.Switch
+	if at == 0 {
+		return ids
+	}
+	was := d.position
+	d.ids = append(d.ids[:was], ids...)
+	if was > 0 && was <= at && len(d.ids) > at {
+		d.position = 0
+		return d.ids
+	}
+	return ids
 }
 
 // layers runs one span over x, which it frees, and replaces the span's cache.

@@ -36,7 +36,7 @@ func (m *Model) loss(gradient bool) *program {
 		d := x.Shape().Dimensions
 		tokens := d[0] * d[1]
 		w := ConvertDType(head, m.Shape.Compute)
-		hidden := nn.RMSNorm(Reshape(x, tokens, d[2]), norm, m.Shape.NormEps)
+		hidden := m.Shape.RMSNorm(Reshape(x, tokens, d[2]), norm)
 		sums, dHidden, dHead := m.chunks(hidden, Reshape(labels, tokens), w, gradient, train)
 		if !gradient {
 			return sums
@@ -64,7 +64,7 @@ func (m *Model) chunks(hidden, labels, w *Node, gradient, train bool) (sums []*N
 			after := OptimizationBarriers(append([]*Node{h}, sums...)...)
 			h, sums = after[0], after[1:]
 		}
-		s, dLogits := crossEntropy(nn.Dense(h, w), l, gradient)
+		s, dLogits := m.crossEntropy(nn.Dense(h, w), l, gradient)
 		if gradient {
 			dLogits = ConvertDType(dLogits, h.DType())
 			parts = append(parts, matmul.Contract(dLogits, 1, w, 0))
@@ -101,10 +101,10 @@ func sum(a, b *Node) *Node {
 }
 
 // crossEntropy scores logits [n, vocab] against labels [n]: the sums of lossOutputs, and the gradient of the summed
-// cross entropy, softmax minus one-hot, zero where there is no label. In float32.
-func crossEntropy(logits, labels *Node, gradient bool) (sums []*Node, dLogits *Node) {
+// cross entropy, softmax minus one-hot through m.Logit, zero where there is no label. In float32.
+func (m *Model) crossEntropy(logits, labels *Node, gradient bool) (sums []*Node, dLogits *Node) {
 	g := logits.Graph()
-	logits = ConvertDType(logits, dtypes.Float32)
+	logits, slope := m.Logit.apply(ConvertDType(logits, dtypes.Float32))
 	n, vocab := logits.Shape().Dim(0), logits.Shape().Dim(1)
 	labels = Reshape(labels, n, 1)
 	scored := ConvertDType(NotEqual(labels, Const(g, int32(IgnoreIndex))), dtypes.Float32) // [n, 1]
@@ -121,7 +121,7 @@ func crossEntropy(logits, labels *Node, gradient bool) (sums []*Node, dLogits *N
 		sums = append(sums, ReduceAllSum(Mul(v, scored)))
 	}
 	if gradient {
-		dLogits = Mul(Sub(Div(e, z), ConvertDType(hit, dtypes.Float32)), scored)
+		dLogits = slope(Mul(Sub(Div(e, z), ConvertDType(hit, dtypes.Float32)), scored))
 	}
 	return sums, dLogits
 }

@@ -18,13 +18,14 @@ type Model struct {
 	Device    *backend.Device
 	Shape     nn.Shape
 	Vocab     int
-	Inverse   []float32 // RoPE frequencies [head_dim/2], see nn.InverseFrequencies
+	Rope      nn.Rope
 	Block     func(l *nn.Layer, x *Node) *Node
 	Layers    []*nn.Weights
 	Embed     Embedding
 	Norm      *tensors.Tensor // gain of the final norm [hidden]
 	Head      *tensors.Tensor // [vocab, hidden]; nil: tied to Embed.Table
-	Trainable bool            // embedding, final norm and head are trained, as are the layers' trainable slots
+	Logit     Logit
+	Trainable bool // embedding, final norm and head are trained, as are the layers' trainable slots
 
 	programs programs
 }
@@ -34,7 +35,8 @@ type Model struct {
 type Embedding struct {
 	Table *tensors.Tensor // on the device, or nil
 	Rows  []byte          // on the host in DType, or nil
-	DType dtypes.DType
+	DType dtypes.DType    // of Rows
+	Scale float64         // factor on what comes out; 0: 1
 }
 
 // Close frees the weights and the compiled programs, not the device.
@@ -77,11 +79,11 @@ func (m *Model) embed(ids []int32, rows, length int) (*tensors.Tensor, error) {
 		copy(raw[i*width:], m.Embed.Rows[int(id)*width:][:width])
 	}
 	x, err := m.Device.Upload(shapes.Make(m.Embed.DType, rows, length, m.Shape.Hidden), raw)
-	if err != nil || m.Embed.DType == m.Shape.Compute {
+	if err != nil || m.Embed.DType == m.Shape.Compute && m.Embed.Scale == 0 {
 		return x, err
 	}
 	defer x.FinalizeAll()
-	return m.one("convert", func(in []*Node) *Node { return ConvertDType(in[0], m.Shape.Compute) }, x)
+	return m.one("convert", m.embedded, x)
 }
 
 func (m *Model) embedOnDevice(ids []int32, rows, length int) (*tensors.Tensor, error) {
@@ -91,8 +93,18 @@ func (m *Model) embedOnDevice(ids []int32, rows, length int) (*tensors.Tensor, e
 	}
 	defer at.FinalizeAll()
 	return m.one("embed", func(in []*Node) *Node {
-		return ConvertDType(Gather(in[0], in[1]), m.Shape.Compute)
+		return m.embedded([]*Node{Gather(in[0], in[1])})
 	}, m.Embed.Table, at)
+}
+
+// embedded are rows of the embedding as the first layer takes them: scaled, rounded to their own dtype as in transformers,
+// and in the compute dtype.
+func (m *Model) embedded(rows []*Node) *Node {
+	x := rows[0]
+	if m.Embed.Scale != 0 {
+		x = ConvertDType(MulScalar(ConvertDType(x, dtypes.Float32), m.Embed.Scale), x.DType())
+	}
+	return ConvertDType(x, m.Shape.Compute)
 }
 
 // one runs a program of one result.

@@ -7,7 +7,6 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/loris-ml/loris/internal/backend"
-	"github.com/loris-ml/loris/internal/nn"
 )
 
 // share uploads what all layers need of a batch. positions nil counts from 0 in every row; segments nil, or one
@@ -20,12 +19,12 @@ func (m *Model) share(positions, segments []int32, rowKeys []uint32, rows, lengt
 			positions[i] = int32(i)
 		}
 	}
-	tables := len(positions) / length
-	cos, sin := nn.RoPETable(m.Inverse, positions)
-	if sh.cos, err = backend.UploadValues(m.Device, cos, tables, length, len(m.Inverse)); err != nil {
+	tables, width := len(positions)/length, m.Rope.Width()
+	cos, sin := m.Rope.Table(positions, longest(positions, segments))
+	if sh.cos, err = backend.UploadValues(m.Device, cos, tables, length, width); err != nil {
 		return sh, err
 	}
-	if sh.sin, err = backend.UploadValues(m.Device, sin, tables, length, len(m.Inverse)); err != nil {
+	if sh.sin, err = backend.UploadValues(m.Device, sin, tables, length, width); err != nil {
 		return sh, err
 	}
 	if masked {
@@ -38,6 +37,17 @@ func (m *Model) share(positions, segments []int32, rowKeys []uint32, rows, lengt
 		sh.rowKeys, err = backend.UploadValues(m.Device, rowKeys, rows)
 	}
 	return sh, err
+}
+
+// longest is the most positions of a sequence: one more than the largest position, padding (segment 0) aside. positions are
+// those of all rows or of each; segments may be nil.
+func longest(positions, segments []int32) (n int) {
+	for i := range max(len(positions), len(segments)) {
+		if segments == nil || segments[i] != 0 {
+			n = max(n, int(positions[i%len(positions)])+1)
+		}
+	}
+	return n
 }
 
 func (s *shared) free() { backend.Free(s.cos, s.sin, s.segments, s.rowKeys) }
@@ -76,6 +86,9 @@ func (m *Model) endGradients(p *pass) ([]*tensors.Tensor, error) {
 		table := Zeros(dx.Graph(), shapes.Make(dtypes.Float32, m.Vocab, m.Shape.Hidden))
 		if tied {
 			table = in[2]
+		}
+		if m.Embed.Scale != 0 {
+			dx = MulScalar(dx, m.Embed.Scale)
 		}
 		return []*Node{ScatterSum(table, in[1], dx, false, false)}
 	}).call(in...)

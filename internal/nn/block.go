@@ -60,6 +60,7 @@ type Layout struct {
 	norms   map[string]int // name → slot
 	groups  []*group
 	adapter []*Adapter
+	kind    string
 	key     string
 }
 
@@ -113,6 +114,10 @@ func (b *LayoutBuilder) slot(s Slot) int {
 	return len(b.l.Slots) - 1
 }
 
+// Kind names what the layer computes differently from others of its model, as config.json's layer_types does; see
+// [Layer.Kind].
+func (b *LayoutBuilder) Kind(kind string) { b.l.kind = kind }
+
 // Norm adds a gain [size] in dtype.
 func (b *LayoutBuilder) Norm(n Norm, dtype dtypes.DType, trainable bool) {
 	b.l.norms[n.Name] = b.slot(Slot{
@@ -165,6 +170,7 @@ func (b *LayoutBuilder) Adapter(l Linear, a Adapter) {
 // Build finishes the layout.
 func (b *LayoutBuilder) Build() *Layout {
 	var k strings.Builder
+	fmt.Fprintf(&k, "%s;", b.l.kind)
 	for _, s := range b.l.Slots {
 		fmt.Fprintf(&k, "%s %v%v;", s.Shape, s.Trainable, s.Parts)
 	}

@@ -243,7 +243,7 @@ func (p problem) inputs(b *testing.B, d *backend.Device) []*tensors.Tensor {
 	for i := range positions {
 		positions[i] = int32(i)
 	}
-	cos, sin := nn.RoPETable(nn.InverseFrequencies(10000, dim), positions)
+	cos, sin := nn.Rope{Tables: []nn.Frequencies{nn.Constant(nn.InverseFrequencies(10000, dim), 1)}}.Table(positions, 0)
 	upload := func(dtype dtypes.DType, values []float32, dims ...int) *tensors.Tensor {
 		t, err := backend.UploadFloats(d, dtype, values, dims...)
 		if err != nil {

@@ -127,7 +127,7 @@ func (p problem) make(t *testing.T, d *backend.Device) *set {
 	for i := range positions {
 		positions[i] = int32(i)
 	}
-	cos, sin := nn.RoPETable(nn.InverseFrequencies(10000, dim), positions)
+	cos, sin := nn.Rope{Tables: []nn.Frequencies{nn.Constant(nn.InverseFrequencies(10000, dim), 1)}}.Table(positions, 0)
 	s.cos, s.sin = upload(shapes.Make(dtypes.Float32, 1, p.seq, dim/2), cos), upload(shapes.Make(dtypes.Float32, 1, p.seq, dim/2), sin)
 	return s
 }

@@ -1,6 +1,8 @@
 package nn
 
 import (
+	"math"
+
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
@@ -11,26 +13,39 @@ import (
 // SwiGLU is silu(gate) · up of gate and up [B, S, features], in float32 (arXiv:2002.05202). As outputs of one group of
 // linears the two are kept as one, and their backward pass takes the adapters before and behind it along.
 func (l *Layer) SwiGLU(gateUp []*Node) *Node {
+	if both := l.whole(gateUp); both != nil {
+		if f := l.groups[both]; f != nil {
+			return l.fusedSwiGLU(l.tape.value(KeepGate, both), gateUp[0], f)
+		}
+	}
+	return l.glu(gateUp, func(gate *Node) *Node { return Mul(gate, Sigmoid(gate)) })
+}
+
+// GeGLU is gelu(gate) · up of gate and up [B, S, features], in float32 (arXiv:2002.05202), gelu by its approximation with
+// tanh (arXiv:1606.08415, transformers' gelu_pytorch_tanh). It has no kernel of its own.
+func (l *Layer) GeGLU(gateUp []*Node) *Node {
+	return l.glu(gateUp, func(x *Node) *Node {
+		inner := MulScalar(Add(x, MulScalar(Mul(x, Mul(x, x)), 0.044715)), math.Sqrt(2/math.Pi))
+		return MulScalar(Mul(x, OnePlus(Tanh(inner))), 0.5)
+	})
+}
+
+// glu is activate(gate) · up in float32.
+func (l *Layer) glu(gateUp []*Node, activate func(gate *Node) *Node) *Node {
+	product := func(gate, up *Node) []*Node {
+		g := activate(ConvertDType(gate, dtypes.Float32))
+		return []*Node{ConvertDType(Mul(g, ConvertDType(up, dtypes.Float32)), gate.DType())}
+	}
 	gate, up := gateUp[0], gateUp[1]
 	both := l.whole(gateUp)
 	if both == nil {
 		ins := []*Node{l.tape.value(KeepGate, gate), l.tape.value(KeepGate, up)}
-		return l.tape.plain(ins, func(in []*Node) []*Node { return []*Node{swiGLU(in[0], in[1])} })[0]
-	}
-	f := l.groups[both]
-	both = l.tape.value(KeepGate, both)
-	if f != nil {
-		return l.fusedSwiGLU(both, gate, f)
+		return l.tape.plain(ins, func(in []*Node) []*Node { return product(in[0], in[1]) })[0]
 	}
 	n := gate.Shape().Dim(-1)
-	return l.tape.plain([]*Node{both}, func(in []*Node) []*Node {
-		return []*Node{swiGLU(SliceAxis(in[0], -1, AxisRange(0, n)), SliceAxis(in[0], -1, AxisRange(n)))}
+	return l.tape.plain([]*Node{l.tape.value(KeepGate, both)}, func(in []*Node) []*Node {
+		return product(SliceAxis(in[0], -1, AxisRange(0, n)), SliceAxis(in[0], -1, AxisRange(n)))
 	})[0]
-}
-
-func swiGLU(gate, up *Node) *Node {
-	g := ConvertDType(gate, dtypes.Float32)
-	return ConvertDType(Mul(Mul(g, Sigmoid(g)), ConvertDType(up, dtypes.Float32)), gate.DType())
 }
 
 // fusedSwiGLU is SwiGLU of both [B, S, 2·features], the product of f, with the shape of like.

@@ -22,14 +22,16 @@ const (
 // Shape is what the primitives need to know of a model.
 type Shape struct {
 	Hidden, Heads, KVHeads, HeadDim int
+	Rotary                          int // features of a head that RoPE rotates, the first ones; 0: all
 	NormEps                         float64
+	UnitOffset                      bool         // norms multiply by 1 + gain, before they round, as Gemma's do
 	Compute                         dtypes.DType // of activations and matrix products
 	Form                            Form
 }
 
 // Batch are the inputs of a program that all layers share; B rows of S tokens.
 type Batch struct {
-	Cos, Sin *Node // [1 or B, S, HeadDim/2] float32, see RoPETable
+	Cos, Sin *Node // [1 or B, S, width] float32, see Rope.Table
 	Segments *Node // [B, S] int32, or nil: every token of a row sees the row's earlier ones
 	// MaxSegments is what attention may be promised about Segments, 0 for nothing: see attention.Options.
 	MaxSegments int
@@ -49,6 +51,7 @@ type Layer struct {
 	tape     *Tape
 	cache    *Cache
 	index    *Node // uint32 scalar, which layer of the model it is; for random streams
+	rope     int   // which table of Batch.Cos and Sin it rotates by
 	fusion
 }
 
@@ -78,6 +81,12 @@ func (l *Layer) At(index *Node) *Layer { l.index = index; return l }
 // WithCache makes Attend read and extend c.
 func (l *Layer) WithCache(c *Cache) *Layer { l.cache = c; return l }
 
+// Kind is what the layer's layout was given as such, "" if nothing.
+func (l *Layer) Kind() string { return l.stores[0].layout.kind }
+
+// UseRope makes RoPE rotate by table i of the model's Rope; a layer begins with table 0.
+func (l *Layer) UseRope(i int) { l.rope = i }
+
 // fused tells whether the primitives are to be computed in their fused form where it covers them.
 func (l *Layer) fused(x *Node) bool {
 	switch l.shape.Form {
@@ -99,7 +108,7 @@ func (l *Layer) gain(name string) (gain *Node, trained bool) {
 }
 
 // RMSNorm is x / sqrt(mean(x²) + eps) times the gain of that name, over the last axis (arXiv:1910.07467); the mean and
-// the quotient in float32.
+// the quotient in float32. Of heads it is the norm of each head's features.
 func (l *Layer) RMSNorm(x *Node, name string) *Node {
 	gain, trained := l.gain(name)
 	ins := []*Node{x}
@@ -111,15 +120,19 @@ func (l *Layer) RMSNorm(x *Node, name string) *Node {
 		if trained {
 			g = in[1]
 		}
-		return []*Node{RMSNorm(in[0], g, l.shape.NormEps)}
+		return []*Node{l.shape.RMSNorm(in[0], g)}
 	})[0]
 }
 
 // RMSNorm is the function behind [Layer.RMSNorm]; gain is [features].
-func RMSNorm(x, gain *Node, eps float64) *Node {
+func (s Shape) RMSNorm(x, gain *Node) *Node {
 	wide := ConvertDType(x, dtypes.Float32)
 	mean := ReduceAndKeep(Mul(wide, wide), ReduceMean, -1)
-	y := ConvertDType(Div(wide, Sqrt(AddScalar(mean, eps))), x.DType())
+	wide = Div(wide, Sqrt(AddScalar(mean, s.NormEps)))
+	if s.UnitOffset {
+		return ConvertDType(Mul(wide, ExpandLeftToRank(OnePlus(ConvertDType(gain, dtypes.Float32)), x.Rank())), x.DType())
+	}
+	y := ConvertDType(wide, x.DType())
 	return Mul(y, ExpandLeftToRank(ConvertDType(gain, x.DType()), x.Rank()))
 }
 
@@ -134,28 +147,53 @@ func (l *Layer) heads(x *Node) *Node {
 }
 
 // RoPE rotates x [B, S, heads, HeadDim] by the angles of its positions, in float32: the halves of a head are the real
-// and imaginary parts (arXiv:2104.09864, in the order of transformers' rotate_half).
+// and imaginary parts (arXiv:2104.09864, in the order of transformers' rotate_half). Where only the first features of a
+// head are rotated, Shape.Rotary of them, the others stay.
 func (l *Layer) RoPE(x *Node) *Node {
 	return l.tape.plain([]*Node{x}, func(in []*Node) []*Node { return []*Node{l.rotate(in[0])} })[0]
 }
 
 func (l *Layer) rotate(x *Node) *Node {
-	half := l.shape.HeadDim / 2
+	half := l.rotary() / 2
 	wide := ConvertDType(x, dtypes.Float32)
-	re := Slice(wide, AxisRange(), AxisRange(), AxisRange(), AxisRange(0, half))
-	im := Slice(wide, AxisRange(), AxisRange(), AxisRange(), AxisRange(half))
-	cos, sin := ExpandAxes(l.batch.Cos, 2), ExpandAxes(l.batch.Sin, 2)
-	return ConvertDType(Concatenate([]*Node{
+	re := SliceAxis(wide, -1, AxisRange(0, half))
+	im := SliceAxis(wide, -1, AxisRange(half, 2*half))
+	cos, sin := l.angles()
+	cos, sin = ExpandAxes(cos, 2), ExpandAxes(sin, 2)
+	parts := []*Node{
 		Sub(Mul(re, cos), Mul(im, sin)),
 		Add(Mul(im, cos), Mul(re, sin)),
-	}, -1), x.DType())
+	}
+	if 2*half < l.shape.HeadDim {
+		parts = append(parts, SliceAxis(wide, -1, AxisRange(2*half)))
+	}
+	return ConvertDType(Concatenate(parts, -1), x.DType())
+}
+
+// rotary is how many features of a head RoPE rotates.
+func (l *Layer) rotary() int {
+	if l.shape.Rotary > 0 {
+		return l.shape.Rotary
+	}
+	return l.shape.HeadDim
+}
+
+// angles are the cosines and sines [1 or B, S, rotary/2] of the layer's table.
+func (l *Layer) angles() (cos, sin *Node) {
+	cos, sin = l.batch.Cos, l.batch.Sin
+	half := l.rotary() / 2
+	if cos.Shape().Dim(-1) == half {
+		return cos, sin
+	}
+	columns := AxisRange(l.rope*half, (l.rope+1)*half)
+	return SliceAxis(cos, -1, columns), SliceAxis(sin, -1, columns)
 }
 
 // RotaryHeads splits queries, keys and values [B, S, heads·HeadDim] into heads, and rotates queries and keys as [Layer.RoPE]
 // does. As outputs of one group of linears the three have one backward pass.
 func (l *Layer) RotaryHeads(qkv []*Node) (q, k, v *Node) {
 	whole := l.whole(qkv)
-	if whole == nil || !l.fused(whole) {
+	if whole == nil || !l.fused(whole) || l.rotary() < l.shape.HeadDim {
 		return l.RoPE(l.Heads(qkv[0])), l.RoPE(l.Heads(qkv[1])), l.Heads(qkv[2])
 	}
 	q, k, v = l.rotate(l.heads(qkv[0])), l.rotate(l.heads(qkv[1])), l.heads(qkv[2])
@@ -165,7 +203,8 @@ func (l *Layer) RotaryHeads(qkv []*Node) (q, k, v *Node) {
 				d[i] = ZerosLike(n)
 			}
 		}
-		all := kernels.RoPEBackward(d[0], d[1], d[2], l.batch.Cos, l.batch.Sin, room)
+		cos, sin := l.angles()
+		all := kernels.RoPEBackward(d[0], d[1], d[2], cos, sin, room)
 		l.tape.add(whole, l.head(all, whole, true))
 	})
 	return q, k, v
@@ -193,6 +232,16 @@ func (l *Layer) Attend(q, k, v *Node, o attention.Options) *Node {
 	}
 	out, stats := l.tape.played(), l.tape.played()
 	return l.tape.plain(ins, func(in []*Node) []*Node { return flat(attention.FromSaved(in[0], in[1], in[2], out, stats, o)) })[0]
+}
+
+// Scale is x·factor; 1 costs nothing.
+func (l *Layer) Scale(x *Node, factor float64) *Node {
+	if factor == 1 {
+		return x
+	}
+	y := MulScalar(x, factor)
+	l.tape.record([]*Node{y}, func(d []*Node) { l.tape.add(x, MulScalar(d[0], factor)) })
+	return y
 }
 
 // Residual is x + delta, the residual stream going on.

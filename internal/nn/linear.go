@@ -19,7 +19,7 @@ type boundAdapter struct {
 // NormLinears is Linears of RMSNorm(x): the norm and the group of linears behind it.
 func (l *Layer) NormLinears(x *Node, norm string, names ...string) []*Node {
 	if f := l.factors(x, names); f != nil {
-		if gain, trained := l.gain(norm); !trained {
+		if gain, trained := l.gain(norm); !trained && !l.shape.UnitOffset { // the kernel rounds before it multiplies
 			return l.split(l.fusedNormLinears(x, gain, f), f.linears)
 		}
 	}
@@ -55,14 +55,23 @@ func (l *Layer) AddLinear(x, y *Node, name string) *Node {
 
 // split cuts y [B, S, Σ Out] into the linears' outputs.
 func (l *Layer) split(y *Node, linears []Linear) []*Node {
-	if len(linears) == 1 {
+	var widths []int
+	for _, lin := range linears {
+		widths = append(widths, lin.Out)
+	}
+	return l.Cut(y, widths...)
+}
+
+// Cut cuts y [B, S, Σ widths] into parts of these widths: of one linear that holds several, as a group of linears is.
+func (l *Layer) Cut(y *Node, widths ...int) []*Node {
+	if len(widths) == 1 {
 		return []*Node{y}
 	}
 	var each []*Node
 	at := 0
-	for _, lin := range linears {
-		each = append(each, SliceAxis(y, -1, AxisRange(at, at+lin.Out)))
-		at += lin.Out
+	for _, n := range widths {
+		each = append(each, SliceAxis(y, -1, AxisRange(at, at+n)))
+		at += n
 	}
 	l.wholes[each[0]] = whole{y, each}
 	l.tape.record(each, func(d []*Node) {
