@@ -40,8 +40,8 @@ var shapes = map[string]models.LlamaConfig{
 }
 
 type options struct {
-	shape, base, backend, budget, dtype        string
-	layers, rank, batch, length, warmup, steps int
+	shape, base, backend, budget, dtype, profile string
+	layers, rank, batch, length, warmup, steps   int
 }
 
 func main() {
@@ -57,6 +57,7 @@ func main() {
 	flag.IntVar(&o.length, "length", 2048, "tokens per row")
 	flag.IntVar(&o.warmup, "warmup", 3, "steps before timing")
 	flag.IntVar(&o.steps, "steps", 20, "timed steps")
+	flag.StringVar(&o.profile, "profile", "", "file for the times of two more steps by program and kernel (CSV)")
 	flag.Parse()
 	if err := run(context.Background(), o); err != nil {
 		fmt.Fprintln(os.Stderr, "step:", err)
@@ -104,17 +105,21 @@ func run(ctx context.Context, o options) (err error) {
 		LoadSeconds: time.Since(started).Seconds(), TrainedParams: trained,
 	}
 	batch := randomBatch(o, cfg.VocabSize)
-	var ms []float64
-	for i := range o.warmup + o.steps {
-		t := time.Now()
+	step := func() error {
 		stats, err := session.MicroStep(ctx, batch)
 		if err != nil {
 			return err
 		}
-		if _, err := session.Apply(ctx, training.ApplyOptions{LearningRate: 2e-4, NumItems: float64(stats.Labels), MaxGradNorm: 1}); err != nil {
+		r.LastLoss = stats.LossSum / float64(stats.Labels)
+		_, err = session.Apply(ctx, training.ApplyOptions{LearningRate: 2e-4, NumItems: float64(stats.Labels), MaxGradNorm: 1})
+		return err
+	}
+	var ms []float64
+	for i := range o.warmup + o.steps {
+		t := time.Now()
+		if err := step(); err != nil {
 			return err
 		}
-		r.LastLoss = stats.LossSum / float64(stats.Labels)
 		if i == 0 {
 			r.FirstStep, r.FirstLoss = time.Since(started).Seconds(), r.LastLoss
 		}
@@ -129,7 +134,10 @@ func run(ctx context.Context, o options) (err error) {
 	slices.Sort(ms)
 	r.MinMS, r.MedianMS, r.MaxMS = ms[0], ms[len(ms)/2], ms[len(ms)-1]
 	r.TokensPerS = float64(o.batch*o.length) / r.MedianMS * 1e3
-	return json.NewEncoder(os.Stdout).Encode(r)
+	if err := json.NewEncoder(os.Stdout).Encode(r); err != nil || o.profile == "" {
+		return err
+	}
+	return profile(o.profile, session, func() error { return errors.Join(step(), step()) })
 }
 
 // open makes the model and a session on it. peak tells memory in GiB.
