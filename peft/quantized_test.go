@@ -47,7 +47,7 @@ func TestLoRAOverQuantizedBasesIsTheFloat64Model(t *testing.T) {
 					if err := p.SaveMerged(dir, MergeOptions{DType: models.Float32}); err != nil {
 						t.Fatal(err)
 					}
-					merged := loadTiny(t, dir, models.Options{Backend: backend})
+					merged := loadTiny(t, dir, models.Options{Backend: backend, DType: models.Float32})
 					if logits, err = merged.Logits(ctx, ids, nil); err != nil {
 						t.Fatal(err)
 					}
@@ -56,7 +56,7 @@ func TestLoRAOverQuantizedBasesIsTheFloat64Model(t *testing.T) {
 					if err := p.SaveMerged(again, MergeOptions{Requantize: true}); err != nil {
 						t.Fatal(err)
 					}
-					lossy := loadTiny(t, again, models.Options{Backend: backend})
+					lossy := loadTiny(t, again, models.Options{Backend: backend, DType: models.Float32})
 					if got := lossy.Options().Quantization; got == nil || got.LoadIn8Bit != q.LoadIn8Bit || q.LoadIn4Bit && got.QuantType() != q.QuantType() {
 						t.Fatalf("the base was %+v, the merged folder is %+v", q, got)
 					}

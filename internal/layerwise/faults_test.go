@@ -160,7 +160,7 @@ func TestFailuresOfTheDeviceLoseNoStep(t *testing.T) {
 			if name == "whole model" {
 				programs = append([]string{"loris_embed", "embed_backward"}, programs...)
 			}
-			c := newCourse(t, s, 4)
+			c := newCourse(t, s, 5) // where one program updates all, the third update is that of step 3, which step 4 tells
 			for _, k := range cases {
 				for _, program := range programs {
 					for _, kind := range k.kinds {

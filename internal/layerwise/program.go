@@ -57,7 +57,7 @@ func (p *programs) get(d *backend.Device, name, variant string, build func(in []
 		return got
 	}
 	exec, err := NewExec(d.Backend, func(in []*Node) []*Node {
-		configure(d, in[0].Graph())
+		configure(d, in[0].Graph(), name)
 		return build(in)
 	})
 	if err != nil {
@@ -71,11 +71,17 @@ func (p *programs) get(d *backend.Device, name, variant string, build func(in []
 }
 
 // configure sets compiler options. Matrix products go to cuBLASLt: XLA's Triton products are no faster here, and trying
-// them out doubles the time to compile.
-func configure(d *backend.Device, g *Graph) {
-	if d.Kind == backend.CUDA && seam.Available(d.Backend) {
-		seam.Configure(g, &seam.Program{Options: map[string]string{"xla_gpu_enable_triton_gemm": "False"}})
+// them out doubles the time to compile. The embedding's gradient adds the rows of a token in any order unless it is
+// told not to, and then no two runs are equal.
+func configure(d *backend.Device, g *Graph, name string) {
+	if d.Kind != backend.CUDA || !seam.Available(d.Backend) {
+		return
 	}
+	options := map[string]string{"xla_gpu_enable_triton_gemm": "False"}
+	if name == "embed_backward" {
+		options["xla_gpu_exclude_nondeterministic_ops"] = "True"
+	}
+	seam.Configure(g, &seam.Program{Options: options})
 }
 
 func (p *programs) close() {

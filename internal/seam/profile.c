@@ -69,7 +69,7 @@ char *seam_profile_stop(const PJRT_Api *real, void *handle, uint8_t **data, size
   char *error = text(t, t->stop(&a));
   if (!error) error = text(t, t->collect(&c));
   if (!error) {
-    c.buffer = malloc(c.size ? c.size : 1);
+    c.buffer = calloc(1, c.size + 1);
     error = text(t, t->collect(&c));
     *data = c.buffer;
     *size = c.size;

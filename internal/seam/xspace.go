@@ -152,7 +152,7 @@ func (p *xplane) stat(data []byte, e *Execution) error {
 
 // fields calls f with each field of a message: its bytes, or its number.
 func fields(message []byte, f func(number protowire.Number, data []byte, v uint64) error) error {
-	for len(message) > 0 {
+	for len(message) > 0 && message[0] != 0 { // XLA hands out a byte too many, which is 0
 		number, kind, n := protowire.ConsumeTag(message)
 		if n < 0 {
 			return fmt.Errorf("profile: %w", protowire.ParseError(n))
