@@ -111,6 +111,9 @@ func run(ctx context.Context, o options) (err error) {
 			return err
 		}
 		r.LastLoss = stats.LossSum / float64(stats.Labels)
+		if err := session.(training.Prefetcher).Prefetch(batch); err != nil { // as package sft does
+			return err
+		}
 		_, err = session.Apply(ctx, training.ApplyOptions{LearningRate: 2e-4, NumItems: float64(stats.Labels), MaxGradNorm: 1})
 		return err
 	}

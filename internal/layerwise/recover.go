@@ -19,12 +19,9 @@ import (
 
 // retire frees the values before the last update and keeps old in their place.
 func (s *Session) retire(old [][]*tensors.Tensor) error {
-	var errs []error
-	for _, ts := range s.old {
-		errs = append(errs, backend.Free(ts...))
-	}
+	err := freeAll(s.old)
 	s.old = old
-	return errors.Join(errs...)
+	return err
 }
 
 // recovered leaves the session usable after a step that failed with err, whose other values are freed: it waits for the
@@ -33,6 +30,7 @@ func (s *Session) retire(old [][]*tensors.Tensor) error {
 func (s *Session) recovered(err error) error {
 	late := s.model.Device.Sync()
 	dropped := s.DropGradients()
+	s.dropAhead() // its uploads may be what failed
 	if !s.spoiled() {
 		return errors.Join(withRemedy(err), dropped)
 	}

@@ -25,6 +25,7 @@ type Session struct {
 	seed    int64
 	dropout bool                // some adapter drops inputs
 	index   []*tensors.Tensor   // number of each span's first layer, uint32 scalars
+	ahead   *pass               // what Prefetch has begun, or nil
 	old     [][]*tensors.Tensor // values before the last update, by group, until it is known to have succeeded
 }
 
@@ -100,6 +101,7 @@ func (s *Session) all() []*group {
 // the weights are those before it.
 func (s *Session) Close() error {
 	errs := []error{s.settled()}
+	s.dropAhead()
 	for _, g := range s.all() {
 		errs = append(errs, backend.Free(g.grads...), backend.Free(g.m...), backend.Free(g.v...))
 		g.grads, g.m, g.v = nil, nil, nil
@@ -144,19 +146,26 @@ func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 		return 0, err
 	}
 	defer backend.Free(norm, scale)
-	// Reading the norm waits for all work on the gradients: what failed meanwhile is known before anything is replaced.
-	values, err := tensors.CopyFlatData[float32](norm)
+	fresh, err := s.update(o, scale) // now, so that the device does not wait for the host to have read the norm
 	if err != nil {
 		return 0, err
 	}
-	if err := s.retire(nil); err != nil { // the gradients came from the last update's values: it did not fail
-		return 0, err
+	// Reading the norm waits for all work on the gradients: what failed meanwhile is known before anything is replaced.
+	values, err := tensors.CopyFlatData[float32](norm)
+	if err != nil {
+		return 0, errors.Join(err, freeAll(fresh))
 	}
-	return float64(values[0]), s.update(o, scale)
+	// The gradients came from the last update's values: it did not fail.
+	old := make([][]*tensors.Tensor, len(fresh))
+	for i, g := range s.all() {
+		old[i] = g.exchange(fresh[i])
+	}
+	s.steps++
+	return float64(values[0]), errors.Join(s.retire(old), s.DropGradients())
 }
 
-// update computes every group's new values before it replaces the first.
-func (s *Session) update(o training.ApplyOptions, scale *tensors.Tensor) error {
+// update computes every group's new values; the groups still have the old ones.
+func (s *Session) update(o training.ApplyOptions, scale *tensors.Tensor) (fresh [][]*tensors.Tensor, err error) {
 	t := float64(s.steps + 1)
 	scalars, err := backend.UploadValues(s.model.Device, []float32{
 		float32(o.LearningRate),
@@ -164,28 +173,28 @@ func (s *Session) update(o training.ApplyOptions, scale *tensors.Tensor) error {
 		float32(1 / math.Sqrt(1-math.Pow(s.optim.beta2, t))),
 	}, 3)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer scalars.FinalizeAll()
 	groups := s.all()
-	fresh := make([][]*tensors.Tensor, len(groups))
+	fresh = make([][]*tensors.Tensor, len(groups))
 	for i, g := range groups {
 		if len(g.params) == 0 {
 			continue
 		}
 		if fresh[i], err = g.update(s.model, s.optim, scalars, scale); err != nil {
-			for _, f := range fresh {
-				err = errors.Join(err, backend.Free(f...))
-			}
-			return err
+			return nil, errors.Join(err, freeAll(fresh))
 		}
 	}
-	old := make([][]*tensors.Tensor, len(groups))
-	for i, g := range groups {
-		old[i] = g.exchange(fresh[i])
+	return fresh, nil
+}
+
+func freeAll(groups [][]*tensors.Tensor) error {
+	var errs []error
+	for _, ts := range groups {
+		errs = append(errs, backend.Free(ts...))
 	}
-	s.steps++
-	return errors.Join(s.retire(old), s.DropGradients())
+	return errors.Join(errs...)
 }
 
 // DropGradients forgets what was summed since the last Apply.

@@ -37,9 +37,14 @@ func (s *Session) through(ctx context.Context, b *training.Batch, train bool) (t
 
 // pass takes a batch through the layers. When it returns, nothing but gradients is left on the device.
 func (s *Session) pass(ctx context.Context, b *training.Batch, train bool) (training.Stats, error) {
-	p := s.newPass(b, train)
+	p := s.ahead
+	if p != nil && p.batch == b && train {
+		s.ahead = nil
+	} else {
+		p = s.newPass(b, train)
+	}
 	defer p.free()
-	err := p.begin(b)
+	err := p.begin()
 	if err == nil {
 		err = p.forward(ctx)
 	}
@@ -58,10 +63,10 @@ func (s *Session) pass(ctx context.Context, b *training.Batch, train bool) (trai
 // pass is one batch on its way through the layers.
 type pass struct {
 	s      *Session
+	batch  *training.Batch
 	train  bool
 	keep   []nn.Keep // per span
-	ids    []int32
-	labels int // positions with a label
+	labels int       // positions with a label
 	sh     shared
 	lab    *tensors.Tensor
 
@@ -75,7 +80,7 @@ type pass struct {
 
 func (s *Session) newPass(b *training.Batch, train bool) *pass {
 	n := len(s.spans)
-	p := &pass{s: s, train: train, ids: b.IDs, keep: make([]nn.Keep, n), kept: make([][]*tensors.Tensor, n), grads: make([][]*tensors.Tensor, n)}
+	p := &pass{s: s, batch: b, train: train, keep: make([]nn.Keep, n), kept: make([][]*tensors.Tensor, n), grads: make([][]*tensors.Tensor, n)}
 	if train {
 		p.keep = s.plan.keep(s.model, s.spans, b.Rows, b.Length)
 	}
@@ -87,22 +92,61 @@ func (s *Session) newPass(b *training.Batch, train bool) *pass {
 	return p
 }
 
-// begin moves the batch to the device.
-func (p *pass) begin(b *training.Batch) (err error) {
-	s := p.s
-	var keys []uint32
-	if p.train && s.dropout {
-		keys = rowKeys(s.seed, s.steps, b)
-	}
-	if p.sh, err = s.model.share(b.Positions, b.Segments, keys, b.Rows, b.Length); err != nil {
+// Prefetch moves the batch to the device. Until MicroStep has taken it, b must stay as it is.
+func (s *Session) Prefetch(b *training.Batch) error {
+	if err := s.model.checkBatch(b); err != nil {
 		return err
 	}
-	if p.lab, err = backend.UploadValues(s.model.Device, b.Labels, b.Rows, b.Length); err != nil {
+	s.dropAhead()
+	s.ahead = s.newPass(b, true)
+	if err := s.ahead.upload(); err != nil {
+		return s.recovered(err)
+	}
+	return nil
+}
+
+func (s *Session) dropAhead() {
+	if s.ahead != nil {
+		s.ahead.free()
+		s.ahead = nil
+	}
+}
+
+// upload moves to the device what no update changes.
+func (p *pass) upload() (err error) {
+	m, b := p.s.model, p.batch
+	if p.sh, err = m.share(b.Positions, b.Segments, b.Rows, b.Length); err != nil {
 		return err
 	}
-	x, err := s.model.embed(b.IDs, b.Rows, b.Length)
+	if p.lab, err = backend.UploadValues(m.Device, b.Labels, b.Rows, b.Length); err != nil || m.Trainable {
+		return err
+	}
+	return p.embed()
+}
+
+func (p *pass) embed() error {
+	x, err := p.s.model.embed(p.batch.IDs, p.batch.Rows, p.batch.Length)
 	p.x = append(p.x, x)
 	return err
+}
+
+// begin moves to the device what is not there yet.
+func (p *pass) begin() (err error) {
+	s, b := p.s, p.batch
+	if p.lab == nil {
+		if err := p.upload(); err != nil {
+			return err
+		}
+	}
+	if p.train && s.dropout {
+		if p.sh.rowKeys, err = backend.UploadValues(s.model.Device, rowKeys(s.seed, s.steps, b), b.Rows); err != nil {
+			return err
+		}
+	}
+	if len(p.x) == 0 {
+		return p.embed()
+	}
+	return nil
 }
 
 // rowKeys are the rows' random streams, keyed by seed, step and row alone.
