@@ -67,11 +67,16 @@ char *seam_profile_stop(const PJRT_Api *real, void *handle, uint8_t **data, size
   profiler_args a = {sizeof a, handle};
   collect_args c = {sizeof c, handle, NULL, 0};
   char *error = text(t, t->stop(&a));
+  // The first call tells the size. Where it, or the second, points to memory of its own, the data are there.
   if (!error) error = text(t, t->collect(&c));
   if (!error) {
-    c.buffer = calloc(1, c.size + 1);
-    error = text(t, t->collect(&c));
-    *data = c.buffer;
+    uint8_t *copy = calloc(1, c.size + 1);
+    if (!c.buffer) {
+      c.buffer = copy;
+      error = text(t, t->collect(&c));
+    }
+    if (!error && c.buffer != copy) memcpy(copy, c.buffer, c.size);
+    *data = copy;
     *size = c.size;
   }
   free(text(t, t->destroy(&a)));
