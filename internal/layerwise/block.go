@@ -151,7 +151,7 @@ func (m *Model) forward(s span, sh shared, keep nn.Keep) *program {
 	})
 }
 
-// backward is the program x, dx', shared, kept values, weights → dx, gradients of the trainable tensors in float32.
+// backward is the program x, dx' (whose memory it takes), shared, kept values, weights → dx, gradients of the trainable tensors in float32.
 func (m *Model) backward(s span, sh shared, keep nn.Keep, kept int) *program {
 	v := sh.variant()
 	return m.programs.get(m.Device, "block_backward", fmt.Sprint(keep, kept, v, s.key), func(in []*Node) []*Node {
@@ -159,7 +159,15 @@ func (m *Model) backward(s span, sh shared, keep nn.Keep, kept int) *program {
 		x, dy := r.one(), r.one()
 		b, index := r.batch(v)
 		tape := nn.Replay(keep, r.take(kept))
+		room := m.Shape.Fused(m.Device.Backend)
+		if room {
+			dy = tape.DropRoom(dy, x)
+		}
 		y, trainable := m.run(s, r, b, tape, x, numbered(index))
-		return tape.Gradients(y, dy, append([]*Node{x}, trainable...))
-	})
+		out := tape.Gradients(y, dy, append([]*Node{x}, trainable...))
+		if room {
+			out[0] = tape.AddRoom(out[0])
+		}
+		return out
+	}, 1)
 }

@@ -17,11 +17,12 @@ import (
 // values before its last update until the gradient norm of the next step, which depends on all of the new ones, has
 // been read.
 
-// retire frees the values before the last update and keeps old in their place.
-func (s *Session) retire(old [][]*tensors.Tensor) error {
-	err := freeAll(s.old)
+// retire throws the values before the last update away and keeps old in their place.
+func (s *Session) retire(old [][]*tensors.Tensor) {
+	for _, ts := range s.old {
+		s.trash = append(s.trash, ts...)
+	}
 	s.old = old
-	return err
 }
 
 // recovered leaves the session usable after a step that failed with err, whose other values are freed: it waits for the
@@ -29,7 +30,7 @@ func (s *Session) retire(old [][]*tensors.Tensor) error {
 // and, where memory was short, with what helps.
 func (s *Session) recovered(err error) error {
 	late := s.model.Device.Sync()
-	dropped := s.DropGradients()
+	dropped := errors.Join(s.DropGradients(), s.sweep())
 	s.dropAhead() // its uploads may be what failed
 	if !s.spoiled() {
 		return errors.Join(withRemedy(err), dropped)

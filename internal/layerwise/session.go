@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/gomlx/gomlx/core/tensors"
 
@@ -26,6 +27,7 @@ type Session struct {
 	dropout bool                // some adapter drops inputs
 	index   []*tensors.Tensor   // number of each span's first layer, uint32 scalars
 	ahead   *pass               // what Prefetch has begun, or nil
+	trash   []*tensors.Tensor   // to be freed while the device works: some thousand, a few microseconds each
 	old     [][]*tensors.Tensor // values before the last update, by group, until it is known to have succeeded
 }
 
@@ -106,7 +108,8 @@ func (s *Session) Close() error {
 		errs = append(errs, backend.Free(g.grads...), backend.Free(g.m...), backend.Free(g.v...))
 		g.grads, g.m, g.v = nil, nil, nil
 	}
-	errs = append(errs, backend.Free(s.index...), s.retire(nil))
+	s.retire(nil)
+	errs = append(errs, backend.Free(s.index...), s.sweep())
 	s.index = nil
 	return errors.Join(errs...)
 }
@@ -131,11 +134,15 @@ func (s *Session) Apply(ctx context.Context, o training.ApplyOptions) (gradNorm 
 func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 	var squares []*tensors.Tensor
 	defer func() { err = errors.Join(err, backend.Free(squares...)) }()
-	for _, g := range s.all() {
-		if len(g.params) == 0 {
+	for groups := range slices.Chunk(s.all(), squaresAtOnce) {
+		var grads []*tensors.Tensor
+		for _, g := range groups {
+			grads = append(grads, g.grads...)
+		}
+		if len(grads) == 0 {
 			continue
 		}
-		q, err := s.model.squares(g.grads)
+		q, err := s.model.squares(grads)
 		if err != nil {
 			return 0, err
 		}
@@ -161,8 +168,15 @@ func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 		old[i] = g.exchange(fresh[i])
 	}
 	s.steps++
-	return float64(values[0]), errors.Join(s.retire(old), s.DropGradients())
+	for _, g := range s.all() {
+		s.trash, g.grads = append(s.trash, g.grads...), nil
+	}
+	s.retire(old)
+	return float64(values[0]), nil
 }
+
+// squaresAtOnce is how many groups one program takes the squares of: XLA sums tensors of one shape in one kernel.
+const squaresAtOnce = 4
 
 // update computes every group's new values; the groups still have the old ones.
 func (s *Session) update(o training.ApplyOptions, scale *tensors.Tensor) (fresh [][]*tensors.Tensor, err error) {
@@ -195,6 +209,13 @@ func freeAll(groups [][]*tensors.Tensor) error {
 		errs = append(errs, backend.Free(ts...))
 	}
 	return errors.Join(errs...)
+}
+
+// sweep frees what is of no more use.
+func (s *Session) sweep() error {
+	ts := s.trash
+	s.trash = nil
+	return backend.Free(ts...)
 }
 
 // DropGradients forgets what was summed since the last Apply.

@@ -79,7 +79,11 @@ func (m *Model) endGradients(p *pass) ([]*tensors.Tensor, error) {
 		in = append(in, p.ends[1])
 	}
 	out, err := m.programs.get(m.Device, "embed_backward", variant, func(in []*Node) []*Node {
-		dx := ConvertDType(Reshape(in[0], -1, m.Shape.Hidden), dtypes.Float32)
+		dx := in[0]
+		if dx.Rank() == 2 { // with room behind
+			dx = SliceAxis(dx, 1, AxisRange(0, m.Shape.Hidden))
+		}
+		dx = ConvertDType(Reshape(dx, -1, m.Shape.Hidden), dtypes.Float32)
 		table := Zeros(dx.Graph(), shapes.Make(dtypes.Float32, m.Vocab, m.Shape.Hidden))
 		if tied {
 			table = in[2]

@@ -68,6 +68,9 @@ func (s *Session) SaveState(dir string) error {
 	if err != nil {
 		return s.recovered(err)
 	}
+	if err := s.sweep(); err != nil {
+		return fmt.Errorf("save state: %w", err)
+	}
 	return safetensors.Write(filepath.Join(dir, stateFile), all, map[string]string{
 		stateSteps: strconv.Itoa(s.steps), stateOptimizer: s.optim.String(),
 	})
@@ -113,7 +116,8 @@ func (s *Session) LoadState(dir string) (err error) {
 		return errors.Join(err, backend.Free(fresh...))
 	}
 	_ = s.model.Device.Sync() // what fails now was computed from the values that go
-	err = s.retire(nil)
+	s.retire(nil)
+	err = s.sweep()
 	for i, at := range places {
 		err = errors.Join(err, backend.Free(*at))
 		*at = fresh[i]

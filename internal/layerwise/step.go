@@ -72,7 +72,7 @@ type pass struct {
 
 	x       []*tensors.Tensor   // input of each span, and the last one's output
 	kept    [][]*tensors.Tensor // per span
-	dx      *tensors.Tensor     // gradient at the place the backward pass has reached
+	dx      *tensors.Tensor     // gradient at the place the backward pass has reached, [rows, length, hidden] or with room behind
 	scalars []*tensors.Tensor   // see lossOutputs
 	grads   [][]*tensors.Tensor // per span
 	ends    []*tensors.Tensor   // of norm and head
@@ -162,6 +162,9 @@ func rowKeys(seed int64, step int, b *training.Batch) []uint32 {
 	return keys
 }
 
+// sweepAfter is the span behind which the device has enough to do for a while.
+const sweepAfter = 2
+
 func (p *pass) forward(ctx context.Context) error {
 	m := p.s.model
 	for i, sp := range p.s.spans {
@@ -174,6 +177,11 @@ func (p *pass) forward(ctx context.Context) error {
 			return err
 		}
 		p.x, p.kept[i] = append(p.x, out[0]), out[1:]
+		if i == min(sweepAfter, len(p.s.spans)-1) {
+			if err := p.s.sweep(); err != nil {
+				return err
+			}
+		}
 		if !p.train {
 			if err := backend.Free(p.x[i]); err != nil {
 				return err
@@ -202,11 +210,13 @@ func (p *pass) backward(ctx context.Context) error {
 		sp := p.s.spans[i]
 		in := append([]*tensors.Tensor{p.x[i], p.dx}, p.sh.inputs(p.s.index[i])...)
 		in = append(append(in, p.kept[i]...), sp.tensors()...)
+		dy := p.dx
+		p.dx = nil // the program has it
 		out, err := m.backward(sp, p.sh, p.keep[i], len(p.kept[i])).call(in...)
 		if err != nil {
-			return err
+			return errors.Join(err, backend.Free(dy))
 		}
-		old := append(p.kept[i], p.x[i+1], p.dx)
+		old := append(p.kept[i], p.x[i+1], dy)
 		p.dx, p.grads[i], p.kept[i], p.x[i+1] = out[0], out[1:], nil, nil
 		if err := backend.Free(old...); err != nil {
 			return err
