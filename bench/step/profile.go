@@ -16,7 +16,8 @@ import (
 )
 
 // profile writes where the device's time goes in steps: a line per program and kernel, with the time it took and the
-// number of its runs, then how long the device was busy and idle.
+// number of its runs, then how long the device was busy and idle. A pause counts for the program that it is before; one
+// within a program has the kernel "pauses".
 func profile(file string, s training.Session, step func() error) (err error) {
 	p, ok := s.(interface {
 		Profile(run func() error) ([]seam.Execution, error)
@@ -45,12 +46,23 @@ func writeProfile(to io.Writer, all []seam.Execution) error {
 		runs int
 	}
 	sums := map[kernel]total{}
+	add := func(k kernel, d time.Duration) { sums[k] = total{sums[k].time + d, sums[k].runs + 1} }
 	var busy, first, until time.Duration
+	var before string // program
 	for i, e := range all {
-		k := kernel{e.Program, e.Op, e.Name}
-		sums[k] = total{sums[k].time + e.Duration, sums[k].runs + 1}
+		add(kernel{e.Program, e.Op, e.Name}, e.Duration)
 		if i == 0 {
 			first, until = e.Start, e.Start
+		}
+		if e.Start > until && e.Program != "" {
+			pause := "pauses"
+			if before != e.Program {
+				pause = "pause behind " + before
+			}
+			add(kernel{program: e.Program, name: pause}, e.Start-until)
+		}
+		if e.Program != "" {
+			before = e.Program
 		}
 		if end := e.Start + e.Duration; end > until {
 			busy += end - max(e.Start, until)
