@@ -40,8 +40,8 @@ var shapes = map[string]models.LlamaConfig{
 }
 
 type options struct {
-	shape, base, backend, budget, dtype, profile string
-	layers, rank, batch, length, warmup, steps   int
+	shape, base, backend, budget, dtype, optim, profile string
+	layers, rank, batch, length, warmup, steps          int
 }
 
 func main() {
@@ -50,6 +50,7 @@ func main() {
 	flag.StringVar(&o.base, "base", "nf4", "nf4, 16bit, or full (full fine-tuning, no adapters)")
 	flag.StringVar(&o.backend, "backend", "", "\"\" (pure Go), xla:cpu or xla:cuda")
 	flag.StringVar(&o.budget, "budget", "auto", "bytes of activations to keep: auto, 0, 12GiB")
+	flag.StringVar(&o.optim, "optim", "adamw_torch", "the optimizer, as SFTConfig.Optim")
 	flag.StringVar(&o.dtype, "dtype", "", "float32 or bfloat16; \"\": the backend's own")
 	flag.IntVar(&o.layers, "layers", 0, "number of layers; 0: the shape's")
 	flag.IntVar(&o.rank, "r", 16, "rank of the adapters, on all linears")
@@ -73,6 +74,7 @@ type result struct {
 	Batch         int     `json:"batch"`
 	Length        int     `json:"length"`
 	Budget        string  `json:"budget"`
+	Optim         string  `json:"optim"`
 	LoadSeconds   float64 `json:"load_s"`
 	FirstStep     float64 `json:"first_step_s"` // from process start to the end of the first step
 	MedianMS      float64 `json:"median_ms"`
@@ -101,7 +103,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, closeAll()) }()
 	r := result{
-		Shape: o.shape, Base: o.base, Backend: o.backend, Batch: o.batch, Length: o.length, Budget: o.budget,
+		Shape: o.shape, Base: o.base, Backend: o.backend, Batch: o.batch, Length: o.length, Budget: o.budget, Optim: o.optim,
 		LoadSeconds: time.Since(started).Seconds(), TrainedParams: trained,
 	}
 	batch := randomBatch(o, cfg.VocabSize)
@@ -159,7 +161,7 @@ func open(ctx context.Context, o options, cfg *models.LlamaConfig) (s training.S
 		p, d := model.DeviceMemory()
 		return float64(p) / (1 << 30), float64(d) / (1 << 30)
 	}
-	so := training.SessionOptions{ResidualBudget: o.budget, AdamBeta1: 0.9, AdamBeta2: 0.999, AdamEpsilon: 1e-8, Seed: 1}
+	so := training.SessionOptions{ResidualBudget: o.budget, Optim: o.optim, AdamBeta1: 0.9, AdamBeta2: 0.999, AdamEpsilon: 1e-8, Seed: 1}
 	if m.Trainable {
 		s, err := model.NewSession(so)
 		return s, fmt.Sprintf("all %d parameters", model.NumParameters()), peak, model.Close, err

@@ -73,6 +73,16 @@ func (s *Session) takeBack() error {
 	return errors.Join(errs...)
 }
 
+// confirm waits for the last update and lets go of the values before it, where the next step would rather have their
+// memory than the millisecond.
+func (s *Session) confirm() error {
+	if err := s.settled(); err != nil {
+		return err
+	}
+	s.retire(nil)
+	return s.sweep()
+}
+
 // settled waits for the last update, which nothing has read yet, and takes it back if it failed.
 func (s *Session) settled() error {
 	if s.old == nil {

@@ -45,7 +45,7 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		model: m,
 		spans: spans(m.Layers, adapters, m.spanLayers()),
 		optim: optim,
-		plan:  planner{budget: budget},
+		plan:  planner{budget: budget, host: m.pinnable()},
 		seed:  o.Seed,
 	}
 	trained := 0
@@ -172,6 +172,9 @@ func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 		s.trash, g.grads = append(s.trash, g.grads...), nil
 	}
 	s.retire(old)
+	if s.plan.tight() {
+		return float64(values[0]), s.confirm()
+	}
 	return float64(values[0]), nil
 }
 

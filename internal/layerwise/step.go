@@ -8,7 +8,6 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/loris-ml/loris/internal/backend"
-	"github.com/loris-ml/loris/internal/nn"
 	"github.com/loris-ml/loris/internal/training"
 )
 
@@ -65,13 +64,14 @@ type pass struct {
 	s      *Session
 	batch  *training.Batch
 	train  bool
-	keep   []nn.Keep // per span
-	labels int       // positions with a label
+	plan   []spanPlan
+	labels int // positions with a label
 	sh     shared
 	lab    *tensors.Tensor
 
 	x       []*tensors.Tensor   // input of each span, and the last one's output
 	kept    [][]*tensors.Tensor // per span
+	left    []*tensors.Tensor   // on the device, of what has been copied to the host last
 	dx      *tensors.Tensor     // gradient at the place the backward pass has reached, [rows, length, hidden] or with room behind
 	scalars []*tensors.Tensor   // see lossOutputs
 	grads   [][]*tensors.Tensor // per span
@@ -80,9 +80,9 @@ type pass struct {
 
 func (s *Session) newPass(b *training.Batch, train bool) *pass {
 	n := len(s.spans)
-	p := &pass{s: s, batch: b, train: train, keep: make([]nn.Keep, n), kept: make([][]*tensors.Tensor, n), grads: make([][]*tensors.Tensor, n)}
+	p := &pass{s: s, batch: b, train: train, plan: make([]spanPlan, n), kept: make([][]*tensors.Tensor, n), grads: make([][]*tensors.Tensor, n)}
 	if train {
-		p.keep = s.plan.keep(s.model, s.spans, b.Rows, b.Length)
+		p.plan = s.plan.plan(s.model, s.spans, b.Rows, b.Length)
 	}
 	for _, l := range b.Labels {
 		if l != IgnoreIndex {
@@ -172,7 +172,7 @@ func (p *pass) forward(ctx context.Context) error {
 			return err
 		}
 		in := append(append([]*tensors.Tensor{p.x[i]}, p.sh.inputs(p.s.index[i])...), sp.tensors()...)
-		out, err := m.forward(sp, p.sh, p.keep[i]).call(in...)
+		out, err := m.forward(sp, p.sh, p.plan[i].keep).call(in...)
 		if err != nil {
 			return err
 		}
@@ -182,12 +182,18 @@ func (p *pass) forward(ctx context.Context) error {
 				return err
 			}
 		}
-		if !p.train {
-			if err := backend.Free(p.x[i]); err != nil {
-				return err
-			}
+		if p.train {
+			err = p.offload(i)
+		} else {
+			err = backend.Free(p.x[i])
 			p.x[i] = nil
 		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := p.leave(); err != nil {
+		return err
 	}
 	out, err := m.loss(p.train).call(p.x[len(p.s.spans)], p.lab, m.Norm, m.head())
 	if err != nil {
@@ -208,11 +214,14 @@ func (p *pass) backward(ctx context.Context) error {
 			return err
 		}
 		sp := p.s.spans[i]
+		if err := p.fetch(i); err != nil {
+			return err
+		}
 		in := append([]*tensors.Tensor{p.x[i], p.dx}, p.sh.inputs(p.s.index[i])...)
 		in = append(append(in, p.kept[i]...), sp.tensors()...)
 		dy := p.dx
 		p.dx = nil // the program has it
-		out, err := m.backward(sp, p.sh, p.keep[i], len(p.kept[i])).call(in...)
+		out, err := m.backward(sp, p.sh, p.plan[i].keep, len(p.kept[i])).call(in...)
 		if err != nil {
 			return errors.Join(err, backend.Free(dy))
 		}
@@ -260,7 +269,7 @@ func (p *pass) stats() (st training.Stats, err error) {
 
 // free releases what the pass still holds.
 func (p *pass) free() {
-	ts := append([]*tensors.Tensor{p.lab, p.dx}, p.x...)
+	ts := append(append([]*tensors.Tensor{p.lab, p.dx}, p.x...), p.left...)
 	ts = append(append(ts, p.scalars...), p.ends...)
 	for i := range p.kept {
 		ts = append(append(ts, p.kept[i]...), p.grads[i]...)
