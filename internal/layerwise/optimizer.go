@@ -19,7 +19,7 @@ type param struct {
 	fullMoments bool             // its moments are float32 whatever the optimizer, as transformers' Trainer keeps those of embeddings
 }
 
-// group are the trainable tensors of one span (or of the model's ends) with their summed gradients, float32, and their
+// group are the trainable tensors of some spans (or of the model's ends) with their summed gradients, float32, and their
 // moments. One program updates a whole group; groups of equal layout share it.
 type group struct {
 	params []param

@@ -19,7 +19,7 @@ type Session struct {
 	model   *Model
 	spans   []span
 	ends    *group   // nil unless the model's ends are trained
-	groups  []*group // one per span
+	groups  []*group // of groupSpans spans each
 	optim   optimizer
 	steps   int // optimizer steps done
 	plan    planner
@@ -49,13 +49,15 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		seed:  o.Seed,
 	}
 	trained := 0
-	for _, sp := range s.spans {
+	for together := range slices.Chunk(s.spans, m.groupSpans()) {
 		g := &group{}
-		for _, l := range sp.layers {
-			for _, w := range l.stores() {
-				s.dropout = s.dropout || w.Layout.HasDropout()
-				for _, t := range w.Layout.Trainable() {
-					g.params = append(g.params, param{at: &w.Tensors[t], decay: w.Layout.Slots[t].Decay})
+		for _, sp := range together {
+			for _, l := range sp.layers {
+				for _, w := range l.stores() {
+					s.dropout = s.dropout || w.Layout.HasDropout()
+					for _, t := range w.Layout.Trainable() {
+						g.params = append(g.params, param{at: &w.Tensors[t], decay: w.Layout.Slots[t].Decay})
+					}
 				}
 			}
 		}
@@ -134,15 +136,11 @@ func (s *Session) Apply(ctx context.Context, o training.ApplyOptions) (gradNorm 
 func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 	var squares []*tensors.Tensor
 	defer func() { err = errors.Join(err, backend.Free(squares...)) }()
-	for groups := range slices.Chunk(s.all(), squaresAtOnce) {
-		var grads []*tensors.Tensor
-		for _, g := range groups {
-			grads = append(grads, g.grads...)
-		}
-		if len(grads) == 0 {
+	for _, g := range s.all() {
+		if len(g.params) == 0 {
 			continue
 		}
-		q, err := s.model.squares(grads)
+		q, err := s.model.squares(g.grads)
 		if err != nil {
 			return 0, err
 		}
@@ -178,8 +176,14 @@ func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 	return float64(values[0]), nil
 }
 
-// squaresAtOnce is how many groups one program takes the squares of: XLA sums tensors of one shape in one kernel.
-const squaresAtOnce = 4
+// groupSpans is how many spans' parameters one program updates. On a GPU an update takes less time than launching a
+// program, and PJRT lets the host be no more than 32 programs ahead. Whole layers are large enough.
+func (m *Model) groupSpans() int {
+	if m.Device.Kind == backend.Go || m.Trainable {
+		return 1
+	}
+	return 4
+}
 
 // update computes every group's new values; the groups still have the old ones.
 func (s *Session) update(o training.ApplyOptions, scale *tensors.Tensor) (fresh [][]*tensors.Tensor, err error) {

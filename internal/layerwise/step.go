@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/gomlx/gomlx/core/tensors"
 
@@ -245,11 +246,13 @@ func (s *Session) collect(p *pass) error {
 			return errors.Join(err, backend.Free(grads...))
 		}
 	}
+	n := s.model.groupSpans()
 	for i, g := range s.groups {
-		if err := g.accumulate(s.model, p.grads[i]); err != nil {
+		spans := p.grads[i*n : min((i+1)*n, len(p.grads))]
+		if err := g.accumulate(s.model, slices.Concat(spans...)); err != nil {
 			return err
 		}
-		p.grads[i] = nil
+		clear(spans)
 	}
 	return nil
 }
