@@ -52,14 +52,30 @@ var levels = []nn.Keep{
 
 // spanPlan is what a span keeps, and where.
 type spanPlan struct {
-	keep nn.Keep
-	host bool // its input and what it keeps lie in the host's memory between forward and backward
+	keep  nn.Keep
+	host  bool // its input and what it keeps lie in the host's memory between forward and backward
+	parts int  // in how many parts rows go through the backward program: what that computes again needs memory for one
+}
+
+// partTokens is how many tokens a backward program that computes much again takes at a time: as few as keep the matrix
+// products at full speed and the decoding of weights, which each part repeats, small beside them.
+const partTokens = 8192
+
+// parts is in how many equal parts, of least tokens or more, rows of the given length can be cut.
+func parts(rows, length, least int) int {
+	for n := rows; n > 1; n-- {
+		if rows%n == 0 && rows/n*length >= least {
+			return n
+		}
+	}
+	return 1
 }
 
 // planner spends a residual budget on the spans.
 type planner struct {
 	budget int64 // bytes, or Auto
 	host   int64 // bytes of the host's memory that may be pinned for the rest
+	tokens int   // see partTokens
 	plans  map[[2]int][]spanPlan
 }
 
@@ -86,7 +102,7 @@ func (p *planner) plan(m *Model, spans []span, rows, length int) []spanPlan {
 	input := int64(rows*length*m.Shape.Hidden) * int64(m.Shape.Compute.Size())
 	least, far := spanPlan{keep: levels[0]}, 0
 	if n := len(spans) - nearEnd; n > 1 && int64(n)*(input+size[1]) <= p.host {
-		least, far = spanPlan{levels[1], true}, n
+		least, far = spanPlan{keep: levels[1], host: true}, n
 	}
 	plan := slices.Repeat([]spanPlan{least}, len(spans))
 	for i := range plan[far:] {
@@ -101,6 +117,12 @@ func (p *planner) plan(m *Model, spans []span, rows, length int) []spanPlan {
 			if !slices.Contains(levels[i:], was.keep) && cost <= budget {
 				plan[j], budget = spanPlan{keep: levels[i]}, budget-cost
 			}
+		}
+	}
+	for j := range plan {
+		plan[j].parts = 1
+		if plan[j].keep&nn.KeepAttention == 0 { // whose statistics need not lie row by row
+			plan[j].parts = parts(rows, length, p.tokens)
 		}
 	}
 	if p.plans == nil {

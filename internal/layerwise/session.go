@@ -45,7 +45,7 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		model: m,
 		spans: spans(m.Layers, adapters, m.spanLayers()),
 		optim: optim,
-		plan:  planner{budget: budget, host: m.pinnable()},
+		plan:  planner{budget: budget, host: m.pinnable(), tokens: partTokens},
 		seed:  o.Seed,
 	}
 	trained := 0

@@ -222,7 +222,7 @@ func (p *pass) backward(ctx context.Context) error {
 		in = append(append(in, p.kept[i]...), sp.tensors()...)
 		dy := p.dx
 		p.dx = nil // the program has it
-		out, err := m.backward(sp, p.sh, p.plan[i].keep, len(p.kept[i])).call(in...)
+		out, err := m.backward(sp, p.sh, p.plan[i], len(p.kept[i])).call(in...)
 		if err != nil {
 			return errors.Join(err, backend.Free(dy))
 		}
