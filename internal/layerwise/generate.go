@@ -20,7 +20,7 @@ func (m *Model) Logits(ctx context.Context, adapters []*nn.Weights, ids, segment
 	if err := m.checkIDs(ids, length); err != nil {
 		return nil, err
 	}
-	sh, err := m.share(nil, segments, nil, rows, length)
+	sh, err := m.share(nil, segments, rows, length)
 	defer sh.free()
 	if err != nil {
 		return nil, err
@@ -127,7 +127,7 @@ func (d *Decoder) Next(ctx context.Context, ids []int32) ([]float32, error) {
 	for i := range positions { // padding has no position of its own
 		positions[i] = int32(d.position + min(i, len(ids)-1))
 	}
-	sh, err := d.m.share(positions, nil, nil, 1, length)
+	sh, err := d.m.share(positions, nil, 1, length)
 	defer sh.free()
 	if err != nil {
 		return nil, err

@@ -27,7 +27,7 @@ func (m *Model) chunkTokens(tokens int) int {
 const lossOutputs = 3
 
 // loss is the program x [B, S, hidden], labels [B, S] int32, norm, head → the scalars of lossOutputs and, with
-// gradient, dx of the summed cross entropy; when the ends are trained, also the gradients of norm and head in float32.
+// gradient, dx of the summed cross entropy as the blocks take it; when the ends are trained, also the gradients of norm and head in float32.
 // Position t is scored against label t: the caller has shifted.
 func (m *Model) loss(gradient bool) *program {
 	train := gradient && m.Trainable
@@ -45,7 +45,11 @@ func (m *Model) loss(gradient bool) *program {
 		if train {
 			wrt = append(wrt, norm)
 		}
-		out := append(sums, Gradient(ReduceAllSum(ConvertDType(Mul(hidden, StopGradient(dHidden)), dtypes.Float32)), wrt...)...)
+		grads := Gradient(ReduceAllSum(ConvertDType(Mul(hidden, StopGradient(dHidden)), dtypes.Float32)), wrt...)
+		if m.Shape.Fused(m.Device.Backend) {
+			grads[0] = nn.Record(nn.KeepNothing).AddRoom(grads[0])
+		}
+		out := append(sums, grads...)
 		if train {
 			out = append(out, dHead)
 		}

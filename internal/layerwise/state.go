@@ -21,11 +21,12 @@ const (
 	stateOptimizer = "optimizer"
 )
 
-// named walks over the session's tensors: "0.1.m" is the first moment of parameter 1 of group 0, or its codes, of which
-// "0.1.m.absmax" are the scales.
+// named walks over the session's tensors: "7.m" is the first moment of parameter 7, or its codes, of which "7.m.absmax" are
+// the scales. Names do not depend on how parameters are grouped, which differs from device to device.
 func (s *Session) named(visit func(name string, at **tensors.Tensor) error) error {
-	for i, g := range s.all() {
-		name := func(j int) string { return fmt.Sprintf("%d.%d.", i, j) }
+	first := 0
+	for _, g := range s.all() {
+		name := func(j int) string { return fmt.Sprintf("%d.", first+j) }
 		for j, p := range g.params {
 			if err := visit(name(j)+"value", p.at); err != nil {
 				return err
@@ -41,6 +42,7 @@ func (s *Session) named(visit func(name string, at **tensors.Tensor) error) erro
 				}
 			}
 		}
+		first += len(g.params)
 	}
 	return nil
 }
@@ -67,6 +69,9 @@ func (s *Session) SaveState(dir string) error {
 	})
 	if err != nil {
 		return s.recovered(err)
+	}
+	if err := s.sweep(); err != nil {
+		return fmt.Errorf("save state: %w", err)
 	}
 	return safetensors.Write(filepath.Join(dir, stateFile), all, map[string]string{
 		stateSteps: strconv.Itoa(s.steps), stateOptimizer: s.optim.String(),
@@ -113,7 +118,8 @@ func (s *Session) LoadState(dir string) (err error) {
 		return errors.Join(err, backend.Free(fresh...))
 	}
 	_ = s.model.Device.Sync() // what fails now was computed from the values that go
-	err = s.retire(nil)
+	s.retire(nil)
+	err = s.sweep()
 	for i, at := range places {
 		err = errors.Join(err, backend.Free(*at))
 		*at = fresh[i]

@@ -42,6 +42,10 @@ type ApplyOptions struct {
 	MaxGradNorm  float64 // 0: no clipping
 }
 
+// Prefetcher is a Session that can move a batch to the device while that works on what came before, for the next
+// MicroStep, over the same b. Until then b must stay as it is.
+type Prefetcher interface{ Prefetch(b *Batch) error }
+
 // Session trains one model. It is used by one goroutine.
 type Session interface {
 	// MicroStep runs forward and backward and adds the gradients of the summed loss to the sums.

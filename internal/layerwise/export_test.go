@@ -1,0 +1,27 @@
+package layerwise
+
+import (
+	"github.com/loris-ml/loris/internal/nn"
+	"github.com/loris-ml/loris/internal/training"
+)
+
+// PinHost lets a session keep residuals in that many bytes of the host's memory.
+func PinHost(s training.Session, bytes int64) { s.(*Session).plan.host = bytes }
+
+// PartTokens makes backward programs that compute much again take that many tokens at a time.
+func PartTokens(s training.Session, n int) { s.(*Session).plan.tokens = n }
+
+// Fuse makes the session's model, which has run nothing yet, take the fused form of its primitives.
+func Fuse(s training.Session) { s.(*Session).model.Shape.Form = nn.FormFused }
+
+// OnHost is how many spans' residuals a session keeps in the host's memory.
+func OnHost(s training.Session) (n int) {
+	for _, plan := range s.(*Session).plan.plans {
+		for _, span := range plan {
+			if span.host {
+				n++
+			}
+		}
+	}
+	return n
+}
