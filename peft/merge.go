@@ -33,14 +33,9 @@ func (p *PeftModel) SaveMerged(dir string, o MergeOptions) error {
 	if o.DType == models.DefaultDType && quantized && !o.Requantize {
 		o.DType = models.BFloat16
 	}
-	loras, err := p.adapters.Values()
+	merge, err := p.loras()
 	if err != nil {
 		return fmt.Errorf("save merged: %w", err)
-	}
-	var merge []models.LoRA
-	for _, t := range p.targets {
-		v := loras[t.Path]
-		merge = append(merge, models.LoRA{Path: t.Path, R: t.R, Scaling: t.Scaling, A: v.A, B: v.B})
 	}
 	return p.base.SaveWith(dir, models.SaveOptions{DType: o.DType, Dequantize: !o.Requantize, Merge: merge})
 }

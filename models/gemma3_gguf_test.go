@@ -1,0 +1,69 @@
+package models
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"math"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/loris-ml/loris/internal/gguf"
+)
+
+const gemmaGGUF = "../.cache/gemma3/gemma-3-270m-q4_k_m.gguf"
+
+// testdata/gemma3_270m.sha256 is what scripts/reference/make_gemma3_gguf_fixture.py wrote of gguf-py's decoding.
+func TestGemma3TensorsDecodeAsGGUFPythonDecodesThem(t *testing.T) {
+	if _, err := os.Stat(gemmaGGUF); err != nil || testing.Short() {
+		t.Skip("no file: run scripts/fetch-gemma3.sh")
+	}
+	f, err := gguf.Open(gemmaGGUF)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	list, err := os.Open("testdata/gemma3_270m.sha256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer list.Close()
+	n := 0
+	for lines := bufio.NewScanner(list); lines.Scan(); n++ {
+		want, name, _ := strings.Cut(lines.Text(), "  ")
+		values, err := f.Float32(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw := make([]byte, 4*len(values))
+		for i, v := range values {
+			binary.LittleEndian.PutUint32(raw[4*i:], math.Float32bits(v))
+		}
+		if sum := sha256.Sum256(raw); hex.EncodeToString(sum[:]) != want {
+			info, _ := f.Tensor(name)
+			t.Errorf("%s (%s) has other values", name, info.Type)
+		}
+	}
+	if n != len(f.Tensors()) {
+		t.Errorf("%d tensors were compared, the file has %d", n, len(f.Tensors()))
+	}
+}
+
+func TestGemma3ConfigIsThatOfThePublishedModel(t *testing.T) {
+	if _, err := os.Stat(gemmaGGUF); err != nil {
+		t.Skip("no file: run scripts/fetch-gemma3.sh")
+	}
+	arch, src, err := open(gemmaGGUF)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	c := arch.(*Gemma3Config)
+	got := fmt.Sprint(c.HiddenSize, c.NumHiddenLayers, c.HeadDim, c.NumKeyValueHeads, c.RMSNormEps, c.RopeTheta, c.RopeLocalBaseFreq, *c.SlidingWindow, c.QueryPreAttnScalar, c.TieWordEmbeddings, c.VocabSize)
+	if want := "640 18 256 1 1e-06 1e+06 10000 512 256 true 262144"; got != want {
+		t.Errorf("the file says %s, want %s", got, want)
+	}
+}
