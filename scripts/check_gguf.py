@@ -14,7 +14,8 @@ out, limit = sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 1e-2
 want = json.load(open(f"{out}/logits.json"))
 failed = False
 for name, file, adapter, key in (("base", "base", None, "base"), ("adapter", "base", "adapter", "tuned"), ("merged", "merged", None, "tuned")):
-    llama = Llama(f"{out}/{file}.gguf", lora_path=adapter and f"{out}/{adapter}.gguf", n_ctx=64, logits_all=True, verbose=False, n_threads=1)
+    llama = Llama(f"{out}/{file}.gguf", lora_path=adapter and f"{out}/{adapter}.gguf", n_ctx=64, logits_all=True, verbose=False, n_threads=1,
+                  yarn_attn_factor=-1.0, yarn_beta_fast=-1.0, yarn_beta_slow=-1.0)  # as the file says
     llama.eval(want["ids"])
     got, ref = np.array(llama.scores[: len(want["ids"])]), np.array(want[key])
     error = np.linalg.norm(got - ref) / np.linalg.norm(ref)
