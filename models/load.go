@@ -17,7 +17,8 @@ import (
 )
 
 // FromPretrained loads a model onto the device of o.Backend: from a folder with config.json and model.safetensors
-// (single or sharded), or from a GGUF file with tensors in F32, F16, BF16, Q8_0, Q4_0 or Q4_1. A folder that
+// (single or sharded), or from a GGUF file of any of the families, with tensors in F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1,
+// Q2_K to Q6_K or IQ4_NL. A folder that
 // bitsandbytes quantized (its config.json has quantization_config) keeps its bytes, and Options.Quantization may be nil. Weights pass through the
 // host one group of linears at a time, quantized on the way where o.Quantization asks for it, so that beside the embedding,
 // which stays there, the host holds little more than the largest of them.
