@@ -16,8 +16,10 @@ type GGUFOptions struct {
 	// and unquantized, else "bf16". Vectors are f32, and matrices with rows that are no whole blocks f16, as in llama.cpp's
 	// own files.
 	Type string
-	// Merge is added to the weights, as [SaveOptions.Merge] is.
+	// Merge is added to the weights, as [SaveOptions.Merge] is, and checked so, before they are rounded to Type.
 	Merge []LoRA
+	// SkipCheck merges unchecked, where the device has no memory for the merged weights.
+	SkipCheck bool
 }
 
 // ggufTypes are the types of GGUFOptions, with llama.cpp's general.file_type.
@@ -56,6 +58,11 @@ func (m *CausalLM) SaveGGUF(path string, o GGUFOptions) (err error) {
 	}
 	if err := w.family.toGGUF(&w.ggufWriter); err != nil {
 		return err
+	}
+	if len(o.Merge) > 0 && !o.SkipCheck {
+		if err := s.checkLogits(o.Merge); err != nil {
+			return err
+		}
 	}
 	vocabulary, err := m.ggufTokenizer()
 	if err != nil {
@@ -114,7 +121,7 @@ func (s *saver) ggufSources(family ggufFamily, matrices gguf.Type) (all []gguf.S
 			t = gguf.F16
 		}
 		all = append(all, gguf.Source{Name: place.name, Shape: shape, Type: t, Data: func() ([]byte, error) {
-			values, err := s.values(strings.TrimSuffix(name, ".weight"), name)
+			values, err := s.values(modulePath(name), name)
 			if err != nil {
 				return nil, err
 			}
