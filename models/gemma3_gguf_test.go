@@ -76,6 +76,9 @@ func TestGemma3FromGGUFScoresAndContinuesAsTransformers(t *testing.T) {
 	if _, err := os.Stat(gemmaGGUF); err != nil || testing.Short() {
 		t.Skip("no file: run scripts/fetch-gemma3.sh")
 	}
+	if smolBackend() == "" && os.Getenv("LORIS_TEST_LONG") == "" {
+		t.Skip("takes a minute on the Go backend: set LORIS_TEST_LONG or LORIS_TEST_BACKENDS")
+	}
 	var ref struct {
 		NLL       float64
 		IDs       []int

@@ -20,6 +20,12 @@ type GGUFOptions struct {
 	Merge []LoRA
 	// SkipCheck merges unchecked, where the device has no memory for the merged weights.
 	SkipCheck bool
+	// Tokenizer goes into the file with its chat templates: a *tokenizer.Tokenizer. Nil: that of the GGUF file that the model
+	// was loaded from, which must still be there; for other models the file has none, and takes token ids only.
+	Tokenizer interface {
+		// GGUFMetadata returns the keys tokenizer.* for a model whose embedding has so many rows.
+		GGUFMetadata(rows int) (map[string]any, error)
+	}
 }
 
 // ggufTypes are the types of GGUFOptions, with llama.cpp's general.file_type.
@@ -29,8 +35,7 @@ var ggufTypes = map[string]struct {
 }{"f32": {gguf.F32, 0}, "f16": {gguf.F16, 1}, "q4_0": {gguf.Q4_0, 2}, "q8_0": {gguf.Q8_0, 7}, "bf16": {gguf.BF16, 32}}
 
 // SaveGGUF writes the model as one file that llama.cpp loads. Quantized weights are written as the values that they stand
-// for. Tokenizer and chat template are copied where the model was loaded from a GGUF file, which must still be there; else
-// the file has none, and takes token ids only. What llama.cpp cannot compute is an [*UnsupportedError].
+// for. What llama.cpp cannot compute is an [*UnsupportedError].
 func (m *CausalLM) SaveGGUF(path string, o GGUFOptions) (err error) {
 	defer func() {
 		if err != nil {
@@ -64,7 +69,7 @@ func (m *CausalLM) SaveGGUF(path string, o GGUFOptions) (err error) {
 			return err
 		}
 	}
-	vocabulary, err := m.ggufTokenizer()
+	vocabulary, err := m.ggufTokenizer(o)
 	if err != nil {
 		return err
 	}
@@ -90,9 +95,16 @@ func (m *CausalLM) ggufWriter() (*familyWriter, error) {
 }
 
 // ggufTokenizer returns the metadata about the tokenizer.
-func (m *CausalLM) ggufTokenizer() (pairs []gguf.Pair, err error) {
+func (m *CausalLM) ggufTokenizer(o GGUFOptions) (pairs []gguf.Pair, err error) {
+	if o.Tokenizer != nil {
+		keys, err := o.Tokenizer.GGUFMetadata(m.arch.dims().vocab)
+		for _, key := range slices.Sorted(maps.Keys(keys)) {
+			pairs = append(pairs, gguf.Pair{Key: key, Value: keys[key]})
+		}
+		return pairs, err
+	}
 	if !strings.HasSuffix(strings.ToLower(m.path), ".gguf") {
-		m.options.logger().Warn("the GGUF file has no tokenizer: llama.cpp will take token ids only", "model", m.path)
+		m.options.logger().Warn("the GGUF file has no tokenizer: llama.cpp will take token ids only", "model", m.path, "see", "models.GGUFOptions.Tokenizer")
 		return []gguf.Pair{{Key: "tokenizer.ggml.model", Value: "none"}}, nil
 	}
 	f, err := gguf.Open(m.path)
