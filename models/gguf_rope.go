@@ -121,8 +121,12 @@ func (w *ggufWriter) rope(r RopeScaling, rotary, context int, tensors bool) erro
 		w.add("rope.scaling.type", "yarn")
 		w.float("rope.scaling.factor", factor)
 		w.int("rope.scaling.original_context_length", r.OriginalMaxPositionEmbeddings)
-		w.float("rope.scaling.yarn_beta_fast", or(r.BetaFast, 32))
-		w.float("rope.scaling.yarn_beta_slow", or(r.BetaSlow, 1))
+		fast, slow := or(r.BetaFast, 32), or(r.BetaSlow, 1)
+		w.float("rope.scaling.yarn_beta_fast", fast)
+		w.float("rope.scaling.yarn_beta_slow", slow)
+		if fast != 32 || slow != 1 {
+			w.warn("llama.cpp does not take yarn's betas from files of this architecture: pass --yarn-beta-fast and --yarn-beta-slow", "architecture", w.arch, "beta_fast", fast, "beta_slow", slow)
+		}
 		if scale := r.yarnScale(factor) / (RopeScaling{}).yarnScale(factor); scale != 1 {
 			w.float("rope.scaling.attn_factor", scale)
 		}

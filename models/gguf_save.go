@@ -96,29 +96,38 @@ func (m *CausalLM) ggufWriter() (*familyWriter, error) {
 
 // ggufTokenizer returns the metadata about the tokenizer.
 func (m *CausalLM) ggufTokenizer(o GGUFOptions) (pairs []gguf.Pair, err error) {
-	if o.Tokenizer != nil {
+	switch {
+	case o.Tokenizer != nil:
 		keys, err := o.Tokenizer.GGUFMetadata(m.arch.dims().vocab)
 		for _, key := range slices.Sorted(maps.Keys(keys)) {
 			pairs = append(pairs, gguf.Pair{Key: key, Value: keys[key]})
 		}
 		return pairs, err
+	case strings.HasSuffix(strings.ToLower(m.path), ".gguf"):
+		if pairs, err = copiedTokenizer(m.path); err != nil {
+			return nil, fmt.Errorf("tokenizer: %w", err)
+		}
 	}
-	if !strings.HasSuffix(strings.ToLower(m.path), ".gguf") {
+	if len(pairs) == 0 {
 		m.options.logger().Warn("the GGUF file has no tokenizer: llama.cpp will take token ids only", "model", m.path, "see", "models.GGUFOptions.Tokenizer")
-		return []gguf.Pair{{Key: "tokenizer.ggml.model", Value: "none"}}, nil
+		pairs = []gguf.Pair{{Key: "tokenizer.ggml.model", Value: "none"}}
 	}
-	f, err := gguf.Open(m.path)
+	return pairs, nil
+}
+
+// copiedTokenizer returns what a file says of its tokenizer.
+func copiedTokenizer(path string) (pairs []gguf.Pair, err error) {
+	f, err := gguf.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("tokenizer: %w", err)
+		return nil, err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
 	for _, key := range f.Metadata().Keys() {
 		if strings.HasPrefix(key, "tokenizer.") {
 			v, _ := f.Metadata().Value(key)
 			pairs = append(pairs, gguf.Pair{Key: key, Value: v})
 		}
 	}
-	return pairs, nil
+	return pairs, f.Close()
 }
 
 // ggufSources lists the file's tensors; each is made when its turn comes.

@@ -1,6 +1,9 @@
-"""Loads what scripts/gguf wrote into llama.cpp and compares logits: base, base with the adapter, merged.
+"""Loads what scripts/gguf wrote into llama.cpp and compares logits: base, base with the adapter, merged; and the ids of a
+text, where the file has a tokenizer.
 
     usage: check_gguf.py OUT [LIMIT]      LIMIT of ‖a−b‖/‖b‖, default 1e-2
+
+What llama.cpp does otherwise shows: it has no window for Mistral and Phi-3, and takes yarn's betas from its caller.
 
 Made with: llama-cpp-python 0.3.36 (pip builds it with cmake).
 """
@@ -22,4 +25,8 @@ for name, file, adapter, key in (("base", "base", None, "base"), ("adapter", "ba
     same = np.mean(got.argmax(1) == ref.argmax(1))
     print(f"{name}: error {error:.2e}, same most likely token at {same:.0%}")
     failed |= not error < limit
+    if "text" in want and name == "base":
+        ids = llama.tokenize(want["text"].encode(), add_bos=False, special=True)
+        print("tokenizer:", "the same ids" if ids == want["text_ids"] else f"{ids}, not {want['text_ids']}")
+        failed |= ids != want["text_ids"]
 sys.exit(failed)
