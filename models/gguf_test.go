@@ -8,9 +8,11 @@ import (
 	"math"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/loris-ml/loris/internal/gguf"
+	"github.com/loris-ml/loris/internal/reference"
 )
 
 // saveGGUF saves a fixture; skipped says that llama.cpp cannot compute it.
@@ -96,4 +98,55 @@ func TestGGUFAdapterHasLlamasRowsAndScale(t *testing.T) {
 			t.Error("an adapter was loaded as a model")
 		}
 	})
+}
+
+func TestGGUFTypesHoldTheValuesRoundedAsGGMLRoundsThem(t *testing.T) {
+	config := &LlamaConfig{VocabSize: 96, HiddenSize: 64, IntermediateSize: 40, NumHiddenLayers: 2, NumAttentionHeads: 4, NumKeyValueHeads: 2}
+	m, err := NewRandom(context.Background(), config, 5, Options{DType: Float32, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	for name, limit := range map[string]float64{"f32": 0, "f16": 5e-4, "bf16": 3e-3, "q8_0": 1e-2, "q4_0": 0.15} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "x.gguf")
+			if err := m.SaveGGUF(path, GGUFOptions{Type: name}); err != nil {
+				t.Fatal(err)
+			}
+			f, err := gguf.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			for tensor, want := range map[string]string{
+				"token_embd.weight": name, "blk.1.attn_q.weight": name, "blk.1.attn_norm.weight": "f32", "output_norm.weight": "f32",
+			} {
+				if info, _ := f.Tensor(tensor); !strings.EqualFold(info.Type.String(), want) {
+					t.Errorf("%s is %s, want %s", tensor, info.Type, want)
+				}
+			}
+			// Rows of 40 are no whole blocks.
+			if info, _ := f.Tensor("blk.0.ffn_down.weight"); strings.HasPrefix(name, "q") && info.Type != gguf.F16 {
+				t.Errorf("blk.0.ffn_down.weight is %s", info.Type)
+			}
+			back := mustLoad(t, path, Options{DType: Float32})
+			for tensor := range tensorShapes(m.arch) {
+				want, err := m.Tensor(tensor)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, err := back.Tensor(tensor)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if e := reference.RelativeError(got, want); !(e <= limit) {
+					t.Errorf("%s differs by %v, want %v at most", tensor, e, limit)
+				}
+			}
+		})
+	}
+	var unsupported *UnsupportedError
+	if err := m.SaveGGUF(filepath.Join(t.TempDir(), "x.gguf"), GGUFOptions{Type: "q4_k"}); !errors.As(err, &unsupported) {
+		t.Errorf("type q4_k: error %v", err)
+	}
 }
