@@ -16,7 +16,8 @@ import (
 	"github.com/loris-ml/loris/internal/offheap"
 )
 
-// FromPretrained loads a model onto the device of o.Backend: from a folder with config.json and model.safetensors
+// FromPretrained loads a model onto the device of o.Backend. path is a folder, a file, or the id of a model that is in the cache
+// of the hub; see hub.Find, and hub.Download for what is not there. It is loaded from a folder with config.json and model.safetensors
 // (single or sharded), or from a GGUF file of any of the families, with tensors in F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1,
 // Q2_K to Q6_K or IQ4_NL. A folder that
 // bitsandbytes quantized (its config.json has quantization_config) keeps its bytes, and Options.Quantization may be nil. Weights pass through the

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/gomlx/compute/dtypes"
 
+	"github.com/loris-ml/loris/hub"
 	"github.com/loris-ml/loris/internal/safetensors"
 	"github.com/loris-ml/loris/quant"
 )
@@ -32,12 +32,13 @@ type source interface {
 	Close() error
 }
 
-// open finds out what lies at path and returns its architecture and weights.
-func open(path string) (Architecture, source, error) {
-	info, err := os.Stat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil, fmt.Errorf("model %q: no such folder or file; give a folder with config.json and safetensors, or a .gguf file (models on a hub are downloaded beforehand)", path)
+// open finds out what lies at a path, or in the hub's cache under an id, and returns its architecture and weights.
+func open(given string) (Architecture, source, error) {
+	path, err := hub.Locate(given)
+	if err != nil {
+		return nil, nil, fmt.Errorf("model %q: %w; give a folder with config.json and safetensors, a .gguf file, or the id of a model in the cache", given, err)
+	}
+	switch info, err := os.Stat(path); {
 	case err != nil:
 		return nil, nil, fmt.Errorf("model: %w", err)
 	case !info.IsDir():
