@@ -1,0 +1,39 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/loris-ml/loris/internal/seam"
+)
+
+func TestProfileSumsKernelsAndPauses(t *testing.T) {
+	at := func(program, name string, start, ms int) seam.Execution {
+		return seam.Execution{Program: program, Name: name, Start: time.Duration(start) * time.Millisecond, Duration: time.Duration(ms) * time.Millisecond}
+	}
+	var out strings.Builder
+	err := writeProfile(&out, []seam.Execution{
+		at("forward", "gemm", 100, 4), at("forward", "gemm", 105, 4), at("", "copy", 106, 1), at("backward", "norm", 112, 2),
+	})
+	const want = `ms,runs,program,op,kernel
+8.000,2,forward,,gemm
+3.000,1,backward,,pause behind forward
+2.000,1,backward,,norm
+1.000,1,,,copy
+1.000,1,forward,,pauses
+10.000,4,,,busy
+4.000,,,,idle
+`
+	if got := sorted(out.String()); err != nil || got != sorted(want) {
+		t.Errorf("got %v, error %v, want %v", out.String(), err, want)
+	}
+}
+
+// sorted puts lines in an order that does not depend on that of equal times.
+func sorted(text string) string {
+	lines := strings.Split(text, "\n")
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
