@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -31,9 +32,27 @@ func TestProfileSumsKernelsAndPauses(t *testing.T) {
 	}
 }
 
+func TestKindsAddUp(t *testing.T) {
+	at := func(name string, start, ms int) seam.Execution {
+		return seam.Execution{Name: name, Start: time.Duration(start) * time.Millisecond, Duration: time.Duration(ms) * time.Millisecond}
+	}
+	got := byKind([]seam.Execution{at("nvjet_sm90", 10, 4), at("loris_nf4_nested", 12, 4), at("loop_add_fusion", 20, 2), at("cudnn_sdpa", 22, 6)}, 2)
+	want := map[string]float64{"products": 2, "dequantize": 2, "elementwise": 1, "attention": 3, "pauses": 2, "overlap": -1, "all": 9}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
 // sorted puts lines in an order that does not depend on that of equal times.
 func sorted(text string) string {
 	lines := strings.Split(text, "\n")
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
+}
+
+func TestFLOPsOfALlama3Token(t *testing.T) {
+	c := shapes["llama-3-8b"]
+	if got := flops(c, 2048, false) / 1e9; got < 31.8 || got > 32.0 { // 4·7.50e9 weights and 1.88e9 of attention
+		t.Errorf("%.2f GFLOP per token", got)
+	}
 }
