@@ -11,6 +11,16 @@ func PinHost(s training.Session, bytes int64) { s.(*Session).plan.host = bytes }
 // PartTokens makes backward programs that compute much again take that many tokens at a time.
 func PartTokens(s training.Session, n int) { s.(*Session).plan.tokens = n }
 
+// Scaler is a scaler.
+type Scaler struct{ *scaler }
+
+func NewScaler() Scaler                  { return Scaler{newScaler()} }
+func (s Scaler) Judge(norm float64) bool { return s.judge(norm) }
+func (s Scaler) Scale() float64          { return s.scale }
+
+// SetLossScale sets the scale of the loss, which float16 has.
+func SetLossScale(s training.Session, scale float64) { s.(*Session).scaler.scale = scale }
+
 // Fuse makes the session's model, which has run nothing yet, take the fused form of its primitives.
 func Fuse(s training.Session) { s.(*Session).model.Shape.Form = nn.FormFused }
 
