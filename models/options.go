@@ -86,6 +86,9 @@ func (o Options) Validate() error {
 	if o.MaxDeviceMemory < 0 {
 		return fmt.Errorf("Options.MaxDeviceMemory is %d, want a number of bytes, or 0 for no limit", o.MaxDeviceMemory)
 	}
+	if o.Trainable && o.DType == Float16 {
+		return fmt.Errorf("Options.Trainable with DType float16: updates of float16 weights are lost in rounding; leave DType empty and set ComputeDType float16")
+	}
 	if o.Quantization != nil {
 		if err := o.Quantization.Validate(); err != nil {
 			return err
