@@ -25,8 +25,11 @@ type GenerationConfig struct {
 	Temperature  float64 // 0: 1; with DoSample
 	TopK         int     // 0: all tokens; with DoSample
 	TopP         float64 // 0: 1; with DoSample
-	Seed         uint64  // of the sampling
-	EOSTokenIDs  []int   // tokens that end the text; nil: the tokenizer's
+	MinP         float64 // 0: all tokens; with DoSample: least probability, as a share of the likeliest token's
+	// RepetitionPenalty above 1 makes tokens of the prompt and of the new text less likely; 0: 1, none. Without DoSample too.
+	RepetitionPenalty float64
+	Seed              uint64 // of the sampling
+	EOSTokenIDs       []int  // tokens that end the text; nil: the tokenizer's
 
 	// SkipSpecialTokens leaves out what the tokenizer's post-processor would add to the prompt (BOS): for prompts that a
 	// chat template has rendered.
@@ -44,8 +47,12 @@ func (c GenerationConfig) Validate() error {
 		return fmt.Errorf("GenerationConfig.TopP is %v, want a number in (0, 1]", c.TopP)
 	case c.TopK < 0:
 		return fmt.Errorf("GenerationConfig.TopK is %d, want a positive number", c.TopK)
-	case !c.DoSample && (c.Temperature != 0 || c.TopP != 0 || c.TopK != 0):
-		return errors.New("GenerationConfig has Temperature, TopP or TopK without DoSample: set DoSample, or leave them out for greedy decoding")
+	case c.MinP < 0 || c.MinP > 1 || math.IsNaN(c.MinP):
+		return fmt.Errorf("GenerationConfig.MinP is %v, want a number in [0, 1]", c.MinP)
+	case c.RepetitionPenalty < 0 || math.IsNaN(c.RepetitionPenalty) || math.IsInf(c.RepetitionPenalty, 0):
+		return fmt.Errorf("GenerationConfig.RepetitionPenalty is %v, want a positive number", c.RepetitionPenalty)
+	case !c.DoSample && (c.Temperature != 0 || c.TopP != 0 || c.TopK != 0 || c.MinP != 0):
+		return errors.New("GenerationConfig has Temperature, TopP, TopK or MinP without DoSample: set DoSample, or leave them out for greedy decoding")
 	}
 	return nil
 }
@@ -96,7 +103,7 @@ func (m *CausalLM) GenerateIDs(ctx context.Context, adapters Adapters, ids []int
 		if err != nil {
 			return out, err
 		}
-		id := c.choose(logits, random)
+		id := c.choose(logits, slices.Concat(ids, out), random)
 		out = append(out, id)
 		if slices.Contains(c.EOSTokenIDs, id) {
 			break
@@ -104,48 +111,6 @@ func (m *CausalLM) GenerateIDs(ctx context.Context, adapters Adapters, ids []int
 		next = []int32{int32(id)}
 	}
 	return out, nil
-}
-
-// choose picks the next token: the likeliest, or one drawn from the nucleus.
-func (c GenerationConfig) choose(logits []float32, random *rand.Rand) int {
-	if !c.DoSample {
-		best := 0
-		for i, v := range logits {
-			if v > logits[best] {
-				best = i
-			}
-		}
-		return best
-	}
-	order := make([]int, len(logits))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(logits[b], logits[a]) })
-	if c.TopK > 0 {
-		order = order[:min(c.TopK, len(order))]
-	}
-	weights, total := make([]float64, len(order)), 0.0
-	temperature := cmp.Or(c.Temperature, 1)
-	for i, id := range order {
-		weights[i] = math.Exp(float64(logits[id]-logits[order[0]]) / temperature)
-		total += weights[i]
-	}
-	// The nucleus: the fewest likeliest tokens whose probabilities reach TopP (arXiv:1904.09751).
-	kept, sum := len(order), 0.0
-	for i, w := range weights {
-		if sum += w; sum >= cmp.Or(c.TopP, 1)*total {
-			kept = i + 1
-			break
-		}
-	}
-	at := random.Float64() * sum
-	for i, w := range weights[:kept] {
-		if at -= w; at < 0 {
-			return order[i]
-		}
-	}
-	return order[kept-1]
 }
 
 func roundUp(n, multiple int) int { return (n + multiple - 1) / multiple * multiple }
