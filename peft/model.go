@@ -144,6 +144,12 @@ func (p *PeftModel) Logits(ctx context.Context, ids, mask [][]int) ([][][]float3
 	return p.base.LogitsWith(ctx, p.adapters, ids, mask)
 }
 
+// LogProbs returns the log-probability of every token but the first of each row, with the adapters applied; see
+// [models.CausalLM.LogProbs].
+func (p *PeftModel) LogProbs(ctx context.Context, ids [][]int) ([][]float64, error) {
+	return p.base.LogProbsWith(ctx, p.adapters, ids)
+}
+
 // Generate continues the prompt with the adapters applied; see [models.CausalLM.Generate].
 func (p *PeftModel) Generate(ctx context.Context, tok models.Tokenizer, prompt string, c models.GenerationConfig) (string, error) {
 	return p.base.GenerateWith(ctx, p.adapters, tok, prompt, c)
