@@ -1,13 +1,10 @@
 package models
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
-	"slices"
 )
 
 // Tokenizer is what generation needs of a tokenizer; *tokenizer.Tokenizer is one.
@@ -16,6 +13,8 @@ type Tokenizer interface {
 	Decode(ids []int, skipSpecialTokens bool) (string, error)
 	EOSIDs() []int
 }
+
+const defaultNewTokens = 20
 
 // GenerationConfig says how to continue a prompt; names and defaults are those of transformers, but for TopK, which is
 // off unless given.
@@ -28,8 +27,9 @@ type GenerationConfig struct {
 	MinP         float64 // 0: all tokens; with DoSample: least probability, as a share of the likeliest token's
 	// RepetitionPenalty above 1 makes tokens of the prompt and of the new text less likely; 0: 1, none. Without DoSample too.
 	RepetitionPenalty float64
-	Seed              uint64 // of the sampling
-	EOSTokenIDs       []int  // tokens that end the text; nil: the tokenizer's
+	Seed              uint64   // of the sampling; every prompt of a batch draws as it would alone
+	Seeds             []uint64 // of a batch, one for each prompt; nil: Seed for all
+	EOSTokenIDs       []int    // tokens that end the text; nil: the tokenizer's
 
 	// SkipSpecialTokens leaves out what the tokenizer's post-processor would add to the prompt (BOS): for prompts that a
 	// chat template has rendered.
@@ -79,38 +79,17 @@ func (m *CausalLM) GenerateWith(ctx context.Context, adapters Adapters, tok Toke
 }
 
 // GenerateIDs continues ids by at most c.MaxNewTokens tokens and returns the new ones; a token of c.EOSTokenIDs ends
-// the text and is the last. adapters may be nil.
-func (m *CausalLM) GenerateIDs(ctx context.Context, adapters Adapters, ids []int, c GenerationConfig) (out []int, err error) {
-	if err := c.Validate(); err != nil {
+// the text and is the last. adapters may be nil. c.StopStrings are of no effect, for want of a tokenizer.
+func (m *CausalLM) GenerateIDs(ctx context.Context, adapters Adapters, ids []int, c GenerationConfig) ([]int, error) {
+	out, err := m.GenerateBatchIDs(ctx, adapters, [][]int{ids}, c)
+	if out == nil {
 		return nil, err
 	}
-	if len(ids) == 0 {
-		return nil, errors.New("generate: the prompt has no tokens")
-	}
-	limit := cmp.Or(c.MaxNewTokens, 20)
-	dec, err := m.run.NewDecoder(adapters, roundUp(len(ids)+limit, 64))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, dec.Close()) }()
-	next := make([]int32, len(ids))
-	for i, id := range ids {
-		next[i] = int32(id)
-	}
-	random := rand.New(rand.NewPCG(c.Seed, 0))
-	for len(out) < limit {
-		logits, err := dec.Next(ctx, next)
-		if err != nil {
-			return out, err
-		}
-		id := c.choose(logits, slices.Concat(ids, out), random)
-		out = append(out, id)
-		if slices.Contains(c.EOSTokenIDs, id) {
-			break
-		}
-		next = []int32{int32(id)}
-	}
-	return out, nil
+	return out[0], err
 }
 
-func roundUp(n, multiple int) int { return (n + multiple - 1) / multiple * multiple }
+// GenerateBatchIDs is GenerateIDs of several prompts at once, of any lengths; each row's tokens are those that it gets
+// alone. After an error, rows have what was generated so far.
+func (m *CausalLM) GenerateBatchIDs(ctx context.Context, adapters Adapters, ids [][]int, c GenerationConfig) ([][]int, error) {
+	return m.generate(ctx, adapters, ids, c, nil)
+}

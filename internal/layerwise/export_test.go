@@ -1,6 +1,8 @@
 package layerwise
 
 import (
+	"reflect"
+
 	"github.com/loris-ml/loris/internal/nn"
 	"github.com/loris-ml/loris/internal/training"
 )
@@ -22,6 +24,14 @@ func OnHost(s training.Session) (n int) {
 				n++
 			}
 		}
+	}
+	return n
+}
+
+// Compiled is how many programs the session's model has compiled: one for each combination of input shapes.
+func Compiled(s training.Session) (n int) {
+	for _, p := range s.(*Session).model.programs.byKey {
+		n += reflect.ValueOf(p.exec).Elem().FieldByName("cache").Len()
 	}
 	return n
 }
