@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"unicode/utf8"
 )
 
 // Tokenizer is what generation needs of a tokenizer; *tokenizer.Tokenizer is one.
@@ -30,6 +31,9 @@ type GenerationConfig struct {
 	Seed              uint64   // of the sampling; every prompt of a batch draws as it would alone
 	Seeds             []uint64 // of a batch, one for each prompt; nil: Seed for all
 	EOSTokenIDs       []int    // tokens that end the text; nil: the tokenizer's
+	// StopStrings end the text where one of them appears in it, and are not part of it. One that is a special token's is
+	// taken as that token, which the text does not show.
+	StopStrings []string
 
 	// SkipSpecialTokens leaves out what the tokenizer's post-processor would add to the prompt (BOS): for prompts that a
 	// chat template has rendered.
@@ -54,28 +58,12 @@ func (c GenerationConfig) Validate() error {
 	case !c.DoSample && (c.Temperature != 0 || c.TopP != 0 || c.TopK != 0 || c.MinP != 0):
 		return errors.New("GenerationConfig has Temperature, TopP, TopK or MinP without DoSample: set DoSample, or leave them out for greedy decoding")
 	}
+	for i, stop := range c.StopStrings {
+		if stop == "" || !utf8.ValidString(stop) {
+			return fmt.Errorf("GenerationConfig.StopStrings[%d] is %q, want text in UTF-8 that is not empty", i, stop)
+		}
+	}
 	return nil
-}
-
-// Generate continues the prompt and returns the new text, without special tokens.
-func (m *CausalLM) Generate(ctx context.Context, tok Tokenizer, prompt string, c GenerationConfig) (string, error) {
-	return m.GenerateWith(ctx, nil, tok, prompt, c)
-}
-
-// GenerateWith is Generate with adapters; package peft calls it.
-func (m *CausalLM) GenerateWith(ctx context.Context, adapters Adapters, tok Tokenizer, prompt string, c GenerationConfig) (string, error) {
-	ids, err := tok.Encode(prompt, !c.SkipSpecialTokens)
-	if err != nil {
-		return "", err
-	}
-	if c.EOSTokenIDs == nil {
-		c.EOSTokenIDs = tok.EOSIDs()
-	}
-	out, err := m.GenerateIDs(ctx, adapters, ids, c)
-	if err != nil {
-		return "", err
-	}
-	return tok.Decode(out, true)
 }
 
 // GenerateIDs continues ids by at most c.MaxNewTokens tokens and returns the new ones; a token of c.EOSTokenIDs ends

@@ -17,8 +17,8 @@ type generatedRow struct {
 	done   bool
 }
 
-// generate continues prompts and returns the new tokens of each. It calls each, which may be nil, with every new token
-// that does not end its row; each returns whether the row ends there for another reason.
+// generate continues prompts and returns the new tokens of each. It calls each, which may be nil, with every new token;
+// each returns whether the row ends there, whatever the token.
 func (m *CausalLM) generate(ctx context.Context, adapters Adapters, prompts [][]int, c GenerationConfig,
 	each func(row, id int) (end bool, err error)) (out [][]int, err error) {
 	rows, next, err := c.start(prompts)
@@ -90,10 +90,12 @@ func (c GenerationConfig) extend(rows []*generatedRow, logits [][]float32, each 
 		id := c.choose(logits[i], r.ids, r.random)
 		r.ids = append(r.ids, id)
 		r.done = slices.Contains(c.EOSTokenIDs, id)
-		if !r.done && each != nil {
-			if r.done, err = each(i, id); err != nil {
+		if each != nil {
+			end, err := each(i, id)
+			if err != nil {
 				return 0, err
 			}
+			r.done = r.done || end
 		}
 		if !r.done {
 			open++
