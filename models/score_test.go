@@ -2,6 +2,7 @@ package models
 
 import (
 	"context"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -46,4 +47,37 @@ func TestLogProbsAreThoseOfTransformersLogits(t *testing.T) {
 			t.Errorf("a row of one token gave %v", err)
 		}
 	})
+}
+
+func TestScoresAndPerplexitiesAreThoseOfTransformers(t *testing.T) {
+	reference.OnBackends(t, func(t *testing.T, backend string) {
+		for _, c := range reference.LoadScoring(t) {
+			if c.Adapter != "" {
+				continue // package peft has it
+			}
+			t.Run(filepath.Base(c.Model), func(t *testing.T) {
+				ctx, m := context.Background(), mustLoad(t, c.Model, Options{Backend: backend, DType: Float32})
+				c.Check(t, func(rows [][]int) ([][]float64, error) { return m.LogProbs(ctx, rows) }, func(ids []int, maxLength, stride int) (float64, error) {
+					return m.Perplexity(ctx, ids, PerplexityConfig{MaxLength: maxLength, Stride: stride})
+				})
+			})
+		}
+	})
+}
+
+func TestScoringRefusesWhatItCannotScore(t *testing.T) {
+	ctx, m := context.Background(), mustLoad(t, "testdata/families/qwen3_yarn", Options{})
+	for want, try := range map[string]struct {
+		ids []int
+		c   PerplexityConfig
+	}{
+		"perplexity: 1 tokens":                 {ids: []int{4}},
+		"Stride is 9, want a number from 1 to": {ids: []int{4, 5, 6}, c: PerplexityConfig{MaxLength: 8, Stride: 9}},
+		"MaxLength is 1, want at least 2":      {ids: []int{4, 5, 6}, c: PerplexityConfig{MaxLength: 1}},
+		"token id 67 at position 2 of row 0":   {ids: []int{4, 5, 67}},
+	} {
+		if _, err := m.Perplexity(ctx, try.ids, try.c); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, %+v: error %v, want %s", try.ids, try.c, err, want)
+		}
+	}
 }

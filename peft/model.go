@@ -151,6 +151,11 @@ func (p *PeftModel) LogProbs(ctx context.Context, ids [][]int) ([][]float64, err
 	return p.base.LogProbsWith(ctx, p.adapters, ids)
 }
 
+// Perplexity returns the perplexity of ids with the adapters applied; see [models.CausalLM.Perplexity].
+func (p *PeftModel) Perplexity(ctx context.Context, ids []int, c models.PerplexityConfig) (float64, error) {
+	return p.base.PerplexityWith(ctx, p.adapters, ids, c)
+}
+
 // Generate continues the prompt with the adapters applied; see [models.CausalLM.Generate].
 func (p *PeftModel) Generate(ctx context.Context, tok models.Tokenizer, prompt string, c models.GenerationConfig) (string, error) {
 	return p.base.GenerateWith(ctx, p.adapters, tok, prompt, c)

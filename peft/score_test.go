@@ -3,6 +3,7 @@ package peft
 import (
 	"context"
 	"math"
+	"path/filepath"
 	"testing"
 
 	"github.com/loris-ml/loris/internal/reference"
@@ -29,4 +30,17 @@ func TestLogProbsHaveTheAdaptersApplied(t *testing.T) {
 			t.Errorf("token %d scores %v, by transformers' logits %v", i+1, got[0][i], want)
 		}
 	}
+}
+
+func TestScoresAndPerplexitiesAreThoseOfPEFT(t *testing.T) {
+	reference.OnBackends(t, func(t *testing.T, backend string) {
+		for _, c := range reference.LoadScoring(t) {
+			if c.Adapter != "" {
+				ctx, m := context.Background(), tuned(t, reference.LoadLlama(t, filepath.Base(c.Model)), models.Options{Backend: backend, DType: models.Float32})
+				c.Check(t, func(rows [][]int) ([][]float64, error) { return m.LogProbs(ctx, rows) }, func(ids []int, maxLength, stride int) (float64, error) {
+					return m.Perplexity(ctx, ids, models.PerplexityConfig{MaxLength: maxLength, Stride: stride})
+				})
+			}
+		}
+	})
 }

@@ -1,6 +1,7 @@
 package layerwise
 
 import (
+	"context"
 	"reflect"
 
 	"github.com/loris-ml/loris/internal/nn"
@@ -34,4 +35,15 @@ func Compiled(s training.Session) (n int) {
 		n += reflect.ValueOf(p.exec).Elem().FieldByName("cache").Len()
 	}
 	return n
+}
+
+// ScoreInParts is LogProbs of the session's model and a row, with the head on that many places at a time.
+func ScoreInParts(s training.Session, ids, targets []int32, part int) ([]float32, error) {
+	m := s.(*Session).model
+	x, err := m.hidden(context.Background(), nil, ids, nil, 1, len(ids))
+	if err != nil {
+		return nil, err
+	}
+	defer x.FinalizeAll()
+	return m.score(context.Background(), x, targets, part)
 }

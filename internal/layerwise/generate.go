@@ -14,7 +14,17 @@ import (
 
 // Logits runs the model over ids [rows][length] and returns [rows·length·vocab] float32. segments [rows·length] may be
 // nil; positions of different segments do not see each other.
-func (m *Model) Logits(ctx context.Context, adapters []*nn.Weights, ids, segments []int32, rows, length int) (out []float32, err error) {
+func (m *Model) Logits(ctx context.Context, adapters []*nn.Weights, ids, segments []int32, rows, length int) ([]float32, error) {
+	x, err := m.hidden(ctx, adapters, ids, segments, rows, length)
+	if err != nil {
+		return nil, err
+	}
+	defer x.FinalizeAll()
+	return m.download("logits", func(in []*Node) *Node { return m.scores(in[0], in[1], in[2]) }, x, m.Norm, m.head())
+}
+
+// hidden runs the layers and returns what the last one puts out, [rows, length, hidden].
+func (m *Model) hidden(ctx context.Context, adapters []*nn.Weights, ids, segments []int32, rows, length int) (*tensors.Tensor, error) {
 	if err := m.checkIDs(ids, length); err != nil {
 		return nil, err
 	}
@@ -38,8 +48,7 @@ func (m *Model) Logits(ctx context.Context, adapters []*nn.Weights, ids, segment
 		}
 		x = next[0]
 	}
-	defer x.FinalizeAll()
-	return m.download("logits", func(in []*Node) *Node { return m.scores(in[0], in[1], in[2]) }, x, m.Norm, m.head())
+	return x, nil
 }
 
 // scores are the head's logits of x [..., hidden] in float32.
