@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/loris-ml/loris/internal/reference"
@@ -113,4 +115,25 @@ func TestGenerateRefusesWhatItCannotContinue(t *testing.T) {
 	if out, err := m.GenerateIDs(stopped, nil, []int{3, 4}, GenerationConfig{}); !errors.Is(err, context.Canceled) || len(out) != 0 {
 		t.Errorf("a canceled context gave %v, %v", out, err)
 	}
+}
+
+func TestLogitsThatAreNotNumbersEndInAnError(t *testing.T) {
+	eachFamily(t, "", nil, func(t *testing.T, g *family) {
+		if g.name == "qwen3_yarn" {
+			m := mustLoad(t, g.dir, Options{DType: Float32})
+			loras := g.loras(t)
+			loras[0].Scaling = math.Inf(1)
+			a, err := m.NewAdapters(loras)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer a.Close()
+			for _, c := range []GenerationConfig{{}, {DoSample: true, TopK: 3, TopP: 0.5, MinP: 0.1}} {
+				_, err := m.GenerateIDs(context.Background(), a, g.Prompt, c)
+				if err == nil || !strings.Contains(err.Error(), "prompt 0, after 0 new tokens: the model's logit of token 0 is NaN") {
+					t.Errorf("%+v gave %v", c, err)
+				}
+			}
+		}
+	})
 }

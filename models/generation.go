@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 )
@@ -87,6 +88,9 @@ func (c GenerationConfig) extend(rows []*generatedRow, logits [][]float32, each 
 		if r.done {
 			continue
 		}
+		if err := checkLogits(logits[i]); err != nil {
+			return 0, fmt.Errorf("generate: prompt %d, after %d new tokens: %w", i, len(r.ids)-r.prompt, err)
+		}
 		id := c.choose(logits[i], r.ids, r.random)
 		r.ids = append(r.ids, id)
 		r.done = slices.Contains(c.EOSTokenIDs, id)
@@ -102,4 +106,14 @@ func (c GenerationConfig) extend(rows []*generatedRow, logits [][]float32, each 
 		}
 	}
 	return open, nil
+}
+
+// checkLogits refuses what no token can be chosen from.
+func checkLogits(logits []float32) error {
+	for id, v := range logits {
+		if v != v || v > math.MaxFloat32 {
+			return fmt.Errorf("the model's logit of token %d is %v; its weights or adapters are damaged, or too large for the dtype that it computes in", id, v)
+		}
+	}
+	return nil
 }

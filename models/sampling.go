@@ -85,9 +85,13 @@ func keepTopK(scores []float64, k int) {
 // keepTopP leaves the nucleus, the fewest likeliest tokens whose probabilities reach p (arXiv:1904.09751).
 func keepTopP(scores []float64, p float64) {
 	weights, total := softWeights(scores)
-	order := make([]int, len(scores))
-	for i := range order {
-		order[i] = i
+	var order []int
+	for i, w := range weights {
+		if w > 0 {
+			order = append(order, i)
+		} else { // not worth sorting; after top-k that is nearly all
+			scores[i] = math.Inf(-1)
+		}
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(weights[a], weights[b]) })
 	sum := 0.0
