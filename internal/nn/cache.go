@@ -19,7 +19,8 @@ type Cache struct {
 }
 
 // attend writes k and v [B, S, KVHeads, HeadDim] at the cache's position and lets every query of q [B, S, Heads,
-// HeadDim] see what lies at or before its own place and not before its row's start. Scores are materialized: a generating call has few queries.
+// HeadDim] see what lies at or before its own place and not before its row's start. Scores are materialized, [B, Heads, S,
+// capacity] in float32: one query a row is the rule, and only the prompts have more.
 func (c *Cache) attend(q, k, v *Node, o attention.Options) *Node {
 	g := q.Graph()
 	zero := Const(g, int32(0))
