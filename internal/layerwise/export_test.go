@@ -1,6 +1,9 @@
 package layerwise
 
 import (
+	"context"
+	"reflect"
+
 	"github.com/loris-ml/loris/internal/nn"
 	"github.com/loris-ml/loris/internal/training"
 )
@@ -34,4 +37,23 @@ func OnHost(s training.Session) (n int) {
 		}
 	}
 	return n
+}
+
+// Compiled is how many programs the session's model has compiled: one for each combination of input shapes.
+func Compiled(s training.Session) (n int) {
+	for _, p := range s.(*Session).model.programs.byKey {
+		n += reflect.ValueOf(p.exec).Elem().FieldByName("cache").Len()
+	}
+	return n
+}
+
+// ScoreInParts is LogProbs of the session's model and a row, with the head on that many places at a time.
+func ScoreInParts(s training.Session, ids, targets []int32, part int) ([]float32, error) {
+	m := s.(*Session).model
+	x, err := m.hidden(context.Background(), nil, ids, nil, 1, len(ids))
+	if err != nil {
+		return nil, err
+	}
+	defer x.FinalizeAll()
+	return m.score(context.Background(), x, targets, part)
 }
