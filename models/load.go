@@ -14,6 +14,7 @@ import (
 	"github.com/loris-ml/loris/internal/layerwise"
 	"github.com/loris-ml/loris/internal/nn"
 	"github.com/loris-ml/loris/internal/offheap"
+	"github.com/loris-ml/loris/internal/safetensors/floats"
 )
 
 // FromPretrained loads a model onto the device of o.Backend. path is a folder, a file, or the id of a model that is in the cache
@@ -137,7 +138,7 @@ func (l *loader) formats() (err error) {
 	if named == DefaultDType && l.o.Quantization != nil {
 		named = DType(l.o.Quantization.BNB4BitComputeDType)
 		if _, err := named.resolve(l.dev); err != nil {
-			return &UnsupportedError{Path: l.src.path(), Field: "bnb_4bit_compute_dtype", Value: named, Supported: "float32, bfloat16; set Options.ComputeDType"}
+			return &UnsupportedError{Path: l.src.path(), Field: "bnb_4bit_compute_dtype", Value: named, Supported: "float32, bfloat16, float16; set Options.ComputeDType"}
 		}
 	}
 	if named != DefaultDType {
@@ -200,8 +201,11 @@ func (l *loader) head(d dims) (*tensors.Tensor, error) {
 
 // of is the scale for weights of that dtype.
 func (e embedScale) of(dtype dtypes.DType) float64 {
-	if e.rounded && dtype == dtypes.BFloat16 {
+	switch {
+	case e.rounded && dtype == dtypes.BFloat16:
 		return float64(bfloat16.FromFloat32(float32(e.factor)).Float32())
+	case e.rounded && dtype == dtypes.Float16:
+		return float64(floats.FromF16(floats.ToF16(float32(e.factor))))
 	}
 	return e.factor
 }

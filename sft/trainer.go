@@ -221,6 +221,12 @@ func (r *run) step(ctx context.Context, s optimizerStep) error {
 	if err != nil {
 		return fmt.Errorf("sft: step %d: %w", number, err)
 	}
+	if s, ok := r.session.(training.LossScaler); ok {
+		if scale, skipped := s.LossScale(); skipped {
+			r.cfg.Logger.Warn("step left out: its gradients are not finite in float16; the loss is scaled by less now", "step", number, "loss_scale", scale)
+			norm = r.gradNorm
+		}
+	}
 	if !finite(norm) {
 		return fmt.Errorf("sft: step %d: the gradient norm is %v: lower LearningRate or add warmup steps, and resume from the last checkpoint", number, norm)
 	}

@@ -1,5 +1,6 @@
 // Command step times whole training steps (embedding, blocks, head, loss and optimizer) of a model with random weights
-// on random tokens, and prints one line of JSON.
+// on random tokens, and prints one line of JSON; with -profile a second one, of the milliseconds that kinds of kernels
+// take.
 //
 //	go run ./bench/step -backend xla:cuda -shape llama-3-8b -batch 2 -length 2048 -budget auto
 //
@@ -45,6 +46,7 @@ var shapes = map[string]models.LlamaConfig{
 type options struct {
 	shape, base, backend, budget, dtype, optim, profile string
 	layers, rank, batch, length, warmup, steps          int
+	limit                                               float64
 }
 
 func main() {
@@ -61,6 +63,7 @@ func main() {
 	flag.IntVar(&o.length, "length", 2048, "tokens per row")
 	flag.IntVar(&o.warmup, "warmup", 3, "steps before timing")
 	flag.IntVar(&o.steps, "steps", 20, "timed steps")
+	flag.Float64Var(&o.limit, "limit", 0, "TFLOP/s that a large matrix product reaches on the device; the share of it is printed")
 	flag.StringVar(&o.profile, "profile", "", "file for the times of two more steps by program and kernel (CSV)")
 	flag.Parse()
 	if err := run(context.Background(), o, flag.Args()); err != nil {
@@ -84,9 +87,11 @@ type result struct {
 	MinMS         float64 `json:"min_ms"`
 	MaxMS         float64 `json:"max_ms"`
 	TokensPerS    float64 `json:"tokens_per_s"`
-	MemoryGiB     float64 `json:"memory_gib"` // in use on the device after the last step, as its allocator tells
-	PeakGiB       float64 `json:"peak_gib"`   // the most that was in use
-	DriverGiB     float64 `json:"driver_gib"` // the allocator's pool and CUDA's own, as the driver sees it at the end
+	TFLOPs        float64 `json:"tflops"`          // a second, of what the step must compute: see flops
+	Share         float64 `json:"share,omitempty"` // of -limit
+	MemoryGiB     float64 `json:"memory_gib"`      // in use on the device after the last step, as its allocator tells
+	PeakGiB       float64 `json:"peak_gib"`        // the most that was in use
+	DriverGiB     float64 `json:"driver_gib"`      // the allocator's pool and CUDA's own, as the driver sees it at the end
 	FirstLoss     float64 `json:"first_loss"`
 	LastLoss      float64 `json:"last_loss"`
 	TrainedParams string  `json:"trained"`
@@ -111,7 +116,7 @@ func run(ctx context.Context, o options, cases []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, model.Close()) }()
-	t := trial{options: o, model: model, trained: fmt.Sprintf("all %d parameters", model.NumParameters()), session: model.NewSession, vocab: cfg.VocabSize}
+	t := trial{options: o, model: model, trained: fmt.Sprintf("all %d parameters", model.NumParameters()), session: model.NewSession, cfg: cfg}
 	if !m.Trainable {
 		tuned, err := peft.GetPeftModel(model, peft.LoraConfig{R: o.rank, LoraAlpha: float64(o.rank), TargetModules: peft.AllLinear})
 		if err != nil {
@@ -143,7 +148,7 @@ type trial struct {
 	model   *models.CausalLM
 	trained string
 	session func(training.SessionOptions) (training.Session, error)
-	vocab   int
+	cfg     models.LlamaConfig
 	load    float64 // seconds
 }
 
@@ -159,7 +164,7 @@ func (o trial) run(ctx context.Context) (err error) {
 		Shape: o.shape, Base: o.base, Backend: o.backend, Batch: o.batch, Length: o.length, Budget: o.budget, Optim: o.optim,
 		LoadSeconds: o.load, TrainedParams: o.trained,
 	}
-	batch := randomBatch(o.options, o.vocab)
+	batch := randomBatch(o.options, o.cfg.VocabSize)
 	step := func() error {
 		stats, err := session.MicroStep(ctx, batch)
 		if err != nil {
@@ -193,10 +198,29 @@ func (o trial) run(ctx context.Context) (err error) {
 	slices.Sort(ms)
 	r.MinMS, r.MedianMS, r.MaxMS = ms[0], ms[len(ms)/2], ms[len(ms)-1]
 	r.TokensPerS = float64(o.batch*o.length) / r.MedianMS * 1e3
+	r.TFLOPs = flops(o.cfg, o.length, o.base == "full") * r.TokensPerS / 1e12
+	if o.limit > 0 {
+		r.Share = r.TFLOPs / o.limit
+	}
 	if err := json.NewEncoder(os.Stdout).Encode(r); err != nil || o.profile == "" {
 		return err
 	}
-	return profile(o.profile, session, func() error { return errors.Join(step(), step()) })
+	return profile(o.profile, session, 2, step)
+}
+
+// flops is what a training step must compute per token: the products with the weights forward and backward, those for the
+// weights' gradients if they are trained, and attention over the half of the scores that a causal mask leaves, the backward
+// two and a half times the forward. Adapters, and what is computed again, are not counted.
+func flops(c models.LlamaConfig, length int, full bool) float64 {
+	hidden, dim := float64(c.HiddenSize), float64(c.HiddenSize/c.NumAttentionHeads)
+	queries, keys := dim*float64(c.NumAttentionHeads), dim*float64(c.NumKeyValueHeads)
+	weights := float64(c.NumHiddenLayers) * hidden * (2*queries + 2*keys + 3*float64(c.IntermediateSize))
+	weights += float64(c.VocabSize) * hidden
+	passes := 2.0
+	if full {
+		passes = 3
+	}
+	return 2*passes*weights + 3.5*float64(c.NumHiddenLayers)*2*float64(length)*queries
 }
 
 func gib(bytes int64) float64 { return float64(bytes) / (1 << 30) }

@@ -23,6 +23,7 @@ type Session struct {
 	optim   optimizer
 	steps   int // optimizer steps done
 	plan    planner
+	scaler  *scaler // nil unless the loss is scaled
 	seed    int64
 	dropout bool                // some adapter drops inputs
 	index   []*tensors.Tensor   // number of each span's first layer, uint32 scalars
@@ -47,6 +48,9 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		optim: optim,
 		plan:  planner{budget: budget, host: m.pinnable(), tokens: partTokens},
 		seed:  o.Seed,
+	}
+	if m.scaled() {
+		s.scaler = newScaler()
 	}
 	trained := 0
 	for together := range slices.Chunk(s.spans, m.groupSpans()) {
@@ -146,11 +150,24 @@ func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 		}
 		squares = append(squares, q)
 	}
-	norm, scale, err := normAndScale(s.model, squares, o.NumItems, o.MaxGradNorm)
+	items := o.NumItems
+	if s.scaler != nil {
+		items *= s.scaler.factor(0)
+	}
+	norm, scale, err := normAndScale(s.model, squares, items, o.MaxGradNorm)
 	if err != nil {
 		return 0, err
 	}
 	defer backend.Free(norm, scale)
+	if s.scaler != nil {
+		values, err := tensors.CopyFlatData[float32](norm)
+		if err != nil {
+			return 0, err
+		}
+		if !s.scaler.judge(float64(values[0])) {
+			return float64(values[0]), s.DropGradients()
+		}
+	}
 	fresh, err := s.update(o, scale) // now, so that the device does not wait for the host to have read the norm
 	if err != nil {
 		return 0, err
@@ -166,6 +183,7 @@ func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 		old[i] = g.exchange(fresh[i])
 	}
 	s.steps++
+	s.scaler.next()
 	for _, g := range s.all() {
 		s.trash, g.grads = append(s.trash, g.grads...), nil
 	}
@@ -227,6 +245,7 @@ func (s *Session) sweep() error {
 
 // DropGradients forgets what was summed since the last Apply.
 func (s *Session) DropGradients() error {
+	s.scaler.next()
 	var errs []error
 	for _, g := range s.all() {
 		errs = append(errs, backend.Free(g.grads...))

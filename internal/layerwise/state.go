@@ -19,6 +19,7 @@ const (
 	stateFile      = "optimizer.safetensors"
 	stateSteps     = "steps"
 	stateOptimizer = "optimizer"
+	stateLossScale = "loss_scale"
 )
 
 // named walks over the session's tensors: "7.m" is the first moment of parameter 7, or its codes, of which "7.m.absmax" are
@@ -73,9 +74,11 @@ func (s *Session) SaveState(dir string) error {
 	if err := s.sweep(); err != nil {
 		return fmt.Errorf("save state: %w", err)
 	}
-	return safetensors.Write(filepath.Join(dir, stateFile), all, map[string]string{
-		stateSteps: strconv.Itoa(s.steps), stateOptimizer: s.optim.String(),
-	})
+	about := map[string]string{stateSteps: strconv.Itoa(s.steps), stateOptimizer: s.optim.String()}
+	if s.scaler != nil {
+		about[stateLossScale] = s.scaler.String()
+	}
+	return safetensors.Write(filepath.Join(dir, stateFile), all, about)
 }
 
 // savedDType is the dtype in which a tensor is saved: codes as they are, numbers in float32.
@@ -105,6 +108,12 @@ func (s *Session) LoadState(dir string) (err error) {
 		return fmt.Errorf("%s: the optimizer was %q, this training's is %q: set Optim to the checkpoint's, or load its weights and start afresh",
 			f.Path(), was, s.optim)
 	}
+	scaling := s.scaler
+	if text, ok := f.Metadata()[stateLossScale]; ok && scaling != nil {
+		if scaling, err = parseScaler(text); err != nil {
+			return fmt.Errorf("%s: %w", f.Path(), err)
+		}
+	}
 	var places []**tensors.Tensor
 	var fresh []*tensors.Tensor
 	err = s.named(func(name string, at **tensors.Tensor) error {
@@ -124,7 +133,7 @@ func (s *Session) LoadState(dir string) (err error) {
 		err = errors.Join(err, backend.Free(*at))
 		*at = fresh[i]
 	}
-	s.steps = steps
+	s.steps, s.scaler = steps, scaling
 	return errors.Join(err, s.DropGradients())
 }
 

@@ -196,7 +196,16 @@ func (p *pass) forward(ctx context.Context) error {
 	if err := p.leave(); err != nil {
 		return err
 	}
-	out, err := m.loss(p.train).call(p.x[len(p.s.spans)], p.lab, m.Norm, m.head())
+	in := []*tensors.Tensor{p.x[len(p.s.spans)], p.lab, m.Norm, m.head()}
+	if p.train && m.scaled() {
+		scale, err := backend.UploadValues(m.Device, []float32{float32(p.s.scaler.factor(p.labels))})
+		if err != nil {
+			return err
+		}
+		defer backend.Free(scale)
+		in = append(in, scale)
+	}
+	out, err := m.loss(p.train).call(in...)
 	if err != nil {
 		return err
 	}
