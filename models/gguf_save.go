@@ -12,8 +12,8 @@ import (
 
 // GGUFOptions says how a model is written as GGUF. The zero value is the common case.
 type GGUFOptions struct {
-	// Type of the matrices: "f32", "f16", "bf16", "q8_0" or "q4_0". Zero: "f32" where the weights on the device are float32
-	// and unquantized, else "bf16". Vectors are f32, and matrices with rows that are no whole blocks f16, as in llama.cpp's
+	// Type of the matrices: "f32", "f16", "bf16", "q8_0" or "q4_0". Zero: that of the weights on the device, "bf16" where they
+	// are quantized. Vectors are f32, and matrices with rows that are no whole blocks f16, as in llama.cpp's
 	// own files.
 	Type string
 	// Merge is added to the weights, as [SaveOptions.Merge] is, and checked so, before they are rounded to Type.
@@ -44,8 +44,8 @@ func (m *CausalLM) SaveGGUF(path string, o GGUFOptions) (err error) {
 	}()
 	if o.Type == "" {
 		o.Type = "bf16"
-		if m.run.Norm.DType().Size() == 4 && !quantized(m.options.Quantization) {
-			o.Type = "f32"
+		if !quantized(m.options.Quantization) {
+			o.Type = map[DType]string{Float32: "f32", Float16: "f16", BFloat16: "bf16"}[m.format()]
 		}
 	}
 	t, ok := ggufTypes[o.Type]

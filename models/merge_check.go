@@ -10,12 +10,10 @@ import (
 	"github.com/gomlx/compute/dtypes"
 )
 
-// The most by which a merged model's logits may differ, of their norm: where all is float32, only the order of sums is
-// another; else weights and activations are rounded to bfloat16, which alone makes 1 to 2 %.
-const (
-	mergeLimit         = 1e-3
-	mergeLimitBFloat16 = 5e-2
-)
+// mergeLimits are the most by which a merged model's logits may differ, of their norm, by the coarsest format that weights
+// and activations are rounded to. In float32 only the order of sums is another; bfloat16 alone makes 1 to 2 %, and float16,
+// which has three bits more, an eighth of that.
+var mergeLimits = map[DType]float64{Float32: 1e-3, Float16: 1e-2, BFloat16: 5e-2}
 
 // mergeCheckLength is the number of tokens that a merge is tried on.
 const mergeCheckLength = 24
@@ -67,16 +65,14 @@ func (s *saver) checkLogits(loras []LoRA) (err error) {
 // checkOptions are those that the merged weights are loaded with, in the format in which they will be written and with the
 // arithmetic of the model, and how much their logits may differ.
 func (s *saver) checkOptions() (Options, float64) {
-	o, limit := s.m.options, mergeLimit
-	o.Quantization, o.Trainable, o.Progress, o.DType = nil, false, nil, s.format
-	o.ComputeDType = Float32
-	if s.m.run.Shape.Compute == dtypes.BFloat16 {
-		o.ComputeDType = BFloat16
+	o := s.m.options
+	o.Quantization, o.Trainable, o.Progress, o.DType, o.ComputeDType = nil, false, nil, s.format, Float32
+	for _, d := range []DType{Float16, BFloat16} {
+		if dtype, _ := d.resolve(s.m.run.Device); s.m.run.Shape.Compute == dtype {
+			o.ComputeDType = d
+		}
 	}
-	if o.ComputeDType == BFloat16 || s.format == BFloat16 {
-		limit = mergeLimitBFloat16
-	}
-	return o, limit
+	return o, max(mergeLimits[o.DType], mergeLimits[o.ComputeDType])
 }
 
 // relativeError is ‖got − want‖ / ‖want‖, 0 for 0/0.

@@ -45,3 +45,19 @@ func TestMergeIsRefusedWhereItsLogitsAreOthers(t *testing.T) {
 		}
 	})
 }
+
+func TestMergesOfEveryFormatPassTheCheckAndKeepTheFormat(t *testing.T) {
+	eachFamily(t, "x", farApart, func(t *testing.T, f *family) {
+		for _, format := range []DType{Float32, Float16, BFloat16} {
+			m, loras, dir := mustLoad(t, f.dir, Options{DType: format}), f.loras(t), t.TempDir()
+			if err := m.SaveWith(dir, SaveOptions{Merge: loras}); err != nil {
+				t.Errorf("%s: %v", format, err)
+				continue
+			}
+			raw, err := os.ReadFile(filepath.Join(dir, "config.json"))
+			if err != nil || !strings.Contains(string(raw), `"torch_dtype": "`+string(format)+`"`) {
+				t.Errorf("%s was saved in another format (%v): %s", format, err, raw)
+			}
+		}
+	})
+}

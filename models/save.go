@@ -43,8 +43,8 @@ type SaveOptions struct {
 	// decoded first and quantized again, which loses most of a small adapter.
 	//
 	// Before anything is written, the merged weights are loaded, and the save refused with a [*MergeError] where their logits
-	// are not those of the model with the adapters beside its weights: up to 0.1 % in float32, 5 % where something is
-	// bfloat16. Weights that are written quantized are not checked.
+	// are not those of the model with the adapters beside its weights: up to 0.1 % in float32, 1 % where something is
+	// float16, 5 % where something is bfloat16. Weights that are written quantized are not checked.
 	Merge []LoRA
 	// SkipCheck merges unchecked, where the device has no memory for the merged weights.
 	SkipCheck bool
@@ -128,9 +128,7 @@ type saver struct {
 func (m *CausalLM) newSaver(o SaveOptions) (*saver, error) {
 	s := &saver{m: m, format: o.DType, merge: map[string]LoRA{}, reader: m.newReader()}
 	if s.format == DefaultDType {
-		if s.format = Float32; m.run.Norm.DType().Size() == 2 {
-			s.format = BFloat16
-		}
+		s.format = m.format()
 	}
 	var err error
 	if s.dtype, err = s.format.resolve(m.run.Device); err != nil {
@@ -150,6 +148,17 @@ func (m *CausalLM) newSaver(o SaveOptions) (*saver, error) {
 		s.quantization = &q
 	}
 	return s, s.checkMerge()
+}
+
+// format is that of the weights on the device.
+func (m *CausalLM) format() DType {
+	switch m.run.Norm.DType() {
+	case dtypes.BFloat16:
+		return BFloat16
+	case dtypes.Float16:
+		return Float16
+	}
+	return Float32
 }
 
 // checkMerge reports adapters that fit no linear.
