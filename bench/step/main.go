@@ -87,11 +87,11 @@ type result struct {
 	MinMS         float64 `json:"min_ms"`
 	MaxMS         float64 `json:"max_ms"`
 	TokensPerS    float64 `json:"tokens_per_s"`
-	TFLOPs        float64 `json:"tflops"`          // a second, of what the step must compute: see flops
-	Share         float64 `json:"share,omitempty"` // of -limit
-	MemoryGiB     float64 `json:"memory_gib"`      // in use on the device after the last step, as its allocator tells
-	PeakGiB       float64 `json:"peak_gib"`        // the most that was in use
-	DriverGiB     float64 `json:"driver_gib"`      // the allocator's pool and CUDA's own, as the driver sees it at the end
+	TFLOPs        float64 `json:"tflops"`               // a second, of what the step must compute: see flops
+	Share         float64 `json:"share,omitempty"`      // of -limit
+	MemoryGiB     float64 `json:"memory_gib"`           // in use on the device after the last step, as its allocator tells
+	PeakGiB       float64 `json:"peak_gib,omitempty"`   // the most that was in use
+	DriverGiB     float64 `json:"driver_gib,omitempty"` // the allocator's pool and CUDA's own, as the driver sees it at the end
 	FirstLoss     float64 `json:"first_loss"`
 	LastLoss      float64 `json:"last_loss"`
 	TrainedParams string  `json:"trained"`
@@ -223,7 +223,8 @@ func flops(c models.LlamaConfig, length int, full bool) float64 {
 	return 2*passes*weights + 3.5*float64(c.NumHiddenLayers)*2*float64(length)*queries
 }
 
-func gib(bytes int64) float64 { return float64(bytes) / (1 << 30) }
+// gib is bytes in GiB; 0 where they are not known.
+func gib(bytes int64) float64 { return float64(max(0, bytes)) / (1 << 30) }
 
 // randomBatch is full rows of random tokens, every token but a row's first a label.
 func randomBatch(o options, vocab int) *training.Batch {
