@@ -51,7 +51,6 @@ type ggufLayout struct {
 	names      *strings.Replacer // transformers' names → llama.cpp's
 	neighbours bool              // RoPE rotates neighbouring rows of q and k, not halves of a head
 	unitOffset bool              // norms are stored with 1 added, so that they multiply as they are
-
 }
 
 // ggufTensor is how a file stores a tensor of the checkpoint.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/dtypes/bfloat16"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/tensors"
 
@@ -203,7 +202,7 @@ func (l *loader) head(d dims) (*tensors.Tensor, error) {
 func (e embedScale) of(dtype dtypes.DType) float64 {
 	switch {
 	case e.rounded && dtype == dtypes.BFloat16:
-		return float64(bfloat16.FromFloat32(float32(e.factor)).Float32())
+		return float64(floats.FromBF16(floats.ToBF16(float32(e.factor))))
 	case e.rounded && dtype == dtypes.Float16:
 		return float64(floats.FromF16(floats.ToF16(float32(e.factor))))
 	}

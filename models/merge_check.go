@@ -66,12 +66,7 @@ func (s *saver) checkLogits(loras []LoRA) (err error) {
 // arithmetic of the model, and how much their logits may differ.
 func (s *saver) checkOptions() (Options, float64) {
 	o := s.m.options
-	o.Quantization, o.Trainable, o.Progress, o.DType, o.ComputeDType = nil, false, nil, s.format, Float32
-	for _, d := range []DType{Float16, BFloat16} {
-		if dtype, _ := d.resolve(s.m.run.Device); s.m.run.Shape.Compute == dtype {
-			o.ComputeDType = d
-		}
-	}
+	o.Quantization, o.Trainable, o.Progress, o.DType, o.ComputeDType = nil, false, nil, s.format, formatOf(s.m.run.Shape.Compute)
 	return o, max(mergeLimits[o.DType], mergeLimits[o.ComputeDType])
 }
 

@@ -10,13 +10,11 @@ import (
 // choose picks the token after seen, the prompt and what was generated so far, from its logits [vocab]: the likeliest,
 // or one drawn with DoSample.
 func (c GenerationConfig) choose(logits []float32, seen []int, random *rand.Rand) int {
-	scores := c.process(logits, seen)
-	best := 0
-	for i, v := range scores {
-		if v > scores[best] {
-			best = i
-		}
+	if !c.DoSample && cmp.Or(c.RepetitionPenalty, 1) == 1 {
+		return likeliest(logits)
 	}
+	scores := c.process(logits, seen)
+	best := likeliest(scores)
 	if !c.DoSample {
 		return best
 	}
@@ -28,6 +26,16 @@ func (c GenerationConfig) choose(logits []float32, seen []int, random *rand.Rand
 		}
 	}
 	return best // rounding left a remainder
+}
+
+// likeliest is the first of the largest scores.
+func likeliest[T cmp.Ordered](scores []T) (best int) {
+	for i, v := range scores {
+		if v > scores[best] {
+			best = i
+		}
+	}
+	return best
 }
 
 // process applies what transformers' generate applies to logits [vocab], in its order: repetition penalty, then, with

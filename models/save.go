@@ -151,8 +151,11 @@ func (m *CausalLM) newSaver(o SaveOptions) (*saver, error) {
 }
 
 // format is that of the weights on the device.
-func (m *CausalLM) format() DType {
-	switch m.run.Norm.DType() {
+func (m *CausalLM) format() DType { return formatOf(m.run.Norm.DType()) }
+
+// formatOf is the name of a dtype of weights and activations.
+func formatOf(dtype dtypes.DType) DType {
+	switch dtype {
 	case dtypes.BFloat16:
 		return BFloat16
 	case dtypes.Float16:

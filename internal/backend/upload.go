@@ -39,18 +39,28 @@ func UploadFloats(d *Device, dtype dtypes.DType, values []float32, dims ...int) 
 	return d.Upload(shapes.Make(dtype, dims...), raw)
 }
 
-// halves are the dtypes of two bytes by their names in package floats.
-var halves = map[dtypes.DType]string{dtypes.BFloat16: "BF16", dtypes.Float16: "F16"}
+// weights are the dtypes of weights, by their names in package floats.
+var weights = map[dtypes.DType]string{dtypes.Float32: "F32", dtypes.BFloat16: "BF16", dtypes.Float16: "F16"}
 
 // EncodeFloats returns values as the bytes of dtype, Float32, BFloat16 or Float16; those of float32 are not copied.
 func EncodeFloats(dtype dtypes.DType, values []float32) ([]byte, error) {
 	if dtype == dtypes.Float32 {
 		return Bytes(values), nil
 	}
-	if half, ok := halves[dtype]; ok {
-		return floats.Encode(half, values)
+	if name, ok := weights[dtype]; ok {
+		return floats.Encode(name, values)
 	}
 	return nil, fmt.Errorf("dtype %s is not supported for weights", dtype)
+}
+
+// DecodeFloats is the inverse of EncodeFloats.
+func DecodeFloats(dtype dtypes.DType, raw []byte) ([]float32, error) {
+	name, ok := weights[dtype]
+	if !ok {
+		return nil, fmt.Errorf("a tensor of %s holds no weights", dtype)
+	}
+	out := make([]float32, len(raw)/dtype.Size())
+	return out, floats.Decode(out, name, raw)
 }
 
 // DownloadFloats copies a Float32, BFloat16 or Float16 tensor to the host as float32. The tensor itself gets no copy there: GoMLX
@@ -63,12 +73,8 @@ func DownloadFloats(t *tensors.Tensor) ([]float32, error) {
 	if t.DType() == dtypes.Float32 {
 		return tensors.CopyFlatData[float32](t)
 	}
-	half, ok := halves[t.DType()]
-	if !ok {
-		return nil, fmt.Errorf("a tensor of %s holds no weights", t.DType())
-	}
-	out := make([]float32, t.Size())
+	var out []float32
 	var decoded error
-	err := t.ConstBytes(func(raw []byte) { decoded = floats.Decode(out, half, raw) })
+	err := t.ConstBytes(func(raw []byte) { out, decoded = DecodeFloats(t.DType(), raw) })
 	return out, errors.Join(err, decoded)
 }

@@ -43,13 +43,19 @@ func scaleAndMinimum(packed []byte, k int) (scale, minimum float32) {
 	return float32(packed[k+4]&15 | packed[k-4]>>6<<4), float32(packed[k+4]>>4 | packed[k]>>6<<4)
 }
 
+// pairScales are the factors and minimums of the two parts, of 32 values each, that share codes in a Q4_K or Q5_K block.
+func pairScales(block []byte, pair int) (s0, m0, s1, m1 float32) {
+	d, dmin, packed := half(block), half(block[2:]), block[4:16]
+	s0, m0 = scaleAndMinimum(packed, 2*pair)
+	s1, m1 = scaleAndMinimum(packed, 2*pair+1)
+	return d * s0, dmin * m0, d * s1, dmin * m1
+}
+
 // decodeQ4_K: F16 d and dmin, 12 bytes of scales and minimums, 128 of 4-bit codes. value = d·scale·code - dmin·minimum.
 func decodeQ4_K(dst []float32, block []byte) {
-	d, dmin, packed, codes := half(block), half(block[2:]), block[4:16], block[16:144]
+	codes := block[16:144]
 	for pair := range superblock / 64 {
-		s0, m0 := scaleAndMinimum(packed, 2*pair)
-		s1, m1 := scaleAndMinimum(packed, 2*pair+1)
-		s0, m0, s1, m1 = d*s0, dmin*m0, d*s1, dmin*m1
+		s0, m0, s1, m1 := pairScales(block, pair)
 		lower, upper := dst[pair*64:][:32], dst[pair*64+32:][:32]
 		for j, c := range codes[pair*32:][:32] {
 			lower[j] = float32(s0*float32(c&15)) - m0
@@ -60,11 +66,9 @@ func decodeQ4_K(dst []float32, block []byte) {
 
 // decodeQ5_K: as Q4_K, with 32 bytes of fifth bits before the codes.
 func decodeQ5_K(dst []float32, block []byte) {
-	d, dmin, packed, fifth, codes := half(block), half(block[2:]), block[4:16], block[16:48], block[48:176]
+	fifth, codes := block[16:48], block[48:176]
 	for pair := range superblock / 64 {
-		s0, m0 := scaleAndMinimum(packed, 2*pair)
-		s1, m1 := scaleAndMinimum(packed, 2*pair+1)
-		s0, m0, s1, m1 = d*s0, dmin*m0, d*s1, dmin*m1
+		s0, m0, s1, m1 := pairScales(block, pair)
 		lower, upper := dst[pair*64:][:32], dst[pair*64+32:][:32]
 		for j, c := range codes[pair*32:][:32] {
 			bits := fifth[j] >> (2 * pair)

@@ -100,13 +100,13 @@ func (p *planner) plan(m *Model, spans []span, rows, length int) []spanPlan {
 		size = append(size, m.keptBytes(spans[0], l, rows, length))
 	}
 	input := int64(rows*length*m.Shape.Hidden) * int64(m.Shape.Compute.Size())
-	least, far := spanPlan{keep: levels[0]}, 0
+	least, far := levels[0], 0
 	if n := len(spans) - nearEnd; n > 1 && int64(n)*(input+size[1]) <= p.host {
-		least, far = spanPlan{keep: levels[1], host: true}, n
+		least, far = levels[1], n
 	}
-	plan := slices.Repeat([]spanPlan{least}, len(spans))
-	for i := range plan[far:] {
-		plan[far+i].host = false
+	plan := make([]spanPlan, len(spans))
+	for j := range plan {
+		plan[j] = spanPlan{keep: least, host: j < far}
 	}
 	for i := 1; i < len(levels); i++ {
 		for j := range plan {
