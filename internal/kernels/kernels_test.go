@@ -28,6 +28,7 @@ var toTwin = map[dtypes.DType]float64{dtypes.BFloat16: 1e-3}
 func problems(t testing.TB) []problem {
 	var all []problem
 	for _, dtype := range []dtypes.DType{dtypes.Float32, dtypes.BFloat16} {
+		all = append(all, decodingProblems(t, dtype)...)
 		all = append(all,
 			rmsNormProblem(dtype, 1, 64, 16, 64), rmsNormProblem(dtype, 7, 576, 48, 64), rmsNormProblem(dtype, 5, 1000, 1, 8),
 			rmsNormProblem(dtype, 3, 4096, 0, 0), rmsNormProblem(dtype, 2, 10000, 130, 136), rmsNormProblem(dtype, 3, 37, 5, 8),

@@ -12,6 +12,9 @@
 namespace nf4 {
 #include "../nf4.cu"
 #include "../nf4_nested.cu"
+#include "../nf4_vector.cu"
+#include "../nf4_rows8.cu"
+#include "../nf4_rows32.cu"
 }
 namespace rmsnorm {
 #include "../rmsnorm.cu"
@@ -27,6 +30,10 @@ namespace swiglu_backward {
 }
 namespace rope_backward {
 #include "../rope_backward.cu"
+}
+
+namespace cache_attention {
+#include "../cache_attention.cu"
 }
 
 template <class... A, size_t... I>
@@ -46,6 +53,10 @@ static std::function<void()> find(const std::string& name, const std::vector<voi
   if (name == "swiglu") return prepare(swiglu::loris_swiglu, arguments);
   if (name == "swiglu_backward") return prepare(swiglu_backward::loris_swiglu_backward, arguments);
   if (name == "rope_backward") return prepare(rope_backward::loris_rope_backward, arguments);
+  if (name == "nf4_vector") return prepare(nf4::loris_nf4_vector, arguments);
+  if (name == "nf4_rows8") return prepare(nf4::loris_nf4_rows8, arguments);
+  if (name == "nf4_rows32") return prepare(nf4::loris_nf4_rows32, arguments);
+  if (name == "cache_attention") return prepare(cache_attention::loris_cache_attention, arguments);
   fail("no such kernel");
 }
 
