@@ -45,14 +45,14 @@ func Example() {
 	// Output: [[35 -11]]
 }
 
-func ExampleSwiGLU() {
+func ExampleGated() {
 	d, err := backend.Open("go")
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	defer d.Close()
-	y, err := CallOnce(d.Backend, func(gateUp *Node) *Node { return kernels.SwiGLU(gateUp, 8) }, [][]float32{{0, 1, 7, 10}})
+	y, err := CallOnce(d.Backend, func(gateUp *Node) *Node { return kernels.Gated(kernels.SiLU, gateUp, 8) }, [][]float32{{0, 1, 7, 10}})
 	if err != nil {
 		fmt.Println(err)
 		return
