@@ -3,6 +3,7 @@
 // Arguments end at a page that cannot be touched, so that reading or writing past them ends the program.
 #define LORIS_EMULATE
 #include "../dropout.cuh"
+#include "../gated.cuh"
 
 #include <string>
 #include <sys/mman.h>
