@@ -136,16 +136,16 @@ func BenchmarkDequantize(b *testing.B) {
 }
 
 func BenchmarkRMSNorm(b *testing.B) {
-	form := func(f func(x, gain, xa *Node, pad int, eps float64) (h, rstd, low *Node)) func(in []*Node) []*Node {
+	form := func(f func(x, gain, xa *Node, pad int, eps float64, offset bool) (h, rstd, low *Node)) func(in []*Node) []*Node {
 		return func(in []*Node) []*Node {
-			h, rstd, low := f(in[0], in[1], in[2], 64, 1e-5)
+			h, rstd, low := f(in[0], in[1], in[2], 64, 1e-5, false)
 			return []*Node{h, rstd, low}
 		}
 	}
 	benchmark(b, "forward", form(RMSNorm), form(rmsNormTwin),
 		bf16Shape(benchTokens, benchHidden), bf16Shape(benchHidden), f32Shape(benchTokens, 48))
-	back := func(f func(x, rstd, gain, dh, dres *Node, pad int) *Node) func(in []*Node) []*Node {
-		return func(in []*Node) []*Node { return []*Node{f(in[0], in[1], in[2], in[3], in[4], 64)} }
+	back := func(f func(x, rstd, gain, dh, dres *Node, pad int, offset bool) *Node) func(in []*Node) []*Node {
+		return func(in []*Node) []*Node { return []*Node{f(in[0], in[1], in[2], in[3], in[4], 64, false)} }
 	}
 	benchmark(b, "backward", back(RMSNormBackward), back(rmsNormBackwardTwin),
 		bf16Shape(benchTokens, benchHidden), f32Shape(benchTokens), bf16Shape(benchHidden), bf16Shape(benchTokens, benchHidden),

@@ -30,11 +30,11 @@ func problems(t testing.TB) []problem {
 	for _, dtype := range []dtypes.DType{dtypes.Float32, dtypes.BFloat16} {
 		all = append(all, dropoutProblems(dtype)...)
 		all = append(all,
-			rmsNormProblem(dtype, 1, 64, 16, 64), rmsNormProblem(dtype, 7, 576, 48, 64), rmsNormProblem(dtype, 5, 1000, 1, 8),
-			rmsNormProblem(dtype, 3, 4096, 0, 0), rmsNormProblem(dtype, 2, 10000, 130, 136), rmsNormProblem(dtype, 3, 37, 5, 8),
-			rmsNormProblem(dtype, 3, 64, 0, 64), rmsNormProblem(dtype, 1, 16384, 96, 128), rmsNormProblem(dtype, 1, 16392, 1, 8),
-			rmsNormBackwardProblem(dtype, 1, 64, 64, 64), rmsNormBackwardProblem(dtype, 7, 576, 640, 64), rmsNormBackwardProblem(dtype, 5, 1000, 0, 8),
-			rmsNormBackwardProblem(dtype, 3, 4096, 4096, 0), rmsNormBackwardProblem(dtype, 2, 10000, 10064, 576), rmsNormBackwardProblem(dtype, 3, 37, 40, 8),
+			rmsNormProblem(dtype, 1, 64, 16, 64, false), rmsNormProblem(dtype, 5, 1000, 1, 8, true), rmsNormBackwardProblem(dtype, 7, 576, 640, 64, true), rmsNormProblem(dtype, 7, 576, 48, 64, false), rmsNormProblem(dtype, 5, 1000, 1, 8, false),
+			rmsNormProblem(dtype, 3, 4096, 0, 0, false), rmsNormProblem(dtype, 2, 10000, 130, 136, false), rmsNormProblem(dtype, 3, 37, 5, 8, false),
+			rmsNormProblem(dtype, 3, 64, 0, 64, false), rmsNormProblem(dtype, 1, 16384, 96, 128, false), rmsNormProblem(dtype, 1, 16392, 1, 8, false),
+			rmsNormBackwardProblem(dtype, 1, 64, 64, 64, false), rmsNormBackwardProblem(dtype, 7, 576, 640, 64, false), rmsNormBackwardProblem(dtype, 5, 1000, 0, 8, false),
+			rmsNormBackwardProblem(dtype, 3, 4096, 4096, 0, false), rmsNormBackwardProblem(dtype, 2, 10000, 10064, 576, false), rmsNormBackwardProblem(dtype, 3, 37, 40, 8, false),
 			gatedProblem(SiLU, dtype, 1, 8, 0), gatedProblem(SiLU, dtype, 5, 1536, 64), gatedProblem(SiLU, dtype, 3, 5000, 64), gatedProblem(SiLU, dtype, 3, 37, 8),
 			gatedProblem(SiLU, dtype, 2, 64, 4096), gatedProblem(GELUTanh, dtype, 1, 8, 0), gatedProblem(GELUTanh, dtype, 3, 2600, 64),
 			ropeProblem(dtype, 1, 1, 1, 1, 16, 1, 0), ropeProblem(dtype, 2, 7, 4, 2, 64, 1, 64), ropeProblem(dtype, 3, 5, 9, 3, 48, 3, 8),
@@ -103,7 +103,7 @@ func TestLaunchesAreProgramsThatXLATakes(t *testing.T) {
 func TestKernelsEqualTheirTwinsOnTheGPU(t *testing.T) {
 	for _, d := range cuda(t) {
 		all := append(problems(t),
-			rmsNormProblem(dtypes.BFloat16, 4096, 4096, 48, 64), rmsNormBackwardProblem(dtypes.BFloat16, 4096, 4096, 4160, 64),
+			rmsNormProblem(dtypes.BFloat16, 4096, 4096, 48, 64, false), rmsNormBackwardProblem(dtypes.BFloat16, 4096, 4096, 4160, 64, false),
 			gatedProblem(SiLU, dtypes.BFloat16, 2048, 14336, 64), ropeProblem(dtypes.BFloat16, 2, 1024, 32, 8, 128, 1, 64),
 			gatedBackwardProblem(SiLU, dtypes.BFloat16, 1024, 14336, 16, 64, 0), gatedBackwardProblem(SiLU, dtypes.BFloat16, 1000, 1536, 8, 64, 0.1),
 			gatedProblem(GELUTanh, dtypes.BFloat16, 2048, 9216, 64), gatedBackwardProblem(GELUTanh, dtypes.BFloat16, 1000, 9216, 16, 64, 0.05),
@@ -170,16 +170,19 @@ func TestMisuseNamesWhatIsWrong(t *testing.T) {
 	f32 := func(g *Graph, dims ...int) *Node { return Zeros(g, shapes.Make(dtypes.Float32, dims...)) }
 	layout := quant.Layout{QuantType: quant.NF4, Blocksize: 64, Shape: []int{4, 64}}
 	for want, f := range map[string]func(g *Graph) *Node{
-		"pad is 7":          func(g *Graph) *Node { return Gated(SiLU, f32(g, 2, 8), 7) },
-		"9 columns":         func(g *Graph) *Node { return Gated(SiLU, f32(g, 2, 9), 0) },
-		"want a matrix":     func(g *Graph) *Node { return Gated(SiLU, f32(g, 2, 3, 8), 0) },
-		"gain has shape":    func(g *Graph) *Node { h, _, _ := RMSNorm(f32(g, 2, 8), f32(g, 4), nil, 0, 1e-5); return h },
-		"xa has 16 columns": func(g *Graph) *Node { h, _, _ := RMSNorm(f32(g, 2, 8), f32(g, 8), f32(g, 2, 16), 8, 1e-5); return h },
+		"pad is 7":       func(g *Graph) *Node { return Gated(SiLU, f32(g, 2, 8), 7) },
+		"9 columns":      func(g *Graph) *Node { return Gated(SiLU, f32(g, 2, 9), 0) },
+		"want a matrix":  func(g *Graph) *Node { return Gated(SiLU, f32(g, 2, 3, 8), 0) },
+		"gain has shape": func(g *Graph) *Node { h, _, _ := RMSNorm(f32(g, 2, 8), f32(g, 4), nil, 0, 1e-5, false); return h },
+		"xa has 16 columns": func(g *Graph) *Node {
+			h, _, _ := RMSNorm(f32(g, 2, 8), f32(g, 8), f32(g, 2, 16), 8, 1e-5, false)
+			return h
+		},
 		"rstd has shape": func(g *Graph) *Node {
-			return RMSNormBackward(f32(g, 2, 8), f32(g, 2, 1), f32(g, 8), f32(g, 2, 8), nil, 0)
+			return RMSNormBackward(f32(g, 2, 8), f32(g, 2, 1), f32(g, 8), f32(g, 2, 8), nil, 0, false)
 		},
 		"dres has shape": func(g *Graph) *Node {
-			return RMSNormBackward(f32(g, 2, 8), f32(g, 2), f32(g, 8), f32(g, 2, 8), f32(g, 2, 4), 0)
+			return RMSNormBackward(f32(g, 2, 8), f32(g, 2), f32(g, 8), f32(g, 2, 8), f32(g, 2, 4), 0, false)
 		},
 		"low has shape": func(g *Graph) *Node {
 			x, _, _, _ := GatedBackward(SiLU, f32(g, 2, 8), f32(g, 2, 4), f32(g, 8, 3), f32(g, 2, 3), f32(g, 2, 3), 0, nil)

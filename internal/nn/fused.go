@@ -244,13 +244,16 @@ func (f *fused) finish(y, x *Node) *Node {
 
 // fusedNormLinears is the group of linears of RMSNorm(x): [B, S, out].
 func (l *Layer) fusedNormLinears(x, gain *Node, f *fused) *Node {
-	rows := flat(x)
+	rows, factor := flat(x), ConvertDType(gain, dtypes.Float32)
+	if l.shape.UnitOffset {
+		factor = OnePlus(factor)
+	}
 	var xa *Node
 	if f.n > 0 {
-		scaled := Mul(f.wide, ExpandLeftToRank(ConvertDType(gain, dtypes.Float32), 2))
+		scaled := Mul(f.wide, ExpandLeftToRank(factor, 2))
 		xa = f.drop.low(rows, ConvertDType(scaled, x.DType()))
 	}
-	h, rstd, low := kernels.RMSNorm(rows, gain, xa, f.pad, l.shape.NormEps)
+	h, rstd, low := kernels.RMSNorm(rows, gain, xa, f.pad, l.shape.NormEps, l.shape.UnitOffset)
 	y := f.finish(Dense(h, f.beside(x.DType())), x)
 	rstd = l.tape.constant(KeepSmall, rstd)
 	if f.n > 0 {
@@ -261,14 +264,14 @@ func (l *Layer) fusedNormLinears(x, gain *Node, f *fused) *Node {
 		dy, p := l.factorGradients(f, d[0])
 		if p != nil {
 			scaled := Mul(p, ConvertDType(InsertAxes(rstd, 1), p.DType()))
-			f.addA(l.tape, Mul(f.drop.gradient(scaled, rows, f.in), ExpandLeftToRank(ConvertDType(gain, dtypes.Float32), 2)))
+			f.addA(l.tape, Mul(f.drop.gradient(scaled, rows, f.in), ExpandLeftToRank(factor, 2)))
 		}
 		dh := f.through(dy, p)
 		var past *Node
 		if arrived := l.tape.take(x); arrived != nil {
 			past = l.atLeast(arrived)
 		}
-		dx := kernels.RMSNormBackward(rows, rstd, gain, dh, past, room)
+		dx := kernels.RMSNormBackward(rows, rstd, gain, dh, past, room, l.shape.UnitOffset)
 		l.tape.add(x, l.head(dx, x, true))
 	})
 	return y
