@@ -277,6 +277,19 @@ func (l *Layer) fusedNormLinears(x, gain *Node, f *fused) *Node {
 	return y
 }
 
+// fusedNorm is RMSNorm of x [B, S, features] with a gain that is not trained.
+func (l *Layer) fusedNorm(x, gain *Node) *Node {
+	rows := flat(x)
+	h, rstd, _ := kernels.RMSNorm(rows, gain, nil, 0, l.shape.NormEps, l.shape.UnitOffset)
+	rstd = l.tape.constant(KeepSmall, rstd)
+	y := Reshape(h, x.Shape().Dimensions...)
+	l.tape.record([]*Node{y}, func(d []*Node) {
+		dx := kernels.RMSNormBackward(rows, rstd, gain, flat(d[0]), nil, room, l.shape.UnitOffset)
+		l.tape.add(x, l.head(dx, x, true))
+	})
+	return y
+}
+
 // fusedLinears is the group of linears of x [B, S, in], added to residual [B, S, out] unless that is nil.
 func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 	rows, roomy := flat(x), false
