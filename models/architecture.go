@@ -22,13 +22,6 @@ type Architecture interface {
 	block(l *nn.Layer, x *graph.Node) *graph.Node
 }
 
-// ggufArchitecture is a family that GGUF files are read of.
-type ggufArchitecture interface {
-	Architecture
-	fromGGUF(g ggufMetadata) error
-	ggufName(tensor string) (name string, rows []int)
-}
-
 // dims is what all families have in common.
 type dims struct {
 	vocab, layers, context int
@@ -75,11 +68,6 @@ var classes = map[string]string{
 	"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
 	"gemma": "GemmaForCausalLM", "gemma2": "Gemma2ForCausalLM", "gemma3_text": "Gemma3ForCausalLM", "phi3": "Phi3ForCausalLM",
 	"granite": "GraniteForCausalLM",
-}
-
-// ggufFamilies are the families of GGUF files, by general.architecture.
-var ggufFamilies = map[string]func() ggufArchitecture{
-	"llama": func() ggufArchitecture { return &LlamaConfig{Type: "llama"} },
 }
 
 // UnsupportedError reports something valid that Loris does not implement.

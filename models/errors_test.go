@@ -131,6 +131,7 @@ func TestWrongOptionsAndPathsAreErrors(t *testing.T) {
 		{dir, Options{Backend: "tpu"}, `unknown name "tpu"`},
 		{dir, Options{DType: "int3"}, "int3"},
 		{dir, Options{Trainable: true, Quantization: nf4}, "cannot be trained"},
+		{dir, Options{Trainable: true, DType: Float16}, "ComputeDType float16"},
 		{dir, Options{Quantization: &quant.BitsAndBytesConfig{LoadIn4Bit: true, LoadIn8Bit: true}}, "load_in_8bit"},
 		{filepath.Join(dir, "reference.json"), Options{}, "reference.json"},
 	} {

@@ -33,10 +33,15 @@ type familyBatch struct {
 	Loss                             float64
 }
 
-// oneOfEach are fixtures that have every primitive and type of layers among them: compilers take their time for all.
-var oneOfEach = []string{"qwen2_window", "qwen3_yarn", "gemma2_caps", "gemma3_types", "phi3_longrope"}
+// oneOfEach are fixtures that have every primitive and type of layers among them, and farApart the two that have least in
+// common: compilers take their time for all.
+var (
+	oneOfEach = []string{"qwen2_window", "qwen3_yarn", "gemma2_caps", "gemma3_types", "phi3_longrope"}
+	farApart  = []string{"gemma3_types", "phi3_longrope"}
+)
 
-// eachFamily runs a test of the named fixtures; of all if none is named or the backend compiles nothing.
+// eachFamily runs a test of the named fixtures where a backend compiles, of all where it does not or LORIS_TEST_LONG is
+// set.
 func eachFamily(t *testing.T, backend string, names []string, test func(t *testing.T, f *family)) {
 	dirs, err := filepath.Glob("testdata/families/*/reference.json")
 	if err != nil || len(dirs) == 0 {
@@ -45,7 +50,7 @@ func eachFamily(t *testing.T, backend string, names []string, test func(t *testi
 	for _, path := range dirs {
 		f := &family{dir: filepath.Dir(path)}
 		f.name = filepath.Base(f.dir)
-		if backend != "" && names != nil && !slices.Contains(names, f.name) {
+		if backend != "" && os.Getenv("LORIS_TEST_LONG") == "" && !slices.Contains(names, f.name) {
 			continue
 		}
 		t.Run(f.name, func(t *testing.T) {
@@ -204,7 +209,7 @@ func (f *family) check(t *testing.T, prefix string, got map[string][]float32, li
 
 func TestFamiliesComputeAsTransformers(t *testing.T) {
 	reference.OnBackends(t, func(t *testing.T, backend string) {
-		eachFamily(t, backend, nil, func(t *testing.T, f *family) {
+		eachFamily(t, backend, oneOfEach, func(t *testing.T, f *family) {
 			m, a := f.load(t, Options{Backend: backend, DType: Float32})
 			reference.CheckClose(t, "logits", f.logits(t, m, a), f.tensor(t, "logits"), 3e-5)
 			for prefix, b := range map[string]familyBatch{"grad.": f.Padded, "packed.grad.": f.Packed} {
@@ -225,7 +230,7 @@ func TestFamiliesComputeAsTransformers(t *testing.T) {
 
 func TestFamiliesTrainWhole(t *testing.T) {
 	reference.OnBackends(t, func(t *testing.T, backend string) {
-		eachFamily(t, backend, oneOfEach, func(t *testing.T, f *family) {
+		eachFamily(t, backend, farApart, func(t *testing.T, f *family) {
 			var base []string // of all others the gradients need no more than linears do
 			for name := range tensorShapes(mustConfig(t, f.dir)) {
 				if strings.Contains(name, "norm") || strings.Contains(name, "embed") || strings.HasSuffix(name, ".bias") {
@@ -250,7 +255,7 @@ func mustConfig(t *testing.T, dir string) Architecture {
 
 func TestFamiliesInBFloat16AreAsCloseAsTransformers(t *testing.T) {
 	test := func(t *testing.T, backend string, form nn.Form) {
-		eachFamily(t, backend, oneOfEach, func(t *testing.T, f *family) {
+		eachFamily(t, backend, farApart, func(t *testing.T, f *family) {
 			m, a := f.load(t, Options{Backend: backend, DType: BFloat16})
 			m.run.Shape.Form = form
 			within := func(what string, got, want []float32, theirs float64) {
@@ -347,7 +352,7 @@ func TestSavedConfigsWriteFloatsAsFloats(t *testing.T) {
 func TestFusedFormServesEveryFamily(t *testing.T) {
 	nf4 := &quant.BitsAndBytesConfig{LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true}
 	reference.OnBackends(t, func(t *testing.T, backend string) {
-		eachFamily(t, backend, oneOfEach, func(t *testing.T, f *family) {
+		eachFamily(t, backend, farApart, func(t *testing.T, f *family) {
 			m, a := f.load(t, Options{Backend: backend, DType: Float32})
 			m.run.Shape.Form = nn.FormFused
 			loss, grads := f.gradients(t, m, a, f.Padded)

@@ -1,13 +1,11 @@
 package models
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
-	"slices"
+	"unicode/utf8"
 )
 
 // Tokenizer is what generation needs of a tokenizer; *tokenizer.Tokenizer is one.
@@ -17,6 +15,8 @@ type Tokenizer interface {
 	EOSIDs() []int
 }
 
+const defaultNewTokens = 20
+
 // GenerationConfig says how to continue a prompt; names and defaults are those of transformers, but for TopK, which is
 // off unless given.
 type GenerationConfig struct {
@@ -25,8 +25,15 @@ type GenerationConfig struct {
 	Temperature  float64 // 0: 1; with DoSample
 	TopK         int     // 0: all tokens; with DoSample
 	TopP         float64 // 0: 1; with DoSample
-	Seed         uint64  // of the sampling
-	EOSTokenIDs  []int   // tokens that end the text; nil: the tokenizer's
+	MinP         float64 // 0: all tokens; with DoSample: least probability, as a share of the likeliest token's
+	// RepetitionPenalty above 1 makes tokens of the prompt and of the new text less likely; 0: 1, none. Without DoSample too.
+	RepetitionPenalty float64
+	Seed              uint64   // of the sampling; every prompt of a batch draws as it would alone
+	Seeds             []uint64 // of a batch, one for each prompt; nil: Seed for all
+	EOSTokenIDs       []int    // tokens that end the text; nil: the tokenizer's
+	// StopStrings end the text where one of them appears in it, and are not part of it. One that is a special token's is
+	// taken as that token, which the text does not show.
+	StopStrings []string
 
 	// SkipSpecialTokens leaves out what the tokenizer's post-processor would add to the prompt (BOS): for prompts that a
 	// chat template has rendered.
@@ -44,108 +51,33 @@ func (c GenerationConfig) Validate() error {
 		return fmt.Errorf("GenerationConfig.TopP is %v, want a number in (0, 1]", c.TopP)
 	case c.TopK < 0:
 		return fmt.Errorf("GenerationConfig.TopK is %d, want a positive number", c.TopK)
-	case !c.DoSample && (c.Temperature != 0 || c.TopP != 0 || c.TopK != 0):
-		return errors.New("GenerationConfig has Temperature, TopP or TopK without DoSample: set DoSample, or leave them out for greedy decoding")
+	case c.MinP < 0 || c.MinP > 1 || math.IsNaN(c.MinP):
+		return fmt.Errorf("GenerationConfig.MinP is %v, want a number in [0, 1]", c.MinP)
+	case c.RepetitionPenalty < 0 || math.IsNaN(c.RepetitionPenalty) || math.IsInf(c.RepetitionPenalty, 0):
+		return fmt.Errorf("GenerationConfig.RepetitionPenalty is %v, want a positive number", c.RepetitionPenalty)
+	case !c.DoSample && (c.Temperature != 0 || c.TopP != 0 || c.TopK != 0 || c.MinP != 0):
+		return errors.New("GenerationConfig has Temperature, TopP, TopK or MinP without DoSample: set DoSample, or leave them out for greedy decoding")
+	}
+	for i, stop := range c.StopStrings {
+		if stop == "" || !utf8.ValidString(stop) {
+			return fmt.Errorf("GenerationConfig.StopStrings[%d] is %q, want text in UTF-8 that is not empty", i, stop)
+		}
 	}
 	return nil
 }
 
-// Generate continues the prompt and returns the new text, without special tokens.
-func (m *CausalLM) Generate(ctx context.Context, tok Tokenizer, prompt string, c GenerationConfig) (string, error) {
-	return m.GenerateWith(ctx, nil, tok, prompt, c)
-}
-
-// GenerateWith is Generate with adapters; package peft calls it.
-func (m *CausalLM) GenerateWith(ctx context.Context, adapters Adapters, tok Tokenizer, prompt string, c GenerationConfig) (string, error) {
-	ids, err := tok.Encode(prompt, !c.SkipSpecialTokens)
-	if err != nil {
-		return "", err
-	}
-	if c.EOSTokenIDs == nil {
-		c.EOSTokenIDs = tok.EOSIDs()
-	}
-	out, err := m.GenerateIDs(ctx, adapters, ids, c)
-	if err != nil {
-		return "", err
-	}
-	return tok.Decode(out, true)
-}
-
 // GenerateIDs continues ids by at most c.MaxNewTokens tokens and returns the new ones; a token of c.EOSTokenIDs ends
-// the text and is the last. adapters may be nil.
-func (m *CausalLM) GenerateIDs(ctx context.Context, adapters Adapters, ids []int, c GenerationConfig) (out []int, err error) {
-	if err := c.Validate(); err != nil {
+// the text and is the last. adapters may be nil. c.StopStrings are of no effect, for want of a tokenizer.
+func (m *CausalLM) GenerateIDs(ctx context.Context, adapters Adapters, ids []int, c GenerationConfig) ([]int, error) {
+	out, err := m.GenerateBatchIDs(ctx, adapters, [][]int{ids}, c)
+	if out == nil {
 		return nil, err
 	}
-	if len(ids) == 0 {
-		return nil, errors.New("generate: the prompt has no tokens")
-	}
-	limit := cmp.Or(c.MaxNewTokens, 20)
-	dec, err := m.run.NewDecoder(adapters, roundUp(len(ids)+limit, 64))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, dec.Close()) }()
-	next := make([]int32, len(ids))
-	for i, id := range ids {
-		next[i] = int32(id)
-	}
-	random := rand.New(rand.NewPCG(c.Seed, 0))
-	for len(out) < limit {
-		logits, err := dec.Next(ctx, next)
-		if err != nil {
-			return out, err
-		}
-		id := c.choose(logits, random)
-		out = append(out, id)
-		if slices.Contains(c.EOSTokenIDs, id) {
-			break
-		}
-		next = []int32{int32(id)}
-	}
-	return out, nil
+	return out[0], err
 }
 
-// choose picks the next token: the likeliest, or one drawn from the nucleus.
-func (c GenerationConfig) choose(logits []float32, random *rand.Rand) int {
-	if !c.DoSample {
-		best := 0
-		for i, v := range logits {
-			if v > logits[best] {
-				best = i
-			}
-		}
-		return best
-	}
-	order := make([]int, len(logits))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(logits[b], logits[a]) })
-	if c.TopK > 0 {
-		order = order[:min(c.TopK, len(order))]
-	}
-	weights, total := make([]float64, len(order)), 0.0
-	temperature := cmp.Or(c.Temperature, 1)
-	for i, id := range order {
-		weights[i] = math.Exp(float64(logits[id]-logits[order[0]]) / temperature)
-		total += weights[i]
-	}
-	// The nucleus: the fewest likeliest tokens whose probabilities reach TopP (arXiv:1904.09751).
-	kept, sum := len(order), 0.0
-	for i, w := range weights {
-		if sum += w; sum >= cmp.Or(c.TopP, 1)*total {
-			kept = i + 1
-			break
-		}
-	}
-	at := random.Float64() * sum
-	for i, w := range weights[:kept] {
-		if at -= w; at < 0 {
-			return order[i]
-		}
-	}
-	return order[kept-1]
+// GenerateBatchIDs is GenerateIDs of several prompts at once, of any lengths; each row's tokens are those that it gets
+// alone. After an error, rows have what was generated so far.
+func (m *CausalLM) GenerateBatchIDs(ctx context.Context, adapters Adapters, ids [][]int, c GenerationConfig) ([][]int, error) {
+	return m.generate(ctx, adapters, ids, c, nil)
 }
-
-func roundUp(n, multiple int) int { return (n + multiple - 1) / multiple * multiple }

@@ -27,8 +27,6 @@ type LlamaConfig struct {
 	AttentionBias         bool         `json:"attention_bias,omitempty"` // on q, k, v and o
 	MLPBias               bool         `json:"mlp_bias,omitempty"`
 	SlidingWindow         *int         `json:"sliding_window,omitempty"`
-
-	ropeFactors []float32 // divisors of the frequencies as a GGUF file lists them
 }
 
 func (c *LlamaConfig) block(l *nn.Layer, x *Node) *Node { return llamaBlock(l, x, attention.Options{}) }
@@ -55,17 +53,15 @@ func (c *LlamaConfig) decoder() *Decoder {
 	}
 }
 
-func (c *LlamaConfig) dims() dims {
-	d := c.decoder().dims()
-	if c.ropeFactors != nil {
-		inverse := nn.InverseFrequencies(c.decoder().rope().RopeTheta, d.shape.HeadDim)
-		for i, f := range c.ropeFactors {
-			inverse[i] /= f
-		}
-		d.rope = nn.Rope{Tables: []nn.Frequencies{nn.Constant(inverse, 1)}}
-	}
-	return d
+// setDecoder takes what the config has in common with other families' from d.
+func (c *LlamaConfig) setDecoder(d *Decoder) {
+	c.VocabSize, c.HiddenSize, c.IntermediateSize, c.NumHiddenLayers = d.VocabSize, d.HiddenSize, d.IntermediateSize, d.NumHiddenLayers
+	c.NumAttentionHeads, c.NumKeyValueHeads, c.HeadDim = d.NumAttentionHeads, d.NumKeyValueHeads, d.HeadDim
+	c.MaxPositionEmbeddings, c.RMSNormEps, c.TieWordEmbeddings = d.MaxPositionEmbeddings, d.RMSNormEps, d.TieWordEmbeddings
+	c.RopeTheta, c.RopeScaling, c.RopeParameters = d.RopeTheta, d.RopeScaling, d.RopeParameters
 }
+
+func (c *LlamaConfig) dims() dims { return c.decoder().dims() }
 
 // Validate reports the first field that cannot be used.
 func (c *LlamaConfig) Validate() error {

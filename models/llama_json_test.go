@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/loris-ml/loris/internal/nn"
@@ -91,22 +90,14 @@ func TestBothLayoutsOfConfigGiveTheSameFrequencies(t *testing.T) {
 	}
 }
 
-func TestFrequenciesOfAGGUFFileAreWrittenAsTheirRopeType(t *testing.T) {
-	c := &LlamaConfig{VocabSize: 100, HiddenSize: 512, IntermediateSize: 96, NumHiddenLayers: 1, NumAttentionHeads: 4, RopeTheta: 500000}
-	scaling := &RopeScaling{RopeType: "llama3", Factor: 32, LowFreqFactor: 1, HighFreqFactor: 4, OriginalMaxPositionEmbeddings: 8192}
-	for _, f := range nn.InverseFrequencies(500000, 128) {
-		c.ropeFactors = append(c.ropeFactors, f/scaling.llama3(f))
+func TestFactorsOfLlama3InAGGUFFileAreFoundToBeThat(t *testing.T) {
+	want := &RopeScaling{RopeType: "llama3", Factor: 32, LowFreqFactor: 1, HighFreqFactor: 4, OriginalMaxPositionEmbeddings: 8192}
+	factors := want.llama3Factors(500000, 128)
+	if got := llama3Of(factors, 500000, 128); !reflect.DeepEqual(got, want) {
+		t.Errorf("found %+v, want %+v", got, want)
 	}
-	text, err := json.Marshal(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	back, err := readText(t, string(text))
-	if err != nil || !reflect.DeepEqual(back.RopeScaling, scaling) {
-		t.Errorf("written as %s (%v), want %+v", text, err, *scaling)
-	}
-	c.ropeFactors[3] *= 1.5
-	if _, err := json.Marshal(c); err == nil || !strings.Contains(err.Error(), "rope_type") {
-		t.Errorf("frequencies of no rope_type: error %v", err)
+	factors[3] *= 1.5
+	if got := llama3Of(factors, 500000, 128); got != nil {
+		t.Errorf("found %+v in factors of no model of Meta's", got)
 	}
 }

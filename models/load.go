@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/dtypes/bfloat16"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/tensors"
 
@@ -14,10 +13,13 @@ import (
 	"github.com/loris-ml/loris/internal/layerwise"
 	"github.com/loris-ml/loris/internal/nn"
 	"github.com/loris-ml/loris/internal/offheap"
+	"github.com/loris-ml/loris/internal/safetensors/floats"
 )
 
-// FromPretrained loads a model onto the device of o.Backend: from a folder with config.json and model.safetensors
-// (single or sharded), or from a GGUF file with tensors in F32, F16, BF16, Q8_0, Q4_0 or Q4_1. A folder that
+// FromPretrained loads a model onto the device of o.Backend. path is a folder, a file, or the id of a model that is in the cache
+// of the hub; see hub.Find, and hub.Download for what is not there. It is loaded from a folder with config.json and model.safetensors
+// (single or sharded), or from a GGUF file of any of the families, with tensors in F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1,
+// Q2_K to Q6_K or IQ4_NL. A folder that
 // bitsandbytes quantized (its config.json has quantization_config) keeps its bytes, and Options.Quantization may be nil. Weights pass through the
 // host one group of linears at a time, quantized on the way where o.Quantization asks for it, so that beside the embedding,
 // which stays there, the host holds little more than the largest of them.
@@ -135,7 +137,7 @@ func (l *loader) formats() (err error) {
 	if named == DefaultDType && l.o.Quantization != nil {
 		named = DType(l.o.Quantization.BNB4BitComputeDType)
 		if _, err := named.resolve(l.dev); err != nil {
-			return &UnsupportedError{Path: l.src.path(), Field: "bnb_4bit_compute_dtype", Value: named, Supported: "float32, bfloat16; set Options.ComputeDType"}
+			return &UnsupportedError{Path: l.src.path(), Field: "bnb_4bit_compute_dtype", Value: named, Supported: "float32, bfloat16, float16; set Options.ComputeDType"}
 		}
 	}
 	if named != DefaultDType {
@@ -198,8 +200,11 @@ func (l *loader) head(d dims) (*tensors.Tensor, error) {
 
 // of is the scale for weights of that dtype.
 func (e embedScale) of(dtype dtypes.DType) float64 {
-	if e.rounded && dtype == dtypes.BFloat16 {
-		return float64(bfloat16.FromFloat32(float32(e.factor)).Float32())
+	switch {
+	case e.rounded && dtype == dtypes.BFloat16:
+		return float64(floats.FromBF16(floats.ToBF16(float32(e.factor))))
+	case e.rounded && dtype == dtypes.Float16:
+		return float64(floats.FromF16(floats.ToF16(float32(e.factor))))
 	}
 	return e.factor
 }

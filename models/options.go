@@ -19,6 +19,9 @@ const (
 	DefaultDType DType = ""
 	Float32      DType = "float32"
 	BFloat16     DType = "bfloat16"
+	// Float16 is for GPUs that have no bfloat16 (before compute capability 8.0). Training then scales the loss, as
+	// torch.amp.GradScaler does, so that small gradients do not vanish.
+	Float16 DType = "float16"
 )
 
 func (d DType) resolve(dev *backend.Device) (dtypes.DType, error) {
@@ -29,8 +32,10 @@ func (d DType) resolve(dev *backend.Device) (dtypes.DType, error) {
 		return dtypes.Float32, nil
 	case BFloat16:
 		return dtypes.BFloat16, nil
+	case Float16:
+		return dtypes.Float16, nil
 	}
-	return 0, &UnsupportedError{Field: "DType", Value: fmt.Sprintf("%q", string(d)), Supported: `"", "float32", "bfloat16"`}
+	return 0, &UnsupportedError{Field: "DType", Value: fmt.Sprintf("%q", string(d)), Supported: `"", "float32", "bfloat16", "float16"`}
 }
 
 // Options says how a model is loaded. The zero value loads it unquantized onto the embedded Go backend.
@@ -80,6 +85,9 @@ type Options struct {
 func (o Options) Validate() error {
 	if o.MaxDeviceMemory < 0 {
 		return fmt.Errorf("Options.MaxDeviceMemory is %d, want a number of bytes, or 0 for no limit", o.MaxDeviceMemory)
+	}
+	if o.Trainable && o.DType == Float16 {
+		return fmt.Errorf("Options.Trainable with DType float16: updates of float16 weights are lost in rounding; leave DType empty and set ComputeDType float16")
 	}
 	if o.Quantization != nil {
 		if err := o.Quantization.Validate(); err != nil {

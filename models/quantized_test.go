@@ -201,7 +201,6 @@ func TestOptionsThatContradictAQuantizedCheckpointAreNamed(t *testing.T) {
 		"load_in_4bit is false":                  {Quantization: &int8},
 		`llm_int8_skip_modules is ["lm_head" "o`: {Quantization: &skips},
 		"Options.Trainable":                      {Trainable: true},
-		"bnb_4bit_compute_dtype float16":         {Quantization: &quant.BitsAndBytesConfig{LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true, BNB4BitComputeDType: "float16"}},
 	} {
 		_, err := FromPretrained(context.Background(), filepath.Join("testdata", "bnb_nf4"), o)
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "bnb_nf4") {

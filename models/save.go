@@ -41,7 +41,13 @@ type SaveOptions struct {
 	Dequantize bool
 	// Merge is added to the weights of its linears: W + Scaling·B·A in float32. Those that are written quantized are
 	// decoded first and quantized again, which loses most of a small adapter.
+	//
+	// Before anything is written, the merged weights are loaded, and the save refused with a [*MergeError] where their logits
+	// are not those of the model with the adapters beside its weights: up to 0.1 % in float32, 1 % where something is
+	// float16, 5 % where something is bfloat16. Weights that are written quantized are not checked.
 	Merge []LoRA
+	// SkipCheck merges unchecked, where the device has no memory for the merged weights.
+	SkipCheck bool
 }
 
 // SaveWith is [CausalLM.SavePretrained] with options; it is what package peft saves merged models with.
@@ -54,6 +60,11 @@ func (m *CausalLM) SaveWith(dir string, o SaveOptions) (err error) {
 	config, err := m.configJSON(s.format, s.quantization)
 	if err != nil {
 		return err
+	}
+	if len(o.Merge) > 0 && !o.SkipCheck && s.quantization == nil {
+		if err := s.checkLogits(o.Merge); err != nil {
+			return fmt.Errorf("save model: %w", err)
+		}
 	}
 	sources, err := s.sources()
 	if err != nil {
@@ -117,9 +128,7 @@ type saver struct {
 func (m *CausalLM) newSaver(o SaveOptions) (*saver, error) {
 	s := &saver{m: m, format: o.DType, merge: map[string]LoRA{}, reader: m.newReader()}
 	if s.format == DefaultDType {
-		if s.format = Float32; m.run.Norm.DType().Size() == 2 {
-			s.format = BFloat16
-		}
+		s.format = m.format()
 	}
 	var err error
 	if s.dtype, err = s.format.resolve(m.run.Device); err != nil {
@@ -139,6 +148,20 @@ func (m *CausalLM) newSaver(o SaveOptions) (*saver, error) {
 		s.quantization = &q
 	}
 	return s, s.checkMerge()
+}
+
+// format is that of the weights on the device.
+func (m *CausalLM) format() DType { return formatOf(m.run.Norm.DType()) }
+
+// formatOf is the name of a dtype of weights and activations.
+func formatOf(dtype dtypes.DType) DType {
+	switch dtype {
+	case dtypes.BFloat16:
+		return BFloat16
+	case dtypes.Float16:
+		return Float16
+	}
+	return Float32
 }
 
 // checkMerge reports adapters that fit no linear.
@@ -164,7 +187,7 @@ func (s *saver) checkMerge() error {
 func (s *saver) sources() (all []safetensors.Source, err error) {
 	shapes := tensorShapes(s.m.arch)
 	for _, name := range slices.Sorted(maps.Keys(shapes)) {
-		path := strings.TrimSuffix(name, ".weight")
+		path := modulePath(name)
 		if s.quantization != nil && s.reader.quantizesTensor(name, shapes[name]) {
 			parts, err := s.quantizedSources(path, shapes[name])
 			if err != nil {
@@ -186,6 +209,9 @@ func (s *saver) sources() (all []safetensors.Source, err error) {
 	}
 	return all, nil
 }
+
+// modulePath is the module of a weight.
+func modulePath(name string) string { return strings.TrimSuffix(name, ".weight") }
 
 // values are a tensor's, with its adapter in it.
 func (s *saver) values(path, name string) ([]float32, error) {

@@ -4,16 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/gomlx/compute/dtypes"
 
-	"github.com/loris-ml/loris/internal/gguf"
+	"github.com/loris-ml/loris/hub"
 	"github.com/loris-ml/loris/internal/safetensors"
 	"github.com/loris-ml/loris/quant"
 )
@@ -34,12 +32,13 @@ type source interface {
 	Close() error
 }
 
-// open finds out what lies at path and returns its architecture and weights.
-func open(path string) (Architecture, source, error) {
-	info, err := os.Stat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil, fmt.Errorf("model %q: no such folder or file; give a folder with config.json and safetensors, or a .gguf file (models on a hub are downloaded beforehand)", path)
+// open finds out what lies at a path, or in the hub's cache under an id, and returns its architecture and weights.
+func open(given string) (Architecture, source, error) {
+	path, err := hub.Locate(given)
+	if err != nil {
+		return nil, nil, fmt.Errorf("model %q: %w; give a folder with config.json and safetensors, a .gguf file, or the id of a model in the cache", given, err)
+	}
+	switch info, err := os.Stat(path); {
 	case err != nil:
 		return nil, nil, fmt.Errorf("model: %w", err)
 	case !info.IsDir():
@@ -199,107 +198,3 @@ func (f *folder) float32s(dst []float32, name string, at int) error {
 
 func (f *folder) path() string { return f.dir }
 func (f *folder) Close() error { return f.set.Close() }
-
-// ggufMetadata is what a family reads its configuration from.
-type ggufMetadata struct {
-	gguf.Metadata
-	file *gguf.File
-}
-
-// openGGUF opens a GGUF file of a known architecture.
-func openGGUF(path string) (Architecture, source, error) {
-	f, err := gguf.Open(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	fail := func(err error) (Architecture, source, error) {
-		return nil, nil, errors.Join(err, f.Close())
-	}
-	name, _ := f.Metadata().String("general.architecture")
-	family, ok := ggufFamilies[name]
-	if !ok {
-		return fail(&UnsupportedError{Path: path, Field: "general.architecture", Value: fmt.Sprintf("%q", name), Supported: known(ggufFamilies)})
-	}
-	arch := family()
-	err = arch.fromGGUF(ggufMetadata{f.Metadata(), f})
-	if err == nil {
-		err = arch.Validate()
-	}
-	if err != nil {
-		var u *UnsupportedError
-		if errors.As(err, &u) {
-			u.Path = path
-			return fail(u)
-		}
-		return fail(fmt.Errorf("%s: %w", path, err))
-	}
-	return arch, &ggufSource{file: f, arch: arch}, nil
-}
-
-// ggufSource answers transformers' tensor names from a GGUF file.
-type ggufSource struct {
-	file  *gguf.File
-	arch  ggufArchitecture
-	known sync.Map // transformers' name → ggufPlace
-}
-
-// ggufPlace is where a tensor lies: its name in the file, and the order of its rows there; see Architecture.ggufName.
-type ggufPlace struct {
-	name string
-	rows []int
-}
-
-func (g *ggufSource) place(name string) (stored string, rows []int) {
-	if p, ok := g.known.Load(name); ok {
-		return p.(ggufPlace).name, p.(ggufPlace).rows
-	}
-	stored, rows = g.arch.ggufName(name)
-	g.known.Store(name, ggufPlace{stored, rows})
-	return stored, rows
-}
-
-func (g *ggufSource) shape(name string) ([]int, bool) {
-	stored, _ := g.place(name)
-	t, ok := g.file.Tensor(stored)
-	return t.Shape, ok
-}
-
-// stored leaves tensors of permuted rows to float32s.
-func (g *ggufSource) stored(name string) (dtypes.DType, bool) {
-	stored, rows := g.place(name)
-	t, _ := g.file.Tensor(stored)
-	dtype, ok := weightDType(t.Type.String())
-	return dtype, ok && rows == nil
-}
-
-func (g *ggufSource) read(dst []byte, name string, at int) error {
-	stored, _ := g.place(name)
-	dtype, _ := g.stored(name)
-	return g.file.ReadInto(dst, stored, int64(at)*int64(dtype.Size()))
-}
-
-// float32s puts rows into transformers' order: GGUF stores the rows of q and k so that RoPE pairs neighbours, not halves.
-func (g *ggufSource) float32s(dst []float32, name string, at int) error {
-	stored, rows := g.place(name)
-	if rows == nil {
-		return g.file.ReadFloat32(dst, stored, at)
-	}
-	t, _ := g.file.Tensor(stored)
-	if len(t.Shape) == 0 || t.Shape[0] != len(rows) {
-		return fmt.Errorf("%s: tensor %q has shape %v, which is not %d rows", g.file.Path(), stored, t.Shape, len(rows))
-	}
-	width := 1
-	for _, d := range t.Shape[1:] {
-		width *= d
-	}
-	for row := at / width; len(dst) > 0; row++ {
-		if err := g.file.ReadFloat32(dst[:width], stored, rows[row]*width); err != nil {
-			return err
-		}
-		dst = dst[width:]
-	}
-	return nil
-}
-
-func (g *ggufSource) path() string { return g.file.Path() }
-func (g *ggufSource) Close() error { return g.file.Close() }

@@ -16,11 +16,16 @@ type MergeOptions struct {
 	// of what was learned is rounded away, and what stays is no longer what was trained and evaluated. To serve the
 	// adapter on a quantized base, save it with SavePretrained instead.
 	Requantize bool
+	// SkipCheck merges unchecked, where the device has no memory for the merged weights beside the base.
+	SkipCheck bool
 }
 
 // SaveMerged writes the base with the adapters in its weights, W + Scaling·B·A, as a model folder that needs no PEFT:
 // config.json and model.safetensors as transformers reads them, the equal of PEFT's merge_and_unload and save_pretrained.
 // Sums are formed in float32 and rounded once. The tokenizer is not written; neither base nor adapters change.
+//
+// First the merged weights are loaded beside the base, and where their logits are not those that the adapters give, nothing is
+// written and the error is a [*models.MergeError]; see [models.SaveOptions.Merge].
 //
 // A quantized base is decoded first, so that the folder holds the model that was trained, in 16 bits; see
 // [MergeOptions.Requantize].
@@ -33,14 +38,9 @@ func (p *PeftModel) SaveMerged(dir string, o MergeOptions) error {
 	if o.DType == models.DefaultDType && quantized && !o.Requantize {
 		o.DType = models.BFloat16
 	}
-	loras, err := p.adapters.Values()
+	merge, err := p.loras()
 	if err != nil {
 		return fmt.Errorf("save merged: %w", err)
 	}
-	var merge []models.LoRA
-	for _, t := range p.targets {
-		v := loras[t.Path]
-		merge = append(merge, models.LoRA{Path: t.Path, R: t.R, Scaling: t.Scaling, A: v.A, B: v.B})
-	}
-	return p.base.SaveWith(dir, models.SaveOptions{DType: o.DType, Dequantize: !o.Requantize, Merge: merge})
+	return p.base.SaveWith(dir, models.SaveOptions{DType: o.DType, Dequantize: !o.Requantize, Merge: merge, SkipCheck: o.SkipCheck})
 }

@@ -3,6 +3,7 @@ package peft
 import (
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
 
 	"github.com/loris-ml/loris/internal/training"
@@ -144,9 +145,30 @@ func (p *PeftModel) Logits(ctx context.Context, ids, mask [][]int) ([][][]float3
 	return p.base.LogitsWith(ctx, p.adapters, ids, mask)
 }
 
+// LogProbs returns the log-probability of every token but the first of each row, with the adapters applied; see
+// [models.CausalLM.LogProbs].
+func (p *PeftModel) LogProbs(ctx context.Context, ids [][]int) ([][]float64, error) {
+	return p.base.LogProbsWith(ctx, p.adapters, ids)
+}
+
+// Perplexity returns the perplexity of ids with the adapters applied; see [models.CausalLM.Perplexity].
+func (p *PeftModel) Perplexity(ctx context.Context, ids []int, c models.PerplexityConfig) (float64, error) {
+	return p.base.PerplexityWith(ctx, p.adapters, ids, c)
+}
+
 // Generate continues the prompt with the adapters applied; see [models.CausalLM.Generate].
 func (p *PeftModel) Generate(ctx context.Context, tok models.Tokenizer, prompt string, c models.GenerationConfig) (string, error) {
 	return p.base.GenerateWith(ctx, p.adapters, tok, prompt, c)
+}
+
+// GenerateBatch continues several prompts at once with the adapters applied; see [models.CausalLM.GenerateBatch].
+func (p *PeftModel) GenerateBatch(ctx context.Context, tok models.Tokenizer, prompts []string, c models.GenerationConfig) ([]string, error) {
+	return p.base.GenerateBatchWith(ctx, p.adapters, tok, prompts, c)
+}
+
+// Stream continues the prompt piece by piece with the adapters applied; see [models.CausalLM.Stream].
+func (p *PeftModel) Stream(ctx context.Context, tok models.Tokenizer, prompt string, c models.GenerationConfig) iter.Seq2[string, error] {
+	return p.base.StreamWith(ctx, p.adapters, tok, prompt, c)
 }
 
 // NewSession starts training the adapters; package sft calls it.

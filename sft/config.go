@@ -115,7 +115,9 @@ type SFTConfig struct {
 	DataSeed int64 `json:"data_seed"` // of the order of the rows; 0 is Seed
 
 	// ResidualBudget is how many bytes of activations the device may keep for the backward pass instead of computing
-	// them again: "" or "auto" is what is free, or an amount such as "0", "512MB", "12GiB". Values do not depend on it.
+	// them again: "" or "auto" is what is free, or an amount such as "0", "512MB", "12GiB". Values do not depend on it. Of
+	// layers that get nothing of it, a GPU keeps the inputs in pinned memory of the host, if half of what that has
+	// available is enough.
 	ResidualBudget string `json:"residual_budget"`
 
 	// Logger receives what happens; nil is slog.Default().

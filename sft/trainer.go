@@ -7,6 +7,7 @@ import (
 	"iter"
 	"os"
 	"slices"
+	"sync"
 
 	"github.com/loris-ml/loris/internal/training"
 )
@@ -137,11 +138,11 @@ func (r *run) loop(ctx context.Context) error {
 		return err
 	}
 	for epoch := r.state.GlobalStep / r.plan.stepsPerEpoch; epoch < r.plan.epochs && !r.stopped(); epoch++ {
-		for done, batches := range r.steps(epoch) {
-			if err := r.step(ctx, batches); err != nil {
+		for s := range r.steps(epoch) {
+			if err := r.step(ctx, s); err != nil {
 				return err
 			}
-			r.state.Epoch = float64(epoch) + float64(done)/float64(r.plan.batches)
+			r.state.Epoch = float64(epoch) + float64(s.done)/float64(r.plan.batches)
 			if err := r.stepEnd(ctx); err != nil {
 				return err
 			}
@@ -156,35 +157,46 @@ func (r *run) loop(ctx context.Context) error {
 	return nil
 }
 
-// steps yields an epoch's optimizer steps: batches done in the epoch after the step, and the step's micro-batches.
-// Steps that a resumed run has behind it are left out.
-func (r *run) steps(epoch int) iter.Seq2[int, []*Batch] {
+// optimizerStep is what an optimizer step trains on.
+type optimizerStep struct {
+	batches []*Batch
+	next    func() []*Batch // makes those of the step behind; none at the end of an epoch
+	done    int             // batches done in the epoch after the step
+}
+
+// steps yields an epoch's optimizer steps. Those that a resumed run has behind it are left out.
+func (r *run) steps(epoch int) iter.Seq[optimizerStep] {
 	c := r.cfg
 	first := 0
 	if epoch == r.startStep/r.plan.stepsPerEpoch && !c.IgnoreDataSkip {
 		first = r.startStep % r.plan.stepsPerEpoch
 	}
-	return func(yield func(int, []*Batch) bool) {
+	return func(yield func(optimizerStep) bool) {
 		order := r.train.order(c, epoch)
 		order = order[:min(len(order), r.plan.batches*c.PerDeviceTrainBatchSize)]
-		for i, part := range slices.Collect(slices.Chunk(order, c.PerDeviceTrainBatchSize*c.GradientAccumulationSteps)) {
-			if i < first {
-				continue
+		parts := slices.Collect(slices.Chunk(order, c.PerDeviceTrainBatchSize*c.GradientAccumulationSteps))
+		collate := func(i int) (batches []*Batch) {
+			if i < len(parts) {
+				for numbers := range slices.Chunk(parts[i], c.PerDeviceTrainBatchSize) {
+					batches = append(batches, r.train.batch(numbers, c.PerDeviceTrainBatchSize, c, r.pad))
+				}
 			}
-			var batches []*Batch
-			for numbers := range slices.Chunk(part, c.PerDeviceTrainBatchSize) {
-				batches = append(batches, r.train.batch(numbers, c.PerDeviceTrainBatchSize, c, r.pad))
-			}
-			if !yield(i*c.GradientAccumulationSteps+len(batches), batches) {
+			return batches
+		}
+		batches := collate(first)
+		for i := first; i < len(parts); i++ {
+			next := sync.OnceValue(func() []*Batch { return collate(i + 1) })
+			if !yield(optimizerStep{batches, next, i*c.GradientAccumulationSteps + len(batches)}) {
 				return
 			}
+			batches = next()
 		}
 	}
 }
 
 // step is one optimizer step. It changes the run's state only when the whole step has succeeded.
-func (r *run) step(ctx context.Context, batches []*Batch) error {
-	number := r.state.GlobalStep + 1
+func (r *run) step(ctx context.Context, s optimizerStep) error {
+	number, batches := r.state.GlobalStep+1, s.batches
 	m, loss, labels, tokens := r.meter, 0.0, 0, 0
 	for i, b := range batches {
 		if err := ctx.Err(); err != nil {
@@ -199,12 +211,21 @@ func (r *run) step(ctx context.Context, batches []*Batch) error {
 		}
 		loss, labels, tokens = loss+stats.LossSum, labels+b.NumLabels, tokens+b.NumTokens
 		m.micro(stats.EntropySum, stats.Correct, b.NumLabels)
+		if err := r.prefetch(s, i+1); err != nil {
+			return fmt.Errorf("sft: step %d, batch behind micro-step %d of %d: %w", number, i+1, len(batches), err)
+		}
 	}
 	items := float64(max(1, labels))
 	rate := r.schedule(r.state.GlobalStep)
 	norm, err := r.session.Apply(ctx, ApplyOptions{LearningRate: rate, NumItems: items, MaxGradNorm: *r.cfg.MaxGradNorm})
 	if err != nil {
 		return fmt.Errorf("sft: step %d: %w", number, err)
+	}
+	if s, ok := r.session.(training.LossScaler); ok {
+		if scale, skipped := s.LossScale(); skipped {
+			r.cfg.Logger.Warn("step left out: its gradients are not finite in float16; the loss is scaled by less now", "step", number, "loss_scale", scale)
+			norm = r.gradNorm
+		}
 	}
 	if !finite(norm) {
 		return fmt.Errorf("sft: step %d: the gradient norm is %v: lower LearningRate or add warmup steps, and resume from the last checkpoint", number, norm)
@@ -217,4 +238,19 @@ func (r *run) step(ctx context.Context, batches []*Batch) error {
 	r.state.GlobalStep = number
 	r.bar.step(r, loss/items)
 	return nil
+}
+
+// prefetch lets the device take the step's i-th batch, or the next step's first, while it works.
+func (r *run) prefetch(s optimizerStep, i int) error {
+	p, ok := r.session.(training.Prefetcher)
+	if !ok {
+		return nil
+	}
+	batches := s.batches
+	if i == len(batches) {
+		if batches, i = s.next(), 0; len(batches) == 0 {
+			return nil
+		}
+	}
+	return p.Prefetch(batches[i])
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"image/png"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
@@ -236,6 +237,32 @@ func (s brokenNormSession) Apply(ctx context.Context, o ApplyOptions) (float64, 
 		err = errBroken
 	}
 	return norm, err
+}
+
+// scaling is a session that leaves the step out whose norm is infinite, as one does that scales its loss.
+type scaling struct{ *brokenNorm }
+
+type scalingSession struct{ brokenNormSession }
+
+func (m scaling) NewSession(o SessionOptions) (Session, error) {
+	s, err := m.brokenNorm.NewSession(o)
+	return scalingSession{s.(brokenNormSession)}, err
+}
+
+func (s scalingSession) LossScale() (float64, bool) { return 32768, s.m.at == 0 }
+
+func TestStepsLeftOutForTheLossScaleDoNotEndTheRun(t *testing.T) {
+	var log bytes.Buffer
+	c := testConfig(t)
+	c.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	c.LoggingSteps, c.MaxSteps = 1, 4
+	report, err := mustTrainer(t, scaling{&brokenNorm{newToyModel(), 3}}, zen(), c).Train(t.Context())
+	if err != nil || report.GlobalStep != 4 {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	if text := log.String(); strings.Count(text, "step left out") != 1 || !strings.Contains(text, "step=3 loss_scale=32768") {
+		t.Errorf("the log says: %s", text)
+	}
 }
 
 func TestFaultsOfTheDeviceNameTheStep(t *testing.T) {

@@ -133,3 +133,16 @@ func ExampleTokenizer_SavePretrained() {
 	// tokenizer.json
 	// tokenizer_config.json
 }
+
+func ExampleTokenizer_GGUFMetadata() {
+	tok, err := tokenizer.FromPretrained("testdata/stories260K")
+	if err != nil {
+		log.Fatal(err)
+	}
+	keys, err := tok.GGUFMetadata(0)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(keys["tokenizer.ggml.model"], keys["tokenizer.ggml.bos_token_id"], keys["tokenizer.ggml.add_bos_token"])
+	// Output: llama 1 true
+}

@@ -8,9 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/loris-ml/loris/hub"
 )
 
-// FromPretrained loads a tokenizer from a folder in Hugging Face layout or from a .gguf file.
+// FromPretrained loads a tokenizer from a folder in Hugging Face layout, from a .gguf file, or by the id of a model that is in
+// the cache of the hub (see hub.Find).
 //
 // A folder must hold tokenizer.json. Read beside it, where present: tokenizer_config.json (special tokens, chat
 // template, sides of padding and truncation), special_tokens_map.json and added_tokens.json (which count only where
@@ -20,9 +23,13 @@ import (
 // padding in a tokenizer.json are applied where a call asks for them, see [Tokenizer.FileOptions].
 // Errors name the file and the field; a component that is not known is an [UnsupportedError].
 func FromPretrained(path string) (*Tokenizer, error) {
+	path, err := hub.Locate(path)
+	if err != nil {
+		return nil, fmt.Errorf("tokenizer: %w; want a folder with tokenizer.json, a .gguf file, or the id of a model in the cache", err)
+	}
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("tokenizer: %w; want a folder with tokenizer.json or a .gguf file", err)
+		return nil, fmt.Errorf("tokenizer: %w", err)
 	}
 	if info.IsDir() {
 		return fromFolder(path)

@@ -1,7 +1,11 @@
 // Command step times whole training steps (embedding, blocks, head, loss and optimizer) of a model with random weights
-// on random tokens, and prints one line of JSON.
+// on random tokens, and prints one line of JSON; with -profile a second one, of the milliseconds that kinds of kernels
+// take.
 //
 //	go run ./bench/step -backend xla:cuda -shape llama-3-8b -batch 2 -length 2048 -budget auto
+//
+// Arguments such as 2x2048:0 8x2048:0 2x2048:auto (rows, tokens per row, budget) are timed one after the other on one
+// model, in place of -batch, -length and -budget. Peaks of memory are those since the program began: the leanest first.
 package main
 
 import (
@@ -40,8 +44,9 @@ var shapes = map[string]models.LlamaConfig{
 }
 
 type options struct {
-	shape, base, backend, budget, dtype        string
-	layers, rank, batch, length, warmup, steps int
+	shape, base, backend, budget, dtype, optim, profile string
+	layers, rank, batch, length, warmup, steps          int
+	limit                                               float64
 }
 
 func main() {
@@ -50,6 +55,7 @@ func main() {
 	flag.StringVar(&o.base, "base", "nf4", "nf4, 16bit, or full (full fine-tuning, no adapters)")
 	flag.StringVar(&o.backend, "backend", "", "\"\" (pure Go), xla:cpu or xla:cuda")
 	flag.StringVar(&o.budget, "budget", "auto", "bytes of activations to keep: auto, 0, 12GiB")
+	flag.StringVar(&o.optim, "optim", "adamw_torch", "the optimizer, as SFTConfig.Optim")
 	flag.StringVar(&o.dtype, "dtype", "", "float32 or bfloat16; \"\": the backend's own")
 	flag.IntVar(&o.layers, "layers", 0, "number of layers; 0: the shape's")
 	flag.IntVar(&o.rank, "r", 16, "rank of the adapters, on all linears")
@@ -57,8 +63,10 @@ func main() {
 	flag.IntVar(&o.length, "length", 2048, "tokens per row")
 	flag.IntVar(&o.warmup, "warmup", 3, "steps before timing")
 	flag.IntVar(&o.steps, "steps", 20, "timed steps")
+	flag.Float64Var(&o.limit, "limit", 0, "TFLOP/s that a large matrix product reaches on the device; the share of it is printed")
+	flag.StringVar(&o.profile, "profile", "", "file for the times of two more steps by program and kernel (CSV)")
 	flag.Parse()
-	if err := run(context.Background(), o); err != nil {
+	if err := run(context.Background(), o, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "step:", err)
 		os.Exit(1)
 	}
@@ -72,21 +80,24 @@ type result struct {
 	Batch         int     `json:"batch"`
 	Length        int     `json:"length"`
 	Budget        string  `json:"budget"`
+	Optim         string  `json:"optim"`
 	LoadSeconds   float64 `json:"load_s"`
 	FirstStep     float64 `json:"first_step_s"` // from process start to the end of the first step
 	MedianMS      float64 `json:"median_ms"`
 	MinMS         float64 `json:"min_ms"`
 	MaxMS         float64 `json:"max_ms"`
 	TokensPerS    float64 `json:"tokens_per_s"`
-	MemoryGiB     float64 `json:"memory_gib"` // in use on the device after the last step, as its allocator tells
-	PeakGiB       float64 `json:"peak_gib"`   // the most that was in use
-	DriverGiB     float64 `json:"driver_gib"` // the allocator's pool and CUDA's own, as the driver sees it at the end
+	TFLOPs        float64 `json:"tflops"`               // a second, of what the step must compute: see flops
+	Share         float64 `json:"share,omitempty"`      // of -limit
+	MemoryGiB     float64 `json:"memory_gib"`           // in use on the device after the last step, as its allocator tells
+	PeakGiB       float64 `json:"peak_gib,omitempty"`   // the most that was in use
+	DriverGiB     float64 `json:"driver_gib,omitempty"` // the allocator's pool and CUDA's own, as the driver sees it at the end
 	FirstLoss     float64 `json:"first_loss"`
 	LastLoss      float64 `json:"last_loss"`
 	TrainedParams string  `json:"trained"`
 }
 
-func run(ctx context.Context, o options) (err error) {
+func run(ctx context.Context, o options, cases []string) (err error) {
 	cfg, ok := shapes[o.shape]
 	if !ok {
 		return fmt.Errorf("unknown shape %q", o.shape)
@@ -94,27 +105,84 @@ func run(ctx context.Context, o options) (err error) {
 	if o.layers > 0 {
 		cfg.NumHiddenLayers = o.layers
 	}
-	session, trained, peak, closeAll, err := open(ctx, o, &cfg)
+	m := models.Options{Backend: o.backend, DType: models.DType(o.dtype), Trainable: o.base == "full"}
+	if o.base == "nf4" {
+		m.Quantization = &quant.BitsAndBytesConfig{
+			LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true, BNB4BitComputeDType: o.dtype,
+		}
+	}
+	model, err := models.NewRandom(ctx, &cfg, 1, m)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, closeAll()) }()
-	r := result{
-		Shape: o.shape, Base: o.base, Backend: o.backend, Batch: o.batch, Length: o.length, Budget: o.budget,
-		LoadSeconds: time.Since(started).Seconds(), TrainedParams: trained,
+	defer func() { err = errors.Join(err, model.Close()) }()
+	t := trial{options: o, model: model, trained: fmt.Sprintf("all %d parameters", model.NumParameters()), session: model.NewSession, cfg: cfg}
+	if !m.Trainable {
+		tuned, err := peft.GetPeftModel(model, peft.LoraConfig{R: o.rank, LoraAlpha: float64(o.rank), TargetModules: peft.AllLinear})
+		if err != nil {
+			return err
+		}
+		defer tuned.Close()
+		t.session, t.trained = tuned.NewSession, tuned.TrainableParameters()
 	}
-	batch := randomBatch(o, cfg.VocabSize)
-	var ms []float64
-	for i := range o.warmup + o.steps {
-		t := time.Now()
+	t.load = time.Since(started).Seconds()
+	if len(cases) == 0 {
+		return t.run(ctx)
+	}
+	for _, c := range cases {
+		var tail string
+		if n, err := fmt.Sscanf(c, "%dx%d:%s", &t.batch, &t.length, &tail); n != 3 {
+			return fmt.Errorf("case %q: want ROWSxLENGTH:BUDGET, such as 2x2048:auto (%v)", c, err)
+		}
+		t.budget = tail
+		if err := t.run(ctx); err != nil {
+			return fmt.Errorf("%s: %w", c, err)
+		}
+	}
+	return nil
+}
+
+// trial is what is timed.
+type trial struct {
+	options
+	model   *models.CausalLM
+	trained string
+	session func(training.SessionOptions) (training.Session, error)
+	cfg     models.LlamaConfig
+	load    float64 // seconds
+}
+
+func (o trial) run(ctx context.Context) (err error) {
+	session, err := o.session(training.SessionOptions{
+		ResidualBudget: o.budget, Optim: o.optim, AdamBeta1: 0.9, AdamBeta2: 0.999, AdamEpsilon: 1e-8, Seed: 1,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, session.Close()) }()
+	r := result{
+		Shape: o.shape, Base: o.base, Backend: o.backend, Batch: o.batch, Length: o.length, Budget: o.budget, Optim: o.optim,
+		LoadSeconds: o.load, TrainedParams: o.trained,
+	}
+	batch := randomBatch(o.options, o.cfg.VocabSize)
+	step := func() error {
 		stats, err := session.MicroStep(ctx, batch)
 		if err != nil {
 			return err
 		}
-		if _, err := session.Apply(ctx, training.ApplyOptions{LearningRate: 2e-4, NumItems: float64(stats.Labels), MaxGradNorm: 1}); err != nil {
+		r.LastLoss = stats.LossSum / float64(stats.Labels)
+		if err := session.(training.Prefetcher).Prefetch(batch); err != nil { // as package sft does
 			return err
 		}
-		r.LastLoss = stats.LossSum / float64(stats.Labels)
+		_, err = session.Apply(ctx, training.ApplyOptions{LearningRate: 2e-4, NumItems: float64(stats.Labels), MaxGradNorm: 1})
+		return err
+	}
+	var ms []float64
+	for i := range o.warmup + o.steps {
+		t := time.Now()
+		if err := step(); err != nil {
+			return err
+		}
 		if i == 0 {
 			r.FirstStep, r.FirstLoss = time.Since(started).Seconds(), r.LastLoss
 		}
@@ -123,43 +191,40 @@ func run(ctx context.Context, o options) (err error) {
 		}
 	}
 	if bytes, ok := session.MemoryInUse(); ok {
-		r.MemoryGiB = float64(bytes) / (1 << 30)
+		r.MemoryGiB = gib(bytes)
 	}
-	r.PeakGiB, r.DriverGiB = peak()
+	peak, driver := o.model.DeviceMemory()
+	r.PeakGiB, r.DriverGiB = gib(peak), gib(driver)
 	slices.Sort(ms)
 	r.MinMS, r.MedianMS, r.MaxMS = ms[0], ms[len(ms)/2], ms[len(ms)-1]
 	r.TokensPerS = float64(o.batch*o.length) / r.MedianMS * 1e3
-	return json.NewEncoder(os.Stdout).Encode(r)
+	r.TFLOPs = flops(o.cfg, o.length, o.base == "full") * r.TokensPerS / 1e12
+	if o.limit > 0 {
+		r.Share = r.TFLOPs / o.limit
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(r); err != nil || o.profile == "" {
+		return err
+	}
+	return profile(o.profile, session, 2, step)
 }
 
-// open makes the model and a session on it. peak tells memory in GiB.
-func open(ctx context.Context, o options, cfg *models.LlamaConfig) (s training.Session, trained string, peak func() (xla, driver float64), closeAll func() error, err error) {
-	m := models.Options{Backend: o.backend, DType: models.DType(o.dtype), Trainable: o.base == "full"}
-	if o.base == "nf4" {
-		m.Quantization = &quant.BitsAndBytesConfig{
-			LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true, BNB4BitComputeDType: o.dtype,
-		}
+// flops is what a training step must compute per token: the products with the weights forward and backward, those for the
+// weights' gradients if they are trained, and attention over the half of the scores that a causal mask leaves, the backward
+// two and a half times the forward. Adapters, and what is computed again, are not counted.
+func flops(c models.LlamaConfig, length int, full bool) float64 {
+	hidden, dim := float64(c.HiddenSize), float64(c.HiddenSize/c.NumAttentionHeads)
+	queries, keys := dim*float64(c.NumAttentionHeads), dim*float64(c.NumKeyValueHeads)
+	weights := float64(c.NumHiddenLayers) * hidden * (2*queries + 2*keys + 3*float64(c.IntermediateSize))
+	weights += float64(c.VocabSize) * hidden
+	passes := 2.0
+	if full {
+		passes = 3
 	}
-	model, err := models.NewRandom(ctx, cfg, 1, m)
-	if err != nil {
-		return nil, "", nil, nil, err
-	}
-	peak = func() (xla, driver float64) {
-		p, d := model.DeviceMemory()
-		return float64(p) / (1 << 30), float64(d) / (1 << 30)
-	}
-	so := training.SessionOptions{ResidualBudget: o.budget, AdamBeta1: 0.9, AdamBeta2: 0.999, AdamEpsilon: 1e-8, Seed: 1}
-	if m.Trainable {
-		s, err := model.NewSession(so)
-		return s, fmt.Sprintf("all %d parameters", model.NumParameters()), peak, model.Close, err
-	}
-	tuned, err := peft.GetPeftModel(model, peft.LoraConfig{R: o.rank, LoraAlpha: float64(o.rank), TargetModules: peft.AllLinear})
-	if err != nil {
-		return nil, "", nil, nil, errors.Join(err, model.Close())
-	}
-	s, err = tuned.NewSession(so)
-	return s, tuned.TrainableParameters(), peak, func() error { return errors.Join(s.Close(), tuned.Close(), model.Close()) }, err
+	return 2*passes*weights + 3.5*float64(c.NumHiddenLayers)*2*float64(length)*queries
 }
+
+// gib is bytes in GiB; 0 where they are not known.
+func gib(bytes int64) float64 { return float64(max(0, bytes)) / (1 << 30) }
 
 // randomBatch is full rows of random tokens, every token but a row's first a label.
 func randomBatch(o options, vocab int) *training.Batch {

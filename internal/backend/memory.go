@@ -31,7 +31,7 @@ func (d *Device) FreeMemory() (bytes int64, ok bool) {
 
 func (d *Device) allocatable() (bytes int64, ok bool) {
 	if d.Kind != CUDA {
-		return hostMemory("/proc/meminfo", "MemAvailable:")
+		return HostMemory()
 	}
 	free, ok := d.driver("memory.free")
 	if inUse, _, limit, told := d.allocator(); told && limit > 0 {
@@ -103,6 +103,9 @@ func (d *Device) driver(field string) (int64, bool) {
 	mib, err := strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
 	return mib << 20, err == nil
 }
+
+// HostMemory returns how many bytes of the host's memory are available.
+func HostMemory() (bytes int64, ok bool) { return hostMemory("/proc/meminfo", "MemAvailable:") }
 
 // hostMemory reads a line such as "VmRSS:  123 kB" of a file under /proc.
 func hostMemory(path, field string) (int64, bool) {

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"errors"
 	"fmt"
 	"unsafe"
 
@@ -29,7 +30,7 @@ func UploadValues[T element](d *Device, values []T, dims ...int) (*tensors.Tenso
 	return d.Upload(shapes.Make(dtypes.FromGenericsType[T](), dims...), Bytes(values))
 }
 
-// UploadFloats copies values to the device in dtype Float32 or BFloat16 (rounded to nearest even).
+// UploadFloats copies values to the device in dtype Float32, BFloat16 or Float16 (rounded to nearest even).
 func UploadFloats(d *Device, dtype dtypes.DType, values []float32, dims ...int) (*tensors.Tensor, error) {
 	raw, err := EncodeFloats(dtype, values)
 	if err != nil {
@@ -38,18 +39,31 @@ func UploadFloats(d *Device, dtype dtypes.DType, values []float32, dims ...int) 
 	return d.Upload(shapes.Make(dtype, dims...), raw)
 }
 
-// EncodeFloats returns values as the bytes of dtype, Float32 or BFloat16; those of float32 are not copied.
+// weights are the dtypes of weights, by their names in package floats.
+var weights = map[dtypes.DType]string{dtypes.Float32: "F32", dtypes.BFloat16: "BF16", dtypes.Float16: "F16"}
+
+// EncodeFloats returns values as the bytes of dtype, Float32, BFloat16 or Float16; those of float32 are not copied.
 func EncodeFloats(dtype dtypes.DType, values []float32) ([]byte, error) {
-	switch dtype {
-	case dtypes.Float32:
+	if dtype == dtypes.Float32 {
 		return Bytes(values), nil
-	case dtypes.BFloat16:
-		return floats.Encode("BF16", values)
+	}
+	if name, ok := weights[dtype]; ok {
+		return floats.Encode(name, values)
 	}
 	return nil, fmt.Errorf("dtype %s is not supported for weights", dtype)
 }
 
-// DownloadFloats copies a Float32 or BFloat16 tensor to the host as float32. The tensor itself gets no copy there: GoMLX
+// DecodeFloats is the inverse of EncodeFloats.
+func DecodeFloats(dtype dtypes.DType, raw []byte) ([]float32, error) {
+	name, ok := weights[dtype]
+	if !ok {
+		return nil, fmt.Errorf("a tensor of %s holds no weights", dtype)
+	}
+	out := make([]float32, len(raw)/dtype.Size())
+	return out, floats.Decode(out, name, raw)
+}
+
+// DownloadFloats copies a Float32, BFloat16 or Float16 tensor to the host as float32. The tensor itself gets no copy there: GoMLX
 // would keep one for as long as the tensor lives, and one of zeros after a failure, which the next reader would take for
 // the values.
 func DownloadFloats(t *tensors.Tensor) ([]float32, error) {
@@ -60,14 +74,7 @@ func DownloadFloats(t *tensors.Tensor) ([]float32, error) {
 		return tensors.CopyFlatData[float32](t)
 	}
 	var out []float32
-	err := t.ConstBytes(func(raw []byte) {
-		out = make([]float32, t.Size())
-		if t.DType() == dtypes.BFloat16 {
-			floats.Decode(out, "BF16", raw)
-		}
-	})
-	if err == nil && t.DType() != dtypes.BFloat16 {
-		err = fmt.Errorf("a tensor of %s holds no weights", t.DType())
-	}
-	return out, err
+	var decoded error
+	err := t.ConstBytes(func(raw []byte) { out, decoded = DecodeFloats(t.DType(), raw) })
+	return out, errors.Join(err, decoded)
 }

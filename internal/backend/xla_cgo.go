@@ -16,8 +16,9 @@ import (
 	"github.com/loris-ml/loris/internal/seam"
 )
 
-// inFlight is how many executions a GPU may be behind the host.
-const inFlight = 16
+// inFlight is how many executions a GPU may be behind the host: a whole step's, so that the many short ones at its end
+// are waiting when the long ones before them are done.
+const inFlight = 200
 
 // memoryFraction is how much of a GPU's memory XLA may take, if the options do not say.
 const memoryFraction = "memory_fraction=0.92"

@@ -119,6 +119,13 @@ func FuzzParse(f *testing.F) {
 	f.Add(content)
 	f.Add(newBuilder().pair("general.alignment", typeUint32, uint32(8)).tensor("a", Q4_1, 0, 32, 2).tensor("b", BF16, 64, 3).payload(96).bytes())
 	f.Add(newBuilder().pair("k", typeArray, typeArray, uint64(2), typeInt32, uint64(1), int32(1), typeString, uint64(1), "x").bytes())
+	blocks, at := newBuilder(), 0
+	for t := range decoders { // one block of each
+		l := layouts[t]
+		blocks.tensor(t.String(), t, uint64(at), uint64(l.elements))
+		at += (l.bytes + 31) / 32 * 32
+	}
+	f.Add(blocks.payload(at).bytes())
 	f.Fuzz(func(t *testing.T, content []byte) {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)

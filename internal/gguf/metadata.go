@@ -3,6 +3,7 @@ package gguf
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 )
@@ -12,6 +13,11 @@ import (
 type Metadata struct {
 	keys   []string
 	values map[string]any
+}
+
+// NewMetadata returns metadata that are in no file, with the keys sorted; values are as [Metadata.Value] returns them.
+func NewMetadata(values map[string]any) Metadata {
+	return Metadata{slices.Sorted(maps.Keys(values)), values}
 }
 
 // Keys returns the keys in file order.

@@ -151,15 +151,64 @@ func (m *Model) forward(s span, sh shared, keep nn.Keep) *program {
 	})
 }
 
-// backward is the program x, dx', shared, kept values, weights → dx, gradients of the trainable tensors in float32.
-func (m *Model) backward(s span, sh shared, keep nn.Keep, kept int) *program {
-	v := sh.variant()
-	return m.programs.get(m.Device, "block_backward", fmt.Sprint(keep, kept, v, s.key), func(in []*Node) []*Node {
-		r := &reader{in}
-		x, dy := r.one(), r.one()
-		b, index := r.batch(v)
-		tape := nn.Replay(keep, r.take(kept))
-		y, trainable := m.run(s, r, b, tape, x, numbered(index))
-		return tape.Gradients(y, dy, append([]*Node{x}, trainable...))
-	})
+// backward is the program x, dx' (whose memory it takes), shared, kept values, weights → dx, gradients of the trainable
+// tensors in float32. It goes through the rows in parts, one after the other, if there are several.
+func (m *Model) backward(s span, sh shared, plan spanPlan, kept int) *program {
+	v, keep, parts := sh.variant(), plan.keep, max(1, plan.parts)
+	return m.programs.get(m.Device, "block_backward", fmt.Sprint(keep, kept, parts, v, s.key), func(in []*Node) []*Node {
+		var dx, grads []*Node
+		for i := range parts {
+			rest := in
+			if i > 0 { // not before the part ahead is done; not with its weights either, which would stay decoded
+				after := OptimizationBarriers(append(append([]*Node{dx[i-1]}, grads...), in...)...)
+				dx[i-1], grads, rest = after[0], after[1:1+len(grads)], after[1+len(grads):]
+			}
+			out := m.backwardPart(s, v, keep, kept, rest, i, parts)
+			for k, g := range out[1:] {
+				if i > 0 {
+					out[1+k] = Add(grads[k], g)
+				}
+			}
+			dx, grads = append(dx, out[0]), out[1:]
+		}
+		if parts == 1 {
+			return append(dx, grads...)
+		}
+		return append([]*Node{Concatenate(dx, 0)}, grads...)
+	}, 1)
+}
+
+// backwardPart is the backward pass of the i-th of parts, for the inputs of the program over all rows.
+func (m *Model) backwardPart(s span, v variant, keep nn.Keep, kept int, in []*Node, i, parts int) []*Node {
+	part := func(n *Node) *Node { // of a tensor of rows, or of all their tokens
+		size := n.Shape().Dim(0) / parts
+		return SliceAxis(n, 0, AxisRange(i*size, (i+1)*size))
+	}
+	if parts == 1 {
+		part = func(n *Node) *Node { return n }
+	}
+	r := &reader{in}
+	rows := r.in[0].Shape().Dim(0)
+	x, dy := part(r.one()), part(r.one())
+	b, index := r.batch(v)
+	for _, n := range []**Node{&b.Cos, &b.Sin, &b.Segments, &b.RowKeys} {
+		if *n != nil && (*n).Shape().Dim(0) == rows { // else it is one for all rows
+			*n = part(*n)
+		}
+	}
+	var values []*Node
+	for _, n := range r.take(kept) {
+		values = append(values, part(n))
+	}
+	tape := nn.Replay(keep, values)
+	room := m.Shape.Fused(m.Device.Backend)
+	if room {
+		dy = tape.DropRoom(dy, x)
+	}
+	y, trainable := m.run(s, r, b, tape, x, numbered(index))
+	out := tape.Gradients(y, dy, append([]*Node{x}, trainable...))
+	if room {
+		out[0] = tape.AddRoom(out[0])
+	}
+	return out
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/loris-ml/loris/internal/backend"
 	"github.com/loris-ml/loris/internal/nn"
+	"github.com/loris-ml/loris/internal/seam"
 )
 
 // Auto as a residual budget stands for what the device has free.
@@ -49,14 +50,43 @@ var levels = []nn.Keep{
 	nn.KeepAll,
 }
 
+// spanPlan is what a span keeps, and where.
+type spanPlan struct {
+	keep  nn.Keep
+	host  bool // its input and what it keeps lie in the host's memory between forward and backward
+	parts int  // in how many parts rows go through the backward program: what that computes again needs memory for one
+}
+
+// partTokens is how many tokens a backward program that computes much again takes at a time: as few as keep the matrix
+// products at full speed and the decoding of weights, which each part repeats, small beside them.
+const partTokens = 8192
+
+// parts is in how many equal parts, of least tokens or more, rows of the given length can be cut.
+func parts(rows, length, least int) int {
+	for n := rows; n > 1; n-- {
+		if rows%n == 0 && rows/n*length >= least {
+			return n
+		}
+	}
+	return 1
+}
+
 // planner spends a residual budget on the spans.
 type planner struct {
 	budget int64 // bytes, or Auto
-	plans  map[[2]int][]nn.Keep
+	host   int64 // bytes of the host's memory that may be pinned for the rest
+	tokens int   // see partTokens
+	plans  map[[2]int][]spanPlan
 }
 
-// keep returns what each span keeps for batches of the given shape. The first plan for a shape stands.
-func (p *planner) keep(m *Model, spans []span, rows, length int) []nn.Keep {
+// nearEnd is how many spans at the end never go to the host: the backward pass comes to them before they are there.
+const nearEnd = 2
+
+// plan says what each span keeps for batches of the given shape. The first plan for a shape stands.
+//
+// A span's input is always kept. Where the host's memory can be used, a span to which the budget gives nothing goes there
+// with the residual stream inside it: the copies run beside the matrix products, and cost no memory of the device.
+func (p *planner) plan(m *Model, spans []span, rows, length int) []spanPlan {
 	shape := [2]int{rows, length}
 	if got := p.plans[shape]; got != nil {
 		return got
@@ -65,23 +95,51 @@ func (p *planner) keep(m *Model, spans []span, rows, length int) []nn.Keep {
 	if budget == Auto {
 		budget = m.spare(rows * length)
 	}
-	plan := slices.Repeat(levels[:1], len(spans))
 	var size []int64 // by level, of one span; spans of a model differ at most by their adapters
 	for _, l := range levels {
 		size = append(size, m.keptBytes(spans[0], l, rows, length))
 	}
+	input := int64(rows*length*m.Shape.Hidden) * int64(m.Shape.Compute.Size())
+	least, far := levels[0], 0
+	if n := len(spans) - nearEnd; n > 1 && int64(n)*(input+size[1]) <= p.host {
+		least, far = levels[1], n
+	}
+	plan := make([]spanPlan, len(spans))
+	for j := range plan {
+		plan[j] = spanPlan{keep: least, host: j < far}
+	}
 	for i := 1; i < len(levels); i++ {
 		for j := range plan {
-			if cost := size[i] - size[i-1]; plan[j] == levels[i-1] && cost <= budget {
-				plan[j], budget = levels[i], budget-cost
+			was, cost := plan[j], size[i]-size[i-1]
+			if was.host {
+				cost = input + size[i]
+			}
+			if !slices.Contains(levels[i:], was.keep) && cost <= budget {
+				plan[j], budget = spanPlan{keep: levels[i]}, budget-cost
 			}
 		}
 	}
+	for j := range plan {
+		plan[j].parts = 1
+		if plan[j].keep&nn.KeepAttention == 0 { // whose statistics need not lie row by row
+			plan[j].parts = parts(rows, length, p.tokens)
+		}
+	}
 	if p.plans == nil {
-		p.plans = map[[2]int][]nn.Keep{}
+		p.plans = map[[2]int][]spanPlan{}
 	}
 	p.plans[shape] = plan
 	return plan
+}
+
+// tight reports whether some span of some batch has not got all that is worth keeping.
+func (p *planner) tight() bool {
+	for _, plan := range p.plans {
+		if slices.ContainsFunc(plan, func(s spanPlan) bool { return s.keep != levels[len(levels)-1] }) {
+			return true
+		}
+	}
+	return false
 }
 
 // keptBytes is the size of what a span keeps: the graph is built, not compiled.
@@ -120,6 +178,15 @@ func (m *Model) spare(tokens int) int64 {
 	}
 	logits := int64(m.chunkTokens(tokens)) * int64(m.Vocab) * 4
 	return max(0, free-3*logits-8*int64(tokens)*int64(m.Layers[0].Layout.Outputs())-2<<30)
+}
+
+// pinnable is how many bytes of the host's memory residuals may take: half of what is available, and on GPUs only.
+func (m *Model) pinnable() int64 {
+	if m.Device.Kind != backend.CUDA || !seam.Available(m.Device.Backend) {
+		return 0
+	}
+	available, _ := backend.HostMemory()
+	return available / 2
 }
 
 // spanLayers is how many layers run per call. A call on a GPU costs tens of microseconds, which a small layer does not

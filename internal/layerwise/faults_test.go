@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/loris-ml/loris/internal/reference"
 	"github.com/loris-ml/loris/internal/seam"
@@ -160,7 +162,7 @@ func TestFailuresOfTheDeviceLoseNoStep(t *testing.T) {
 			if name == "whole model" {
 				programs = append([]string{"loris_embed", "embed_backward"}, programs...)
 			}
-			c := newCourse(t, s, 4)
+			c := newCourse(t, s, 5) // where one program updates all, the third update is that of step 3, which step 4 tells
 			for _, k := range cases {
 				for _, program := range programs {
 					for _, kind := range k.kinds {
@@ -184,7 +186,8 @@ func (c *course) disturb(w *seam.Watch, f seam.Fault) {
 	if err := c.step(0); err != nil {
 		t.Fatal(err)
 	}
-	fired, failures, live := w.Fired(), 0, w.LiveBuffers()
+	c.state() // frees what the step left, as at the end
+	fired, failures, live := w.Fired(), 0, lives(w, 0)
 	w.Fail(f)
 	struck := 0 // the first step after the fault
 	for i := 1; i < len(c.norms); {
@@ -223,9 +226,22 @@ func (c *course) disturb(w *seam.Watch, f seam.Fault) {
 	if failures == 0 {
 		t.Error("the failure was not told")
 	}
-	if n := w.LiveBuffers(); n != live {
+	if n := lives(w, live); n != live {
 		t.Errorf("%d buffers live after the steps, %d before", n, live)
 	}
+}
+
+// lives is the number of live buffers, when the garbage collector has taken what was donated to programs that did not run:
+// at most want, if it comes to that.
+func lives(w *seam.Watch, want int) int {
+	for range 6 {
+		runtime.GC()
+		if w.LiveBuffers() <= want {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return w.LiveBuffers()
 }
 
 // TestWhatFailedInTheLastUpdateIsTold ends training after a step whose update failed on the device.
@@ -321,6 +337,7 @@ func TestCanceledStepsLeaveNothing(t *testing.T) {
 		if err := c.step(0); err != nil {
 			t.Fatal(err)
 		}
+		c.state() // frees what the step left
 		live, canceled := w.LiveBuffers(), 0
 		for at := 0; ; at++ {
 			ctx := &canceledAfter{Context: t.Context(), asked: at}

@@ -26,8 +26,12 @@ func (m *Model) chunkTokens(tokens int) int {
 // labels that the model ranks first. All float32.
 const lossOutputs = 3
 
-// loss is the program x [B, S, hidden], labels [B, S] int32, norm, head → the scalars of lossOutputs and, with
-// gradient, dx of the summed cross entropy; when the ends are trained, also the gradients of norm and head in float32.
+// scaled tells whether gradients are computed for a scaled loss: float16 has too few small numbers for them.
+func (m *Model) scaled() bool { return m.Shape.Compute == dtypes.Float16 }
+
+// loss is the program x [B, S, hidden], labels [B, S] int32, norm, head, with gradient also the scale of the loss if it is
+// scaled → the scalars of lossOutputs and, with
+// gradient, dx of the summed cross entropy as the blocks take it; when the ends are trained, also the gradients of norm and head in float32.
 // Position t is scored against label t: the caller has shifted.
 func (m *Model) loss(gradient bool) *program {
 	train := gradient && m.Trainable
@@ -37,7 +41,11 @@ func (m *Model) loss(gradient bool) *program {
 		tokens := d[0] * d[1]
 		w := ConvertDType(head, m.Shape.Compute)
 		hidden := m.Shape.RMSNorm(Reshape(x, tokens, d[2]), norm)
-		sums, dHidden, dHead := m.chunks(hidden, Reshape(labels, tokens), w, gradient, train)
+		var scale *Node
+		if gradient && m.scaled() {
+			scale = in[4]
+		}
+		sums, dHidden, dHead := m.chunks(hidden, Reshape(labels, tokens), w, scale, gradient, train)
 		if !gradient {
 			return sums
 		}
@@ -45,7 +53,11 @@ func (m *Model) loss(gradient bool) *program {
 		if train {
 			wrt = append(wrt, norm)
 		}
-		out := append(sums, Gradient(ReduceAllSum(ConvertDType(Mul(hidden, StopGradient(dHidden)), dtypes.Float32)), wrt...)...)
+		grads := Gradient(ReduceAllSum(ConvertDType(Mul(hidden, StopGradient(dHidden)), dtypes.Float32)), wrt...)
+		if m.Shape.Fused(m.Device.Backend) {
+			grads[0] = nn.Record(nn.KeepNothing).AddRoom(grads[0])
+		}
+		out := append(sums, grads...)
 		if train {
 			out = append(out, dHead)
 		}
@@ -54,7 +66,7 @@ func (m *Model) loss(gradient bool) *program {
 }
 
 // chunks walks over the tokens, chunk after chunk, so that only one chunk's logits are alive.
-func (m *Model) chunks(hidden, labels, w *Node, gradient, train bool) (sums []*Node, dHidden, dHead *Node) {
+func (m *Model) chunks(hidden, labels, w, scale *Node, gradient, train bool) (sums []*Node, dHidden, dHead *Node) {
 	tokens, size := hidden.Shape().Dim(0), m.chunkTokens(hidden.Shape().Dim(0))
 	var parts []*Node
 	for at := 0; at < tokens; at += size {
@@ -66,6 +78,9 @@ func (m *Model) chunks(hidden, labels, w *Node, gradient, train bool) (sums []*N
 		}
 		s, dLogits := m.crossEntropy(nn.Dense(h, w), l, gradient)
 		if gradient {
+			if scale != nil {
+				dLogits = Mul(dLogits, scale)
+			}
 			dLogits = ConvertDType(dLogits, h.DType())
 			parts = append(parts, matmul.Contract(dLogits, 1, w, 0))
 			if train {

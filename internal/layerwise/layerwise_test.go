@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/loris-ml/loris/internal/layerwise"
 	"github.com/loris-ml/loris/internal/reference"
 	"github.com/loris-ml/loris/internal/training"
 	"github.com/loris-ml/loris/models"
@@ -166,6 +167,52 @@ func TestWhatIsKeptDoesNotChangeTheGradients(t *testing.T) {
 				}
 				same(t, fmt.Sprintf("dropout %v, budget %s", dropout, budget), l, n, loss, norm, 2e-5)
 			}
+		}
+	})
+}
+
+func TestRowsThatGoThroughInPartsTrainTheSame(t *testing.T) {
+	rows := [][][]int32{documents(1, 12), documents(2, 5, 7), documents(3, 9), documents(4, 4, 4, 3), documents(5, 12), documents(6, 2)}
+	reference.OnBackends(t, func(t *testing.T, spec string) {
+		for name, c := range map[string]struct {
+			batch *training.Batch
+			fused bool
+		}{
+			"packed":                    {packed(12, rows...), false},
+			"one document a row, fused": {packed(12, rows[0], rows[2], rows[4], rows[5]), true},
+		} {
+			t.Run(name, func(t *testing.T) {
+				dropout := 0.2
+				if c.fused {
+					dropout = 0
+				}
+				m, a := trainee(t, models.Options{Backend: spec, DType: models.Float32}, dropout)
+				run := func(tokens int) (training.Stats, float64) {
+					o := settings
+					o.ResidualBudget = "0"
+					s := session(t, m, a, o)
+					layerwise.PartTokens(s, tokens)
+					if c.fused {
+						layerwise.Fuse(s)
+					}
+					st, err := s.MicroStep(t.Context(), c.batch)
+					if err != nil {
+						t.Fatal(err)
+					}
+					norm, err := s.Apply(t.Context(), training.ApplyOptions{NumItems: float64(st.Labels)})
+					if err != nil {
+						t.Fatal(err)
+					}
+					return st, norm
+				}
+				want, wantNorm := run(1 << 20)
+				for _, tokens := range []int{24, 12} {
+					got, norm := run(tokens)
+					if got != want || math.Abs(norm/wantNorm-1) > 2e-6 {
+						t.Errorf("%d tokens at a time: %+v and norm %v, all at once %+v and %v", tokens, got, norm, want, wantNorm)
+					}
+				}
+			})
 		}
 	})
 }

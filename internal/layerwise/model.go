@@ -10,7 +10,6 @@ import (
 
 	"github.com/loris-ml/loris/internal/backend"
 	"github.com/loris-ml/loris/internal/nn"
-	"github.com/loris-ml/loris/internal/safetensors/floats"
 )
 
 // Model is a decoder with its weights on a device.
@@ -118,7 +117,5 @@ func (m *Model) one(name string, build func(in []*Node) *Node, in ...*tensors.Te
 
 // Float32s returns the host's rows as float32.
 func (e Embedding) Float32s() ([]float32, error) {
-	out := make([]float32, len(e.Rows)/e.DType.Size())
-	name := map[dtypes.DType]string{dtypes.Float32: "F32", dtypes.BFloat16: "BF16"}[e.DType]
-	return out, floats.Decode(out, name, e.Rows)
+	return backend.DecodeFloats(e.DType, e.Rows)
 }

@@ -13,12 +13,14 @@ import (
 
 // program is a compiled function of tensors; one compilation per combination of input shapes.
 type program struct {
-	name string
-	exec *Exec
-	err  error
+	name   string
+	exec   *Exec
+	device *backend.Device
+	donate []int // inputs that are gone after a call
+	err    error
 }
 
-// call runs the program. The inputs stay as they are; the outputs stay on the device.
+// call runs the program. The outputs stay on the device, and so do the inputs, but for those whose memory the program takes.
 func (p *program) call(in ...*tensors.Tensor) (out []*tensors.Tensor, err error) {
 	if p.err != nil {
 		return nil, p.err
@@ -35,6 +37,11 @@ func (p *program) call(in ...*tensors.Tensor) (out []*tensors.Tensor, err error)
 		}
 		args[i] = t
 	}
+	for _, i := range p.donate {
+		if args[i], err = DonateTensorBuffer(in[i], p.device.Backend, p.device.Num); err != nil {
+			return nil, fmt.Errorf("program %s: input %d: %w", p.name, i, err)
+		}
+	}
 	out, err = p.exec.Call(args...)
 	if err != nil {
 		return nil, fmt.Errorf("program %s: %w", p.name, err)
@@ -48,8 +55,9 @@ type programs struct {
 	byKey map[string]*program
 }
 
-// get returns the program of that name, for a graph that depends on variant beyond the name; build describes it.
-func (p *programs) get(d *backend.Device, name, variant string, build func(in []*Node) []*Node) *program {
+// get returns the program of that name, for a graph that depends on variant beyond the name; build describes it. Where
+// the backend has donation, the program may put results where the inputs donate were, which are gone after a call.
+func (p *programs) get(d *backend.Device, name, variant string, build func(in []*Node) []*Node, donate ...int) *program {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	key := name + " " + variant
@@ -57,7 +65,7 @@ func (p *programs) get(d *backend.Device, name, variant string, build func(in []
 		return got
 	}
 	exec, err := NewExec(d.Backend, func(in []*Node) []*Node {
-		configure(d, in[0].Graph())
+		configure(d, in[0].Graph(), name, donate)
 		return build(in)
 	})
 	if err != nil {
@@ -66,15 +74,29 @@ func (p *programs) get(d *backend.Device, name, variant string, build func(in []
 	if p.byKey == nil {
 		p.byKey = map[string]*program{}
 	}
-	p.byKey[key] = &program{name: name, exec: exec.WithName("loris_" + name).SetMaxCache(-1)}
+	p.byKey[key] = &program{name: name, exec: exec.WithName("loris_" + name).SetMaxCache(-1), device: d}
+	if seam.Available(d.Backend) {
+		p.byKey[key].donate = donate
+	}
 	return p.byKey[key]
 }
 
 // configure sets compiler options. Matrix products go to cuBLASLt: XLA's Triton products are no faster here, and trying
-// them out doubles the time to compile.
-func configure(d *backend.Device, g *Graph) {
-	if d.Kind == backend.CUDA && seam.Available(d.Backend) {
-		seam.Configure(g, &seam.Program{Options: map[string]string{"xla_gpu_enable_triton_gemm": "False"}})
+// them out doubles the time to compile. The embedding's gradient adds the rows of a token in any order unless it is
+// told not to, and then no two runs are equal.
+func configure(d *backend.Device, g *Graph, name string, donate []int) {
+	if !seam.Available(d.Backend) {
+		return
+	}
+	p := &seam.Program{Donate: donate}
+	if d.Kind == backend.CUDA {
+		p.Options = map[string]string{"xla_gpu_enable_triton_gemm": "False"}
+		if name == "embed_backward" {
+			p.Options["xla_gpu_exclude_nondeterministic_ops"] = "True"
+		}
+	}
+	if len(p.Donate)+len(p.Options) > 0 {
+		seam.Configure(g, p)
 	}
 }
 

@@ -17,14 +17,12 @@ import (
 // values before its last update until the gradient norm of the next step, which depends on all of the new ones, has
 // been read.
 
-// retire frees the values before the last update and keeps old in their place.
-func (s *Session) retire(old [][]*tensors.Tensor) error {
-	var errs []error
+// retire throws the values before the last update away and keeps old in their place.
+func (s *Session) retire(old [][]*tensors.Tensor) {
 	for _, ts := range s.old {
-		errs = append(errs, backend.Free(ts...))
+		s.trash = append(s.trash, ts...)
 	}
 	s.old = old
-	return errors.Join(errs...)
 }
 
 // recovered leaves the session usable after a step that failed with err, whose other values are freed: it waits for the
@@ -32,7 +30,8 @@ func (s *Session) retire(old [][]*tensors.Tensor) error {
 // and, where memory was short, with what helps.
 func (s *Session) recovered(err error) error {
 	late := s.model.Device.Sync()
-	dropped := s.DropGradients()
+	dropped := errors.Join(s.DropGradients(), s.sweep())
+	s.dropAhead() // its uploads may be what failed
 	if !s.spoiled() {
 		return errors.Join(withRemedy(err), dropped)
 	}
@@ -72,6 +71,16 @@ func (s *Session) takeBack() error {
 	s.old = nil
 	s.steps--
 	return errors.Join(errs...)
+}
+
+// confirm waits for the last update and lets go of the values before it, where the next step would rather have their
+// memory than the millisecond.
+func (s *Session) confirm() error {
+	if err := s.settled(); err != nil {
+		return err
+	}
+	s.retire(nil)
+	return s.sweep()
 }
 
 // settled waits for the last update, which nothing has read yet, and takes it back if it failed.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/gomlx/gomlx/core/tensors"
 
@@ -18,13 +19,16 @@ type Session struct {
 	model   *Model
 	spans   []span
 	ends    *group   // nil unless the model's ends are trained
-	groups  []*group // one per span
+	groups  []*group // of groupSpans spans each
 	optim   optimizer
 	steps   int // optimizer steps done
 	plan    planner
+	scaler  *scaler // nil unless the loss is scaled
 	seed    int64
 	dropout bool                // some adapter drops inputs
 	index   []*tensors.Tensor   // number of each span's first layer, uint32 scalars
+	ahead   *pass               // what Prefetch has begun, or nil
+	trash   []*tensors.Tensor   // to be freed while the device works: some thousand, a few microseconds each
 	old     [][]*tensors.Tensor // values before the last update, by group, until it is known to have succeeded
 }
 
@@ -42,17 +46,22 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		model: m,
 		spans: spans(m.Layers, adapters, m.spanLayers()),
 		optim: optim,
-		plan:  planner{budget: budget},
+		plan:  planner{budget: budget, host: m.pinnable(), tokens: partTokens},
 		seed:  o.Seed,
 	}
+	if m.scaled() {
+		s.scaler = newScaler()
+	}
 	trained := 0
-	for _, sp := range s.spans {
+	for together := range slices.Chunk(s.spans, m.groupSpans()) {
 		g := &group{}
-		for _, l := range sp.layers {
-			for _, w := range l.stores() {
-				s.dropout = s.dropout || w.Layout.HasDropout()
-				for _, t := range w.Layout.Trainable() {
-					g.params = append(g.params, param{at: &w.Tensors[t], decay: w.Layout.Slots[t].Decay})
+		for _, sp := range together {
+			for _, l := range sp.layers {
+				for _, w := range l.stores() {
+					s.dropout = s.dropout || w.Layout.HasDropout()
+					for _, t := range w.Layout.Trainable() {
+						g.params = append(g.params, param{at: &w.Tensors[t], decay: w.Layout.Slots[t].Decay})
+					}
 				}
 			}
 		}
@@ -100,11 +109,13 @@ func (s *Session) all() []*group {
 // the weights are those before it.
 func (s *Session) Close() error {
 	errs := []error{s.settled()}
+	s.dropAhead()
 	for _, g := range s.all() {
 		errs = append(errs, backend.Free(g.grads...), backend.Free(g.m...), backend.Free(g.v...))
 		g.grads, g.m, g.v = nil, nil, nil
 	}
-	errs = append(errs, backend.Free(s.index...), s.retire(nil))
+	s.retire(nil)
+	errs = append(errs, backend.Free(s.index...), s.sweep())
 	s.index = nil
 	return errors.Join(errs...)
 }
@@ -139,24 +150,61 @@ func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 		}
 		squares = append(squares, q)
 	}
-	norm, scale, err := normAndScale(s.model, squares, o.NumItems, o.MaxGradNorm)
+	items := o.NumItems
+	if s.scaler != nil {
+		items *= s.scaler.factor(0)
+	}
+	norm, scale, err := normAndScale(s.model, squares, items, o.MaxGradNorm)
 	if err != nil {
 		return 0, err
 	}
 	defer backend.Free(norm, scale)
-	// Reading the norm waits for all work on the gradients: what failed meanwhile is known before anything is replaced.
-	values, err := tensors.CopyFlatData[float32](norm)
+	if s.scaler != nil {
+		values, err := tensors.CopyFlatData[float32](norm)
+		if err != nil {
+			return 0, err
+		}
+		if !s.scaler.judge(float64(values[0])) {
+			return float64(values[0]), s.DropGradients()
+		}
+	}
+	fresh, err := s.update(o, scale) // now, so that the device does not wait for the host to have read the norm
 	if err != nil {
 		return 0, err
 	}
-	if err := s.retire(nil); err != nil { // the gradients came from the last update's values: it did not fail
-		return 0, err
+	// Reading the norm waits for all work on the gradients: what failed meanwhile is known before anything is replaced.
+	values, err := tensors.CopyFlatData[float32](norm)
+	if err != nil {
+		return 0, errors.Join(err, freeAll(fresh))
 	}
-	return float64(values[0]), s.update(o, scale)
+	// The gradients came from the last update's values: it did not fail.
+	old := make([][]*tensors.Tensor, len(fresh))
+	for i, g := range s.all() {
+		old[i] = g.exchange(fresh[i])
+	}
+	s.steps++
+	s.scaler.next()
+	for _, g := range s.all() {
+		s.trash, g.grads = append(s.trash, g.grads...), nil
+	}
+	s.retire(old)
+	if s.plan.tight() {
+		return float64(values[0]), s.confirm()
+	}
+	return float64(values[0]), nil
 }
 
-// update computes every group's new values before it replaces the first.
-func (s *Session) update(o training.ApplyOptions, scale *tensors.Tensor) error {
+// groupSpans is how many spans' parameters one program updates. On a GPU an update takes less time than launching a
+// program, and PJRT lets the host be no more than 32 programs ahead. Whole layers are large enough.
+func (m *Model) groupSpans() int {
+	if m.Device.Kind == backend.Go || m.Trainable {
+		return 1
+	}
+	return 4
+}
+
+// update computes every group's new values; the groups still have the old ones.
+func (s *Session) update(o training.ApplyOptions, scale *tensors.Tensor) (fresh [][]*tensors.Tensor, err error) {
 	t := float64(s.steps + 1)
 	scalars, err := backend.UploadValues(s.model.Device, []float32{
 		float32(o.LearningRate),
@@ -164,32 +212,40 @@ func (s *Session) update(o training.ApplyOptions, scale *tensors.Tensor) error {
 		float32(1 / math.Sqrt(1-math.Pow(s.optim.beta2, t))),
 	}, 3)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer scalars.FinalizeAll()
 	groups := s.all()
-	fresh := make([][]*tensors.Tensor, len(groups))
+	fresh = make([][]*tensors.Tensor, len(groups))
 	for i, g := range groups {
 		if len(g.params) == 0 {
 			continue
 		}
 		if fresh[i], err = g.update(s.model, s.optim, scalars, scale); err != nil {
-			for _, f := range fresh {
-				err = errors.Join(err, backend.Free(f...))
-			}
-			return err
+			return nil, errors.Join(err, freeAll(fresh))
 		}
 	}
-	old := make([][]*tensors.Tensor, len(groups))
-	for i, g := range groups {
-		old[i] = g.exchange(fresh[i])
+	return fresh, nil
+}
+
+func freeAll(groups [][]*tensors.Tensor) error {
+	var errs []error
+	for _, ts := range groups {
+		errs = append(errs, backend.Free(ts...))
 	}
-	s.steps++
-	return errors.Join(s.retire(old), s.DropGradients())
+	return errors.Join(errs...)
+}
+
+// sweep frees what is of no more use.
+func (s *Session) sweep() error {
+	ts := s.trash
+	s.trash = nil
+	return backend.Free(ts...)
 }
 
 // DropGradients forgets what was summed since the last Apply.
 func (s *Session) DropGradients() error {
+	s.scaler.next()
 	var errs []error
 	for _, g := range s.all() {
 		errs = append(errs, backend.Free(g.grads...))

@@ -11,7 +11,7 @@ import (
 
 // share uploads what all layers need of a batch. positions nil counts from 0 in every row; segments nil, or one
 // document per row with padding behind it, needs no segment mask: causal attention never looks at what comes later.
-func (m *Model) share(positions, segments []int32, rowKeys []uint32, rows, length int) (sh shared, err error) {
+func (m *Model) share(positions, segments []int32, rows, length int) (sh shared, err error) {
 	masked := needsMask(segments, length)
 	if positions == nil || (segments != nil && !masked) {
 		positions = make([]int32, length)
@@ -32,9 +32,6 @@ func (m *Model) share(positions, segments []int32, rowKeys []uint32, rows, lengt
 			return sh, err
 		}
 		sh.promise = promisedSegments(m.Device.Kind, segments, length)
-	}
-	if rowKeys != nil {
-		sh.rowKeys, err = backend.UploadValues(m.Device, rowKeys, rows)
 	}
 	return sh, err
 }
@@ -67,7 +64,7 @@ func needsMask(segments []int32, length int) bool {
 
 // endGradients returns the gradients of embedding, norm and head, as the session's group of ends orders them.
 func (m *Model) endGradients(p *pass) ([]*tensors.Tensor, error) {
-	at, err := backend.UploadValues(m.Device, p.ids, len(p.ids), 1)
+	at, err := backend.UploadValues(m.Device, p.batch.IDs, len(p.batch.IDs), 1)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +79,11 @@ func (m *Model) endGradients(p *pass) ([]*tensors.Tensor, error) {
 		in = append(in, p.ends[1])
 	}
 	out, err := m.programs.get(m.Device, "embed_backward", variant, func(in []*Node) []*Node {
-		dx := ConvertDType(Reshape(in[0], -1, m.Shape.Hidden), dtypes.Float32)
+		dx := in[0]
+		if dx.Rank() == 2 { // with room behind
+			dx = SliceAxis(dx, 1, AxisRange(0, m.Shape.Hidden))
+		}
+		dx = ConvertDType(Reshape(dx, -1, m.Shape.Hidden), dtypes.Float32)
 		table := Zeros(dx.Graph(), shapes.Make(dtypes.Float32, m.Vocab, m.Shape.Hidden))
 		if tied {
 			table = in[2]

@@ -19,13 +19,15 @@ const (
 	stateFile      = "optimizer.safetensors"
 	stateSteps     = "steps"
 	stateOptimizer = "optimizer"
+	stateLossScale = "loss_scale"
 )
 
-// named walks over the session's tensors: "0.1.m" is the first moment of parameter 1 of group 0, or its codes, of which
-// "0.1.m.absmax" are the scales.
+// named walks over the session's tensors: "7.m" is the first moment of parameter 7, or its codes, of which "7.m.absmax" are
+// the scales. Names do not depend on how parameters are grouped, which differs from device to device.
 func (s *Session) named(visit func(name string, at **tensors.Tensor) error) error {
-	for i, g := range s.all() {
-		name := func(j int) string { return fmt.Sprintf("%d.%d.", i, j) }
+	first := 0
+	for _, g := range s.all() {
+		name := func(j int) string { return fmt.Sprintf("%d.", first+j) }
 		for j, p := range g.params {
 			if err := visit(name(j)+"value", p.at); err != nil {
 				return err
@@ -41,6 +43,7 @@ func (s *Session) named(visit func(name string, at **tensors.Tensor) error) erro
 				}
 			}
 		}
+		first += len(g.params)
 	}
 	return nil
 }
@@ -68,9 +71,14 @@ func (s *Session) SaveState(dir string) error {
 	if err != nil {
 		return s.recovered(err)
 	}
-	return safetensors.Write(filepath.Join(dir, stateFile), all, map[string]string{
-		stateSteps: strconv.Itoa(s.steps), stateOptimizer: s.optim.String(),
-	})
+	if err := s.sweep(); err != nil {
+		return fmt.Errorf("save state: %w", err)
+	}
+	about := map[string]string{stateSteps: strconv.Itoa(s.steps), stateOptimizer: s.optim.String()}
+	if s.scaler != nil {
+		about[stateLossScale] = s.scaler.String()
+	}
+	return safetensors.Write(filepath.Join(dir, stateFile), all, about)
 }
 
 // savedDType is the dtype in which a tensor is saved: codes as they are, numbers in float32.
@@ -100,6 +108,12 @@ func (s *Session) LoadState(dir string) (err error) {
 		return fmt.Errorf("%s: the optimizer was %q, this training's is %q: set Optim to the checkpoint's, or load its weights and start afresh",
 			f.Path(), was, s.optim)
 	}
+	scaling := s.scaler
+	if text, ok := f.Metadata()[stateLossScale]; ok && scaling != nil {
+		if scaling, err = parseScaler(text); err != nil {
+			return fmt.Errorf("%s: %w", f.Path(), err)
+		}
+	}
 	var places []**tensors.Tensor
 	var fresh []*tensors.Tensor
 	err = s.named(func(name string, at **tensors.Tensor) error {
@@ -113,12 +127,13 @@ func (s *Session) LoadState(dir string) (err error) {
 		return errors.Join(err, backend.Free(fresh...))
 	}
 	_ = s.model.Device.Sync() // what fails now was computed from the values that go
-	err = s.retire(nil)
+	s.retire(nil)
+	err = s.sweep()
 	for i, at := range places {
 		err = errors.Join(err, backend.Free(*at))
 		*at = fresh[i]
 	}
-	s.steps = steps
+	s.steps, s.scaler = steps, scaling
 	return errors.Join(err, s.DropGradients())
 }
 

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/loris-ml/loris/internal/backend"
-	"github.com/loris-ml/loris/internal/nn"
 	"github.com/loris-ml/loris/internal/training"
 )
 
@@ -37,9 +37,14 @@ func (s *Session) through(ctx context.Context, b *training.Batch, train bool) (t
 
 // pass takes a batch through the layers. When it returns, nothing but gradients is left on the device.
 func (s *Session) pass(ctx context.Context, b *training.Batch, train bool) (training.Stats, error) {
-	p := s.newPass(b, train)
+	p := s.ahead
+	if p != nil && p.batch == b && train {
+		s.ahead = nil
+	} else {
+		p = s.newPass(b, train)
+	}
 	defer p.free()
-	err := p.begin(b)
+	err := p.begin()
 	if err == nil {
 		err = p.forward(ctx)
 	}
@@ -58,16 +63,17 @@ func (s *Session) pass(ctx context.Context, b *training.Batch, train bool) (trai
 // pass is one batch on its way through the layers.
 type pass struct {
 	s      *Session
+	batch  *training.Batch
 	train  bool
-	keep   []nn.Keep // per span
-	ids    []int32
+	plan   []spanPlan
 	labels int // positions with a label
 	sh     shared
 	lab    *tensors.Tensor
 
 	x       []*tensors.Tensor   // input of each span, and the last one's output
 	kept    [][]*tensors.Tensor // per span
-	dx      *tensors.Tensor     // gradient at the place the backward pass has reached
+	left    []*tensors.Tensor   // on the device, of what has been copied to the host last
+	dx      *tensors.Tensor     // gradient at the place the backward pass has reached, [rows, length, hidden] or with room behind
 	scalars []*tensors.Tensor   // see lossOutputs
 	grads   [][]*tensors.Tensor // per span
 	ends    []*tensors.Tensor   // of norm and head
@@ -75,9 +81,9 @@ type pass struct {
 
 func (s *Session) newPass(b *training.Batch, train bool) *pass {
 	n := len(s.spans)
-	p := &pass{s: s, train: train, ids: b.IDs, keep: make([]nn.Keep, n), kept: make([][]*tensors.Tensor, n), grads: make([][]*tensors.Tensor, n)}
+	p := &pass{s: s, batch: b, train: train, plan: make([]spanPlan, n), kept: make([][]*tensors.Tensor, n), grads: make([][]*tensors.Tensor, n)}
 	if train {
-		p.keep = s.plan.keep(s.model, s.spans, b.Rows, b.Length)
+		p.plan = s.plan.plan(s.model, s.spans, b.Rows, b.Length)
 	}
 	for _, l := range b.Labels {
 		if l != IgnoreIndex {
@@ -87,22 +93,61 @@ func (s *Session) newPass(b *training.Batch, train bool) *pass {
 	return p
 }
 
-// begin moves the batch to the device.
-func (p *pass) begin(b *training.Batch) (err error) {
-	s := p.s
-	var keys []uint32
-	if p.train && s.dropout {
-		keys = rowKeys(s.seed, s.steps, b)
-	}
-	if p.sh, err = s.model.share(b.Positions, b.Segments, keys, b.Rows, b.Length); err != nil {
+// Prefetch moves the batch to the device. Until MicroStep has taken it, b must stay as it is.
+func (s *Session) Prefetch(b *training.Batch) error {
+	if err := s.model.checkBatch(b); err != nil {
 		return err
 	}
-	if p.lab, err = backend.UploadValues(s.model.Device, b.Labels, b.Rows, b.Length); err != nil {
+	s.dropAhead()
+	s.ahead = s.newPass(b, true)
+	if err := s.ahead.upload(); err != nil {
+		return s.recovered(err)
+	}
+	return nil
+}
+
+func (s *Session) dropAhead() {
+	if s.ahead != nil {
+		s.ahead.free()
+		s.ahead = nil
+	}
+}
+
+// upload moves to the device what no update changes.
+func (p *pass) upload() (err error) {
+	m, b := p.s.model, p.batch
+	if p.sh, err = m.share(b.Positions, b.Segments, b.Rows, b.Length); err != nil {
 		return err
 	}
-	x, err := s.model.embed(b.IDs, b.Rows, b.Length)
+	if p.lab, err = backend.UploadValues(m.Device, b.Labels, b.Rows, b.Length); err != nil || m.Trainable {
+		return err
+	}
+	return p.embed()
+}
+
+func (p *pass) embed() error {
+	x, err := p.s.model.embed(p.batch.IDs, p.batch.Rows, p.batch.Length)
 	p.x = append(p.x, x)
 	return err
+}
+
+// begin moves to the device what is not there yet.
+func (p *pass) begin() (err error) {
+	s, b := p.s, p.batch
+	if p.lab == nil {
+		if err := p.upload(); err != nil {
+			return err
+		}
+	}
+	if p.train && s.dropout {
+		if p.sh.rowKeys, err = backend.UploadValues(s.model.Device, rowKeys(s.seed, s.steps, b), b.Rows); err != nil {
+			return err
+		}
+	}
+	if len(p.x) == 0 {
+		return p.embed()
+	}
+	return nil
 }
 
 // rowKeys are the rows' random streams, keyed by seed, step and row alone.
@@ -118,6 +163,9 @@ func rowKeys(seed int64, step int, b *training.Batch) []uint32 {
 	return keys
 }
 
+// sweepAfter is the span behind which the device has enough to do for a while.
+const sweepAfter = 2
+
 func (p *pass) forward(ctx context.Context) error {
 	m := p.s.model
 	for i, sp := range p.s.spans {
@@ -125,19 +173,39 @@ func (p *pass) forward(ctx context.Context) error {
 			return err
 		}
 		in := append(append([]*tensors.Tensor{p.x[i]}, p.sh.inputs(p.s.index[i])...), sp.tensors()...)
-		out, err := m.forward(sp, p.sh, p.keep[i]).call(in...)
+		out, err := m.forward(sp, p.sh, p.plan[i].keep).call(in...)
 		if err != nil {
 			return err
 		}
 		p.x, p.kept[i] = append(p.x, out[0]), out[1:]
-		if !p.train {
-			if err := backend.Free(p.x[i]); err != nil {
+		if i == min(sweepAfter, len(p.s.spans)-1) {
+			if err := p.s.sweep(); err != nil {
 				return err
 			}
+		}
+		if p.train {
+			err = p.offload(i)
+		} else {
+			err = backend.Free(p.x[i])
 			p.x[i] = nil
 		}
+		if err != nil {
+			return err
+		}
 	}
-	out, err := m.loss(p.train).call(p.x[len(p.s.spans)], p.lab, m.Norm, m.head())
+	if err := p.leave(); err != nil {
+		return err
+	}
+	in := []*tensors.Tensor{p.x[len(p.s.spans)], p.lab, m.Norm, m.head()}
+	if p.train && m.scaled() {
+		scale, err := backend.UploadValues(m.Device, []float32{float32(p.s.scaler.factor(p.labels))})
+		if err != nil {
+			return err
+		}
+		defer backend.Free(scale)
+		in = append(in, scale)
+	}
+	out, err := m.loss(p.train).call(in...)
 	if err != nil {
 		return err
 	}
@@ -156,13 +224,18 @@ func (p *pass) backward(ctx context.Context) error {
 			return err
 		}
 		sp := p.s.spans[i]
-		in := append([]*tensors.Tensor{p.x[i], p.dx}, p.sh.inputs(p.s.index[i])...)
-		in = append(append(in, p.kept[i]...), sp.tensors()...)
-		out, err := m.backward(sp, p.sh, p.keep[i], len(p.kept[i])).call(in...)
-		if err != nil {
+		if err := p.fetch(i); err != nil {
 			return err
 		}
-		old := append(p.kept[i], p.x[i+1], p.dx)
+		in := append([]*tensors.Tensor{p.x[i], p.dx}, p.sh.inputs(p.s.index[i])...)
+		in = append(append(in, p.kept[i]...), sp.tensors()...)
+		dy := p.dx
+		p.dx = nil // the program has it
+		out, err := m.backward(sp, p.sh, p.plan[i], len(p.kept[i])).call(in...)
+		if err != nil {
+			return errors.Join(err, backend.Free(dy))
+		}
+		old := append(p.kept[i], p.x[i+1], dy)
 		p.dx, p.grads[i], p.kept[i], p.x[i+1] = out[0], out[1:], nil, nil
 		if err := backend.Free(old...); err != nil {
 			return err
@@ -182,11 +255,13 @@ func (s *Session) collect(p *pass) error {
 			return errors.Join(err, backend.Free(grads...))
 		}
 	}
+	n := s.model.groupSpans()
 	for i, g := range s.groups {
-		if err := g.accumulate(s.model, p.grads[i]); err != nil {
+		spans := p.grads[i*n : min((i+1)*n, len(p.grads))]
+		if err := g.accumulate(s.model, slices.Concat(spans...)); err != nil {
 			return err
 		}
-		p.grads[i] = nil
+		clear(spans)
 	}
 	return nil
 }
@@ -206,7 +281,7 @@ func (p *pass) stats() (st training.Stats, err error) {
 
 // free releases what the pass still holds.
 func (p *pass) free() {
-	ts := append([]*tensors.Tensor{p.lab, p.dx}, p.x...)
+	ts := append(append([]*tensors.Tensor{p.lab, p.dx}, p.x...), p.left...)
 	ts = append(append(ts, p.scalars...), p.ends...)
 	for i := range p.kept {
 		ts = append(append(ts, p.kept[i]...), p.grads[i]...)

@@ -15,10 +15,12 @@ import (
 type Cache struct {
 	K, V     *Node // [B, capacity, KVHeads, HeadDim]; Attend replaces them by the extended ones
 	Position *Node // int32 scalar: where in the cache the first token of this call goes
+	Start    *Node // [B] int32: where in the cache each row begins; what lies before is padding
 }
 
 // attend writes k and v [B, S, KVHeads, HeadDim] at the cache's position and lets every query of q [B, S, Heads,
-// HeadDim] see what lies at or before its own place. Scores are materialized: a generating call has few queries.
+// HeadDim] see what lies at or before its own place and not before its row's start. Scores are materialized, [B, Heads, S,
+// capacity] in float32: one query a row is the rule, and only the prompts have more.
 func (c *Cache) attend(q, k, v *Node, o attention.Options) *Node {
 	g := q.Graph()
 	zero := Const(g, int32(0))
@@ -47,6 +49,9 @@ func (c *Cache) attend(q, k, v *Node, o attention.Options) *Node {
 		scores = MulScalar(Tanh(DivScalar(scores, o.SoftCap)), o.SoftCap)
 	}
 	mask := Reshape(visible, 1, 1, queries, 1, keys)
+	rows := shapes.Make(dtypes.Int32, batch, keys)
+	padding := LessThan(Iota(g, rows, 1), BroadcastToShape(ExpandAxes(c.Start, -1), rows))
+	mask = And(mask, Reshape(LogicalNot(padding), batch, 1, 1, 1, keys))
 	scores = Where(BroadcastToShape(mask, shapes.Make(dtypes.Bool, scores.Shape().Dimensions...)), scores, AddScalar(ZerosLike(scores), -1e30))
 	weights := ConvertDType(Softmax(scores, -1), v.DType())
 	out := matmul.General(weights, []int{4}, []int{0, 1}, c.V, []int{1}, []int{0, 2}) // [B, KVHeads, S, group, HeadDim]

@@ -78,8 +78,14 @@ type buffer struct {
 	clean bool // the columns behind are zeros
 }
 
+// AddRoom is x [B, S, n] as a matrix [B·S, n+room] with zeros behind, without a copy where a primitive left it so.
+func (t *Tape) AddRoom(x *Node) *Node { return t.roomy(x, room) }
+
+// DropRoom is the inverse of AddRoom: its first columns in the shape of like.
+func (t *Tape) DropRoom(x, like *Node) *Node { return t.head(x, like, true) }
+
 // head returns the first columns of data in the shape of like, and remembers what lies behind.
-func (l *Layer) head(data, like *Node, clean bool) *Node {
+func (l *fusion) head(data, like *Node, clean bool) *Node {
 	d := like.Shape().Dimensions
 	n := Reshape(SliceAxis(data, 1, AxisRange(0, d[len(d)-1])), d...)
 	l.buffers[n] = buffer{data, clean}
@@ -93,7 +99,7 @@ func flat(x *Node) *Node {
 }
 
 // roomy is x [B, S, n] as a matrix [B·S, n+pad] with zeros behind.
-func (l *Layer) roomy(x *Node, pad int) *Node {
+func (l *fusion) roomy(x *Node, pad int) *Node {
 	n := x.Shape().Dim(-1)
 	if b, ok := l.buffers[x]; ok && b.clean && b.data.Shape().Dim(1) == n+pad {
 		return b.data
@@ -102,7 +108,7 @@ func (l *Layer) roomy(x *Node, pad int) *Node {
 }
 
 // atLeast is x [B, S, n] as a matrix whose first n columns count.
-func (l *Layer) atLeast(x *Node) *Node {
+func (l *fusion) atLeast(x *Node) *Node {
 	if b, ok := l.buffers[x]; ok {
 		return b.data
 	}

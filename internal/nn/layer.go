@@ -3,6 +3,7 @@ package nn
 import (
 	"fmt"
 
+	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	. "github.com/gomlx/gomlx/core/graph"
 
@@ -63,7 +64,13 @@ type store struct {
 
 // NewLayer starts a layer of the given shape. The tape may be nil: nothing is kept.
 func NewLayer(shape Shape, batch Batch, tape *Tape) *Layer {
-	return &Layer{shape: shape, batch: batch, tape: tape, adapters: map[string]boundAdapter{}, fusion: newFusion()}
+	l := &Layer{shape: shape, batch: batch, tape: tape, adapters: map[string]boundAdapter{}}
+	if tape != nil {
+		l.fusion = tape.fusion
+	} else {
+		l.fusion = newFusion()
+	}
+	return l
 }
 
 // Bind adds the tensors of a layout; nodes are those of its slots.
@@ -87,15 +94,18 @@ func (l *Layer) Kind() string { return l.stores[0].layout.kind }
 // UseRope makes RoPE rotate by table i of the model's Rope; a layer begins with table 0.
 func (l *Layer) UseRope(i int) { l.rope = i }
 
-// fused tells whether the primitives are to be computed in their fused form where it covers them.
-func (l *Layer) fused(x *Node) bool {
-	switch l.shape.Form {
+// Fused tells whether the primitives are computed in their fused form, where it covers them. Programs then hand on the
+// gradients of activations with room behind, see [Tape.AddRoom].
+func (s Shape) Fused(b compute.Backend) bool {
+	switch s.Form {
 	case FormAuto:
-		return l.shape.Compute == dtypes.BFloat16 && kernels.Available(x.Graph().Backend())
+		return s.Compute == dtypes.BFloat16 && kernels.Available(b)
 	default:
-		return l.shape.Form == FormFused
+		return s.Form == FormFused
 	}
 }
+
+func (l *Layer) fused(x *Node) bool { return l.shape.Fused(x.Graph().Backend()) }
 
 // gain returns the gain of a norm, and whether it is trained.
 func (l *Layer) gain(name string) (gain *Node, trained bool) {

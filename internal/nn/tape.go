@@ -31,6 +31,7 @@ type Tape struct {
 	next   int
 	ops    []operation
 	grads  map[*Node]*Node // what has arrived so far
+	fusion                 // of all layers it goes through
 }
 
 // operation is one primitive: backward gets the gradient that arrived at each of outs, nil where none did, and adds to
@@ -41,11 +42,11 @@ type operation struct {
 }
 
 // Record returns a tape that collects what keep names.
-func Record(keep Keep) *Tape { return &Tape{keep: keep} }
+func Record(keep Keep) *Tape { return &Tape{keep: keep, fusion: newFusion()} }
 
 // Replay returns a tape that plays back kept, the values recorded under the same keep.
 func Replay(keep Keep, kept []*Node) *Tape {
-	return &Tape{keep: keep, replay: true, kept: kept, grads: map[*Node]*Node{}}
+	return &Tape{keep: keep, replay: true, kept: kept, grads: map[*Node]*Node{}, fusion: newFusion()}
 }
 
 // Kept returns the recorded values in order. The block's own output y is not among them: the program returns it anyway.

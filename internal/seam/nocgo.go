@@ -29,6 +29,7 @@ func (p *Plugin) Sync() error                                        { return er
 func (p *Plugin) Pending() int                                       { return 0 }
 func (p *Plugin) SetCacheDir(dir string)                             {}
 func (p *Plugin) CacheStats() CacheStats                             { return CacheStats{Err: errNoCgo} }
+func (p *Plugin) Profile(run func() error) ([]Execution, error)      { return nil, errNoCgo }
 func (p *Plugin) Memory(device int) (inUse, peak, limit int64, err error) {
 	return 0, 0, 0, errNoCgo
 }

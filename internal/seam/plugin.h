@@ -54,6 +54,10 @@ PJRT_Error *seam_keep_first(const PJRT_Api *real, PJRT_Error *first, PJRT_Error 
 char *seam_watch(plugin *p, int slot);
 void seam_unwatch(plugin *p, int slot);
 
+// profile.c
+char *seam_profile_start(const PJRT_Api *real, void **out);
+char *seam_profile_stop(const PJRT_Api *real, void *handle, uint8_t **data, size_t *size);
+
 // compile.c
 PJRT_Error *seam_compile(plugin *p, int slot, PJRT_Client_Compile_Args *a);
 

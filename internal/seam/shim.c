@@ -363,6 +363,17 @@ char *seam_memory_stats(int slot, int device, seam_memory *out) {
   return NULL;
 }
 
+char *seam_profile_slot(int slot, void **handle) {
+  char *late = seam_sync(slot);
+  return late ? late : seam_profile_start(plugins[slot].real, handle);
+}
+
+char *seam_profiled(int slot, void *handle, uint8_t **data, size_t *size) {
+  char *late = seam_sync(slot), *error = seam_profile_stop(plugins[slot].real, handle, data, size);
+  if (late && error) free(error);
+  return late ? late : error;
+}
+
 char *seam_watch_slot(int slot) {
   char *late = seam_sync(slot);
   return late ? late : seam_watch(&plugins[slot], slot);

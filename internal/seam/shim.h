@@ -34,6 +34,10 @@ char *seam_sync(int slot);
 char *seam_memory_stats(int slot, int device, seam_memory *out);
 int seam_pending(int slot);
 
+// The profiler of a plugin, of which a process has one at a time; data is malloc'ed, a serialized tensorflow.profiler.XSpace.
+char *seam_profile_slot(int slot, void **handle);
+char *seam_profiled(int slot, void *handle, uint8_t **data, size_t *size);
+
 // What tests use; see watch.c.
 #define SEAM_UPLOAD "copy from the host"
 char *seam_watch_slot(int slot);

@@ -42,6 +42,16 @@ type ApplyOptions struct {
 	MaxGradNorm  float64 // 0: no clipping
 }
 
+// Prefetcher is a Session that can move a batch to the device while that works on what came before, for the next
+// MicroStep, over the same b. Until then b must stay as it is.
+type Prefetcher interface{ Prefetch(b *Batch) error }
+
+// LossScaler is a Session that may scale the loss: LossScale tells by how much, and whether the last Apply left values as
+// they were because gradients were not finite; its norm then is not either.
+type LossScaler interface {
+	LossScale() (scale float64, skipped bool)
+}
+
 // Session trains one model. It is used by one goroutine.
 type Session interface {
 	// MicroStep runs forward and backward and adds the gradients of the summed loss to the sums.

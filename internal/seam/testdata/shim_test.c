@@ -3,6 +3,7 @@
 #include "../errors.c"
 #include "../compile.c"
 #include "../watch.c"
+#include "../profile.c"
 #include "../shim.c"
 
 #include <assert.h>

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/loris-ml/loris/internal/seam"
+)
+
+func TestProfileSumsKernelsAndPauses(t *testing.T) {
+	at := func(program, name string, start, ms int) seam.Execution {
+		return seam.Execution{Program: program, Name: name, Start: time.Duration(start) * time.Millisecond, Duration: time.Duration(ms) * time.Millisecond}
+	}
+	var out strings.Builder
+	err := writeProfile(&out, []seam.Execution{
+		at("forward", "gemm", 100, 4), at("forward", "gemm", 105, 4), at("", "copy", 106, 1), at("backward", "norm", 112, 2),
+	})
+	const want = `ms,runs,program,op,kernel
+8.000,2,forward,,gemm
+3.000,1,backward,,pause behind forward
+2.000,1,backward,,norm
+1.000,1,,,copy
+1.000,1,forward,,pauses
+10.000,4,,,busy
+4.000,,,,idle
+`
+	if got := sorted(out.String()); err != nil || got != sorted(want) {
+		t.Errorf("got %v, error %v, want %v", out.String(), err, want)
+	}
+}
+
+func TestKindsAddUp(t *testing.T) {
+	at := func(name string, start, ms int) seam.Execution {
+		return seam.Execution{Name: name, Start: time.Duration(start) * time.Millisecond, Duration: time.Duration(ms) * time.Millisecond}
+	}
+	got := byKind([]seam.Execution{at("nvjet_sm90", 10, 4), at("loris_nf4_nested", 12, 4), at("loop_add_fusion", 20, 2), at("cudnn_sdpa", 22, 6)}, 2)
+	want := map[string]float64{"products": 2, "dequantize": 2, "elementwise": 1, "attention": 3, "pauses": 2, "overlap": -1, "all": 9}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// sorted puts lines in an order that does not depend on that of equal times.
+func sorted(text string) string {
+	lines := strings.Split(text, "\n")
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+func TestFLOPsOfALlama3Token(t *testing.T) {
+	c := shapes["llama-3-8b"]
+	if got := flops(c, 2048, false) / 1e9; got < 31.8 || got > 32.0 { // 4·7.50e9 weights and 1.88e9 of attention
+		t.Errorf("%.2f GFLOP per token", got)
+	}
+}

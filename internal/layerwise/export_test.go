@@ -1,0 +1,59 @@
+package layerwise
+
+import (
+	"context"
+	"reflect"
+
+	"github.com/loris-ml/loris/internal/nn"
+	"github.com/loris-ml/loris/internal/training"
+)
+
+// PinHost lets a session keep residuals in that many bytes of the host's memory.
+func PinHost(s training.Session, bytes int64) { s.(*Session).plan.host = bytes }
+
+// PartTokens makes backward programs that compute much again take that many tokens at a time.
+func PartTokens(s training.Session, n int) { s.(*Session).plan.tokens = n }
+
+// Scaler is a scaler.
+type Scaler struct{ *scaler }
+
+func NewScaler() Scaler                  { return Scaler{newScaler()} }
+func (s Scaler) Judge(norm float64) bool { return s.judge(norm) }
+func (s Scaler) Scale() float64          { return s.scale }
+
+// SetLossScale sets the scale of the loss, which float16 has.
+func SetLossScale(s training.Session, scale float64) { s.(*Session).scaler.scale = scale }
+
+// Fuse makes the session's model, which has run nothing yet, take the fused form of its primitives.
+func Fuse(s training.Session) { s.(*Session).model.Shape.Form = nn.FormFused }
+
+// OnHost is how many spans' residuals a session keeps in the host's memory.
+func OnHost(s training.Session) (n int) {
+	for _, plan := range s.(*Session).plan.plans {
+		for _, span := range plan {
+			if span.host {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// Compiled is how many programs the session's model has compiled: one for each combination of input shapes.
+func Compiled(s training.Session) (n int) {
+	for _, p := range s.(*Session).model.programs.byKey {
+		n += reflect.ValueOf(p.exec).Elem().FieldByName("cache").Len()
+	}
+	return n
+}
+
+// ScoreInParts is LogProbs of the session's model and a row, with the head on that many places at a time.
+func ScoreInParts(s training.Session, ids, targets []int32, part int) ([]float32, error) {
+	m := s.(*Session).model
+	x, err := m.hidden(context.Background(), nil, ids, nil, 1, len(ids))
+	if err != nil {
+		return nil, err
+	}
+	defer x.FinalizeAll()
+	return m.score(context.Background(), x, targets, part)
+}

@@ -1,0 +1,97 @@
+package layerwise
+
+import (
+	. "github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/loris-ml/loris/internal/backend"
+	"github.com/loris-ml/loris/internal/seam"
+)
+
+// What the plan wants in the host's memory is copied there behind a span's forward pass, and back two spans ahead of its
+// backward pass. Copies have streams of their own. Memory that a copy reads is taken by what is launched after it is freed,
+// and waits for the copy: so it is freed one span later, when the copy has long been done.
+
+// largeEnough is from how many bytes on a tensor is copied to the host.
+const largeEnough = 1 << 20
+
+// offload copies what span i needs again to the host.
+func (p *pass) offload(i int) error {
+	if err := p.leave(); err != nil || !p.plan[i].host {
+		return err
+	}
+	at := p.far(i)
+	moved, err := p.move(at, "pinned_host")
+	if err != nil {
+		return err
+	}
+	for k, t := range at {
+		p.left, *t = append(p.left, *t), moved[k]
+	}
+	return nil
+}
+
+// leave frees on the device what offload has copied last.
+func (p *pass) leave() error {
+	ts := p.left
+	p.left = nil
+	return backend.Free(ts...)
+}
+
+// fetch sees to it that what span i needs is on the device, and begins to copy what the spans before it need.
+func (p *pass) fetch(i int) error {
+	if i == len(p.plan)-1 {
+		for k := i; k > i-nearEnd; k-- {
+			if err := p.bring(k); err != nil {
+				return err
+			}
+		}
+	}
+	return p.bring(i - nearEnd)
+}
+
+// bring copies what span i needs back to the device.
+func (p *pass) bring(i int) error {
+	if i < 0 || !p.plan[i].host {
+		return nil
+	}
+	at := p.far(i)
+	moved, err := p.move(at, "device")
+	if err != nil {
+		return err
+	}
+	for k, t := range at {
+		if err := backend.Free(*t); err != nil {
+			return err
+		}
+		*t = moved[k]
+	}
+	return nil
+}
+
+// far are the places of the tensors of span i that go to the host.
+func (p *pass) far(i int) []**tensors.Tensor {
+	at := []**tensors.Tensor{&p.x[i]}
+	for k, t := range p.kept[i] {
+		if int64(t.Shape().ByteSize()) >= largeEnough {
+			at = append(at, &p.kept[i][k])
+		}
+	}
+	return at
+}
+
+// move copies tensors to a kind of memory of the device.
+func (p *pass) move(at []**tensors.Tensor, memory string) ([]*tensors.Tensor, error) {
+	m := p.s.model
+	var in []*tensors.Tensor
+	for _, t := range at {
+		in = append(in, *t)
+	}
+	return m.programs.get(m.Device, "copy_to_"+memory, "", func(in []*Node) (out []*Node) {
+		seam.Configure(in[0].Graph(), &seam.Program{CopyTo: memory})
+		for _, x := range in {
+			out = append(out, Identity(x))
+		}
+		return out
+	}).call(in...)
+}
