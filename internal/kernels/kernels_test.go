@@ -21,8 +21,9 @@ import (
 // reference tolerances: a result in bf16 is within one or two roundings of 2⁻⁹.
 var toReference = map[dtypes.DType]float64{dtypes.Float32: 3e-6, dtypes.BFloat16: 5e-3}
 
-// Between kernel and twin only a few roundings fall differently.
-var toTwin = map[dtypes.DType]float64{dtypes.BFloat16: 1e-3}
+// Between kernel and twin only a few roundings fall differently; but XLA may compute a narrow product without rounding its
+// operands to bf16 first (it permits itself excess precision), as products of adapters of low ranks are.
+var toTwin = map[dtypes.DType]float64{dtypes.BFloat16: 2.5e-3}
 
 // problems are small, and odd where a kernel or a twin may trip.
 func problems(t testing.TB) []problem {
