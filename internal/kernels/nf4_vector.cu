@@ -1,12 +1,13 @@
 // The product of one row with a 4-bit weight. A block takes tiles of ROWS bytes' rows, 2 ROWS outputs, its warps take turns
 // along the inputs, and a lane decodes 16 bytes of each row at a time.
+#include "gated.cuh"
 #include "product.cuh"
 
 constexpr int VECTOR_WARPS = 8, ROWS = 8, LANE_INPUTS = 16, STRIDE = 32 * LANE_INPUTS;
 
 // x [1,I+n], codes u8 [R*I], the scales, tail [2R,n], residual [2R] -> y [1,2R] = x [W | tail]ᵀ + residual, or, gated,
-// y [1,R] = silu(lower half) * upper half. sizes = {R, I, n, log2(blocksize/64), type, group shift or -1, 0 plain 1 residual
-// 2 gated}.
+// y [1,R] = act(lower half) * upper half. sizes = {R, I, n, log2(blocksize/64), type, group shift or -1, what then: 0 nothing,
+// 1 add the residual, 2 SwiGLU, 3 GeGLU}.
 extern "C" __global__ void __launch_bounds__(32 * VECTOR_WARPS, 3)
 loris_nf4_vector(const u16* __restrict__ x, const uint4* __restrict__ codes, const void* __restrict__ scaleCodes,
                  const float* __restrict__ absmax, const float* __restrict__ offset, const float* __restrict__ map,
@@ -14,7 +15,7 @@ loris_nf4_vector(const u16* __restrict__ x, const uint4* __restrict__ codes, con
                  u16* __restrict__ y) {
   __shared__ float2 table[256 * TABLE_COPIES];
   __shared__ float sums[2][VECTOR_WARPS + 1][2 * ROWS];
-  const int R = sizes[0], I = sizes[1], n = sizes[2], blockShift = sizes[3], mode = sizes[6];
+  const int R = sizes[0], I = sizes[1], n = sizes[2], blockShift = sizes[3], then = sizes[6], gating = then >= 2;
   const MaybeNestedScales scales{scaleCodes, absmax, offset, map, sizes[5]};
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, blocks = I / 64;
   fillTable(table, sizes[4], [](float lower, float upper) { return make_float2(lower, upper); });
@@ -87,8 +88,8 @@ loris_nf4_vector(const u16* __restrict__ x, const uint4* __restrict__ codes, con
     sum[0] += __shfl_xor_sync(0xffffffffu, sum[0], 1);
     if (lane % 2 == 0) sums[buffer][warp][lane / 2] = sum[0];
     __syncthreads();
-    const int o = threadIdx.x, i = first + (mode == 2 ? o : o / 2);
-    if (o < (mode == 2 ? ROWS : 2 * ROWS) && i < R) {
+    const int o = threadIdx.x, i = first + (gating ? o : o / 2);
+    if (o < (gating ? ROWS : 2 * ROWS) && i < R) {
       auto total = [&](int k) {
         float v = 0;
         for (int w = 0; w < VECTOR_WARPS + (n > 0); w++) v += sums[buffer][w][k];
@@ -96,13 +97,13 @@ loris_nf4_vector(const u16* __restrict__ x, const uint4* __restrict__ codes, con
       };
       float v;
       int to = i;
-      if (mode == 2) {
+      if (gating) {
         const float gate = rounded(total(2 * o));
-        v = gate * sigmoid(gate) * rounded(total(2 * o + 1));
+        v = gate * sigmoid(then == 2 ? SiLU::inner(gate) : GELUTanh::inner(gate)) * rounded(total(2 * o + 1));
       } else {
         to += o % 2 * R;
         v = total(o);
-        if (mode == 1) v += __uint_as_float((u32)residual[to] << 16);
+        if (then == 1) v += __uint_as_float((u32)residual[to] << 16);
       }
       y[to] = (u16)pack(v, 0.f);
     }

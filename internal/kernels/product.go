@@ -21,8 +21,28 @@ type ProductThen int
 const (
 	ThenNothing ProductThen = iota
 	ThenAdd                 // the residual [T, out] is added
-	ThenSwiGLU              // the outputs are gate and up, one half each: silu(gate)·up [T, out/2] is left
+	ThenSwiGLU              // the outputs are gate and up, one half each, of which [Gated] with [SiLU] is left, [T, out/2]
+	ThenGeGLU               // likewise with [GELUTanh]
 )
+
+// gates tells whether half as many outputs are left.
+func (p ProductThen) gates() bool { return p >= ThenSwiGLU }
+
+// activation is what it gates with.
+func (p ProductThen) activation() Activation {
+	if p == ThenGeGLU {
+		return GELUTanh
+	}
+	return SiLU
+}
+
+// ThenGated is the activation of a gate times up.
+func ThenGated(a Activation) ProductThen {
+	if a == GELUTanh {
+		return ThenGeGLU
+	}
+	return ThenSwiGLU
+}
 
 // Product is x·[W | tail]ᵀ for few rows x [T, in+n], as they are while text is generated, and a weight W [out, in] that is
 // decoded on the way, so that only its four bits are read. inputs are the arrays of quant.Packed.Inputs; tail [out, n] is an
@@ -53,7 +73,7 @@ func Product(l quant.Layout, x, tail, residual *Node, then ProductThen, inputs .
 	if residual != nil {
 		check(op, "the residual", residual, x.DType(), rows, out)
 	}
-	if then == ThenSwiGLU && out%2 != 0 {
+	if then.gates() && out%2 != 0 {
 		panic(fmt.Errorf("kernels: %s: %d outputs are not gate and up", op, out))
 	}
 	if k := productLaunch(l, x.DType(), rows, width-in, then).use(x.Graph()); k != nil {
@@ -68,11 +88,11 @@ func productTwin(l quant.Layout, x, tail, residual *Node, then ProductThen, inpu
 
 // follow does to y, a product, what comes then.
 func follow(y, residual *Node, then ProductThen) *Node {
-	switch then {
-	case ThenAdd:
+	switch {
+	case then == ThenAdd:
 		return Add(y, residual)
-	case ThenSwiGLU:
-		return swiGLUTwin(y, 0)
+	case then.gates():
+		return gatedTwin(then.activation(), y, 0)
 	}
 	return y
 }
@@ -107,7 +127,7 @@ func productLaunch(l quant.Layout, dtype dtypes.DType, rows, n int, then Product
 		k.kernel = "nf4_vector"
 		k.sizes = append(k.sizes, int32(then))
 		k.grid[0] = min(vectorBlocks, ceilDiv(out/2, vectorTile))
-		if then == ThenSwiGLU {
+		if then.gates() {
 			out /= 2
 		}
 		k.out = []shapes.Shape{shapes.Make(dtype, 1, out)}
@@ -147,8 +167,8 @@ func (k *launch) product(l quant.Layout, x, tail, residual *Node, then ProductTh
 		sum = Add(sum, wide(residual))
 	}
 	y := ConvertDType(sum, x.DType())
-	if then == ThenSwiGLU {
-		return swiGLUTwin(y, 0)
+	if then.gates() {
+		return gatedTwin(then.activation(), y, 0)
 	}
 	return y
 }

@@ -50,7 +50,7 @@ func productProblem(t testing.TB, w weight, dtype dtypes.DType, rows, n int, the
 			return Product(l, x, tail, residual, then, inputs...)
 		}),
 	}
-	if then == ThenSwiGLU {
+	if then.gates() {
 		p.rounding = 6e-3 // of both factors
 	}
 	values, err := packed.Dequantize(dtypes.Float32)
@@ -98,19 +98,20 @@ func productProblem(t testing.TB, w weight, dtype dtypes.DType, rows, n int, the
 
 // after is what follows the sums [rows, out].
 func after(sums []float64, residual array, then ProductThen, rows int) []float64 {
-	switch out := len(sums) / rows; then {
-	case ThenAdd:
+	switch out := len(sums) / rows; {
+	case then == ThenAdd:
 		for i := range sums {
 			sums[i] += float64(residual.floats[i])
 		}
-	case ThenSwiGLU:
-		var act []float64
+	case then.gates():
+		var gated []float64
 		for row := range rows {
 			for i := range out / 2 {
-				act = append(act, silu(sums[row*out+i])*sums[row*out+out/2+i])
+				act, _ := activation(then.activation(), sums[row*out+i])
+				gated = append(gated, act*sums[row*out+out/2+i])
 			}
 		}
-		return act
+		return gated
 	}
 	return sums
 }
@@ -125,9 +126,9 @@ func decodingProblems(t testing.TB, dtype dtypes.DType) (all []problem) {
 		rows, n int
 		then    ProductThen
 	}{
-		{small, 1, 0, ThenNothing}, {three, 1, 48, ThenAdd}, {long, 1, 16, ThenSwiGLU}, {fp4, 1, 320, ThenNothing}, {many, 1, 16, ThenSwiGLU},
+		{small, 1, 0, ThenNothing}, {three, 1, 48, ThenAdd}, {long, 1, 16, ThenSwiGLU}, {fp4, 1, 320, ThenNothing}, {many, 1, 16, ThenGeGLU},
 		{wide, 1, 0, ThenAdd}, {wide, 1, 16, ThenNothing}, {small, 2, 16, ThenNothing}, {three, 8, 0, ThenAdd}, {wide, 3, 0, ThenNothing},
-		{long, 9, 16, ThenSwiGLU}, {three, 32, 48, ThenAdd}, {many, 37, 0, ThenNothing}, {wide, 17, 0, ThenNothing}, {fp4, 64, 16, ThenSwiGLU},
+		{long, 9, 16, ThenSwiGLU}, {three, 32, 48, ThenAdd}, {many, 37, 0, ThenNothing}, {wide, 17, 0, ThenNothing}, {fp4, 64, 16, ThenGeGLU},
 		{small, 65, 16, ThenNothing}, {small, 1, 8, ThenNothing}, {odd, 1, 0, ThenNothing}, {odd, 8, 16, ThenAdd},
 	} {
 		all = append(all, productProblem(t, c.weight, dtype, c.rows, c.n, c.then))

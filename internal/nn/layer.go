@@ -121,6 +121,9 @@ func (l *Layer) gain(name string) (gain *Node, trained bool) {
 // the quotient in float32. Of heads it is the norm of each head's features.
 func (l *Layer) RMSNorm(x *Node, name string) *Node {
 	gain, trained := l.gain(name)
+	if x.Rank() == 3 && !trained && l.fused(x) { // a row of heads is too short for a block of its own
+		return l.fusedNorm(x, gain)
+	}
 	ins := []*Node{x}
 	if trained {
 		ins = append(ins, gain)
