@@ -9,13 +9,14 @@
 constexpr int ROWS_WARPS = 8, MATRICES = 2, SLICE = 512; // inputs of x in shared memory
 constexpr int SLICE_STRIDE = SLICE + 8;                  // u16; so that eight lanes' 16 bytes lie in different banks
 
-// x [T,I+n], codes u8 [R*I], the scales, tail [2R,n] -> out f32 [splits,T,2R], whose sum over the splits is x [W | tail]ᵀ.
+// x [T,I], codes u8 [R*I], the scales, low [T,n], tail [2R,n] -> out f32 [splits,T,2R], the sum of which over the splits is
+// x Wᵀ + low tailᵀ.
 // sizes = {R, I, n, log2(blocksize/64), type, group shift or -1, T, inputs of a split/256, splits}; grid {R/128, splits times
 // row tiles}; dynamic shared memory: the table, then TILES*8 rows of SLICE_STRIDE.
 template <int TILES>
 __device__ __forceinline__ void multiplyRows(const u16* __restrict__ x, const uint4* __restrict__ codes, MaybeNestedScales scales,
-                                             const u16* __restrict__ tail, const int* __restrict__ sizes, float* __restrict__ out,
-                                             u16* memory) {
+                                             const u16* __restrict__ low, const u16* __restrict__ tail, const int* __restrict__ sizes,
+                                             float* __restrict__ out, u16* memory) {
   uint2* table = (uint2*)memory;
   u16* slice = memory + 256 * TABLE_COPIES * sizeof(uint2) / sizeof(u16);
   const int R = sizes[0], I = sizes[1], n = sizes[2], blockShift = sizes[3], T = sizes[6], splits = sizes[8];
@@ -53,7 +54,7 @@ __device__ __forceinline__ void multiplyRows(const u16* __restrict__ x, const ui
       for (int i = threadIdx.x; i < TILES * 8 * (SLICE / 8); i += blockDim.x) {
         const int r = i / (SLICE / 8), c = i % (SLICE / 8) * 8, column = four * 64 + c;
         const bool exists = token + r < T && column < I;
-        copyAsync(shared(slice + r * SLICE_STRIDE + c), exists ? x + (size_t)(token + r) * (I + n) + column : x, exists);
+        copyAsync(shared(slice + r * SLICE_STRIDE + c), exists ? x + (size_t)(token + r) * I + column : x, exists);
       }
       awaitCopies();
       __syncthreads();
@@ -108,7 +109,7 @@ __device__ __forceinline__ void multiplyRows(const u16* __restrict__ x, const ui
     for (int c = 2 * t; c < n; c += 16) { // n is a multiple of 16
 #pragma unroll
       for (int k = 0; k < TILES; k++) {
-        const u16* from = x + (size_t)min(token + 8 * k + g, T - 1) * (I + n) + I + c;
+        const u16* from = low + (size_t)min(token + 8 * k + g, T - 1) * n + c;
         const u32 b0 = *(const u32*)from, b1 = *(const u32*)(from + 8);
 #pragma unroll
         for (int m = 0; m < MATRICES; m++) {

@@ -5,14 +5,14 @@
 
 constexpr int VECTOR_WARPS = 8, ROWS = 8, LANE_INPUTS = 16, STRIDE = 32 * LANE_INPUTS;
 
-// x [1,I+n], codes u8 [R*I], the scales, tail [2R,n], residual [2R] -> y [1,2R] = x [W | tail]ᵀ + residual, or, gated,
-// y [1,R] = act(lower half) * upper half. sizes = {R, I, n, log2(blocksize/64), type, group shift or -1, what then: 0 nothing,
+// x [1,I], codes u8 [R*I], the scales, low [1,n], tail [2R,n], residual [2R] -> y [1,2R] = x Wᵀ + low tailᵀ + residual, or
+// gated y [1,R] = act(lower half) * upper half. sizes = {R, I, n, log2(blocksize/64), type, group shift or -1, what then: 0 nothing,
 // 1 add the residual, 2 SwiGLU, 3 GeGLU}.
 extern "C" __global__ void __launch_bounds__(32 * VECTOR_WARPS, 3)
 loris_nf4_vector(const u16* __restrict__ x, const uint4* __restrict__ codes, const void* __restrict__ scaleCodes,
                  const float* __restrict__ absmax, const float* __restrict__ offset, const float* __restrict__ map,
-                 const u16* __restrict__ tail, const u16* __restrict__ residual, const int* __restrict__ sizes,
-                 u16* __restrict__ y) {
+                 const u16* __restrict__ low, const u16* __restrict__ tail, const u16* __restrict__ residual,
+                 const int* __restrict__ sizes, u16* __restrict__ y) {
   __shared__ float2 table[256 * TABLE_COPIES];
   __shared__ float sums[2][VECTOR_WARPS + 1][2 * ROWS];
   const int R = sizes[0], I = sizes[1], n = sizes[2], blockShift = sizes[3], then = sizes[6], gating = then >= 2;
@@ -66,7 +66,7 @@ loris_nf4_vector(const u16* __restrict__ x, const uint4* __restrict__ codes, con
       float more = 0;
       for (int c = threadIdx.x % 16; c < n / 8; c += 16) {
         float a[8], b[8];
-        widen(a, *(const uint4*)(x + I + 8 * c));
+        widen(a, *(const uint4*)(low + 8 * c));
         widen(b, *(const uint4*)(tail + (size_t)row * n + 8 * c));
 #pragma unroll
         for (int j = 0; j < 8; j++) more += a[j] * b[j];

@@ -44,46 +44,52 @@ func ThenGated(a Activation) ProductThen {
 	return ThenSwiGLU
 }
 
-// Product is x·[W | tail]ᵀ for few rows x [T, in+n], as they are while text is generated, and a weight W [out, in] that is
-// decoded on the way, so that only its four bits are read. inputs are the arrays of quant.Packed.Inputs; tail [out, n] is an
-// adapter's B, for whose sake the last n columns of x are x·Aᵀ, or nil, when n is 0. x, tail and residual have one dtype,
-// which the result has too. residual is nil unless it is added.
+// Product is x·Wᵀ + low·tailᵀ for few rows x [T, in], as they are while text is generated, and a weight W [out, in] that is
+// decoded on the way, so that only its four bits are read. inputs are the arrays of quant.Packed.Inputs. low [T, n] and tail
+// [out, n] are an adapter's x·Aᵀ and B, or nil both. x, low, tail and residual have one dtype, which the result has too.
+// residual is nil unless it is added.
 //
 // Sums are float32 and rounded once. The twin rounds decoded weights to the dtype, as [DequantizeColumns] does, and the
 // product before what follows; the kernels do neither, but for gate and up.
 //
 // The kernels take bfloat16, an even out, an in of whole chunks of 64, blocks of 64 weights or more, n a multiple of 16, and
 // T up to [MaxProductRows].
-func Product(l quant.Layout, x, tail, residual *Node, then ProductThen, inputs ...*Node) *Node {
+func Product(l quant.Layout, x, low, tail, residual *Node, then ProductThen, inputs ...*Node) *Node {
 	const op = "Product"
 	if len(l.Shape) != 2 {
 		panic(fmt.Errorf("kernels: %s: the weight has shape %v, want a matrix", op, l.Shape))
 	}
 	out, in := l.Shape[0], l.Shape[1]
-	rows, width := checkMatrix(op, "x", x)
-	if n := width - in; n < 0 || (n > 0) != (tail != nil) {
-		panic(fmt.Errorf("kernels: %s: x has %d columns for a weight of %d inputs; want as many more as the tail has", op, width, in))
+	rows, _ := checkMatrix(op, "x", x)
+	check(op, "x", x, x.DType(), rows, in)
+	n := 0
+	if low != nil && tail != nil {
+		_, n = checkMatrix(op, "low", low)
+		check(op, "low", low, x.DType(), rows, n)
+		check(op, "the tail", tail, x.DType(), out, n)
 	}
-	if tail != nil {
-		check(op, "the tail", tail, x.DType(), out, width-in)
-	}
-	if (residual != nil) != (then == ThenAdd) {
+	switch {
+	case (low == nil) != (tail == nil):
+		panic(fmt.Errorf("kernels: %s: low and tail come together", op))
+	case (residual != nil) != (then == ThenAdd):
 		panic(fmt.Errorf("kernels: %s: a residual is what ThenAdd adds", op))
-	}
-	if residual != nil {
+	case residual != nil:
 		check(op, "the residual", residual, x.DType(), rows, out)
-	}
-	if then.gates() && out%2 != 0 {
+	case then.gates() && out%2 != 0:
 		panic(fmt.Errorf("kernels: %s: %d outputs are not gate and up", op, out))
 	}
-	if k := productLaunch(l, x.DType(), rows, width-in, then).use(x.Graph()); k != nil {
-		return k.product(l, x, tail, residual, then, inputs)
+	if k := productLaunch(l, x.DType(), rows, n, then).use(x.Graph()); k != nil {
+		return k.product(l, x, low, tail, residual, then, inputs)
 	}
-	return productTwin(l, x, tail, residual, then, inputs)
+	return productTwin(l, x, low, tail, residual, then, inputs)
 }
 
-func productTwin(l quant.Layout, x, tail, residual *Node, then ProductThen, inputs []*Node) *Node {
-	return follow(matmul.Contract(x, 1, dequantizeTwin(l, x.DType(), tail, 1, inputs), 1), residual, then)
+func productTwin(l quant.Layout, x, low, tail, residual *Node, then ProductThen, inputs []*Node) *Node {
+	w := dequantizeTwin(l, x.DType(), tail, 1, inputs)
+	if tail != nil {
+		x = Concatenate([]*Node{x, low}, 1)
+	}
+	return follow(matmul.Contract(x, 1, w, 1), residual, then)
 }
 
 // follow does to y, a product, what comes then.
@@ -150,12 +156,12 @@ func productLaunch(l quant.Layout, dtype dtypes.DType, rows, n int, then Product
 }
 
 // product checks what the twin checks too, and launches.
-func (k *launch) product(l quant.Layout, x, tail, residual *Node, then ProductThen, inputs []*Node) *Node {
+func (k *launch) product(l quant.Layout, x, low, tail, residual *Node, then ProductThen, inputs []*Node) *Node {
 	operands := append([]*Node{x}, decodeOperands(l, inputs)...)
 	if tail == nil {
-		tail = x // never read
+		low, tail = x, x // never read
 	}
-	operands = append(operands, tail)
+	operands = append(operands, low, tail)
 	if k.kernel == "nf4_vector" {
 		if residual == nil {
 			residual = x // never read

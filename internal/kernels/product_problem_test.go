@@ -16,38 +16,38 @@ func productProblem(t testing.TB, w weight, dtype dtypes.DType, rows, n int, the
 	l := packed.Layout
 	out, in := l.Shape[0], l.Shape[1]
 	random := rand.New(rand.NewPCG(uint64(rows), uint64(out)))
-	x := normal(random, dtype, 1, rows, in+n)
+	x := normal(random, dtype, 1, rows, in)
 	inputs := []array{x}
 	for _, a := range packed.Inputs() {
 		inputs = append(inputs, array{shape: a.Shape, bytes: a.Raw})
 	}
 	arrays := len(inputs)
-	tail, residual := x, x // never read
+	low, tail, residual := x, x, x // never read
 	if n > 0 {
-		tail = normal(random, dtype, 0.1, out, n)
-		inputs = append(inputs, tail)
+		low, tail = normal(random, dtype, 1, rows, n), normal(random, dtype, 0.1, out, n)
+		inputs = append(inputs, low, tail)
 	}
 	if then == ThenAdd {
 		residual = normal(random, dtype, 1, rows, out)
 		inputs = append(inputs, residual)
 	}
-	form := func(f func(l quant.Layout, x, tail, residual *Node, then ProductThen, inputs []*Node) *Node) func(in []*Node) []*Node {
+	form := func(f func(l quant.Layout, x, low, tail, residual *Node, then ProductThen, inputs []*Node) *Node) func(in []*Node) []*Node {
 		return func(in []*Node) []*Node {
-			var tail, residual *Node
+			var low, tail, residual *Node
 			rest := in[arrays:]
 			if n > 0 {
-				tail, rest = rest[0], rest[1:]
+				low, tail, rest = rest[0], rest[1], rest[2:]
 			}
 			if then == ThenAdd {
 				residual = rest[0]
 			}
-			return []*Node{f(l, in[0], tail, residual, then, in[1:arrays])}
+			return []*Node{f(l, in[0], low, tail, residual, then, in[1:arrays])}
 		}
 	}
 	p := problem{
 		inputs: inputs, launch: productLaunch(l, dtype, rows, n, then), twin: form(productTwin), rounding: 4e-3,
-		op: form(func(l quant.Layout, x, tail, residual *Node, then ProductThen, inputs []*Node) *Node {
-			return Product(l, x, tail, residual, then, inputs...)
+		op: form(func(l quant.Layout, x, low, tail, residual *Node, then ProductThen, inputs []*Node) *Node {
+			return Product(l, x, low, tail, residual, then, inputs...)
 		}),
 	}
 	if then.gates() {
@@ -64,7 +64,7 @@ func productProblem(t testing.TB, w weight, dtype dtypes.DType, rows, n int, the
 			sums[i] += x.at(row, j) * float64(values[o*in+j])
 		}
 		for j := range n {
-			sums[i] += x.at(row, in+j) * tail.at(o, j)
+			sums[i] += low.at(row, j) * tail.at(o, j)
 		}
 	}
 	p.want = [][]float64{after(sums, residual, then, rows)}
@@ -79,7 +79,7 @@ func productProblem(t testing.TB, w weight, dtype dtypes.DType, rows, n int, the
 	} else {
 		p.operands = append(p.operands, inputs[2], inputs[2], inputs[2])
 	}
-	p.operands = append(p.operands, tail)
+	p.operands = append(p.operands, low, tail)
 	if rows == 1 {
 		p.operands = append(p.operands, residual)
 	} else {

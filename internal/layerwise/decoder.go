@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -21,9 +22,10 @@ import (
 // counts. Rows and lengths are rounded up to a few sizes, and for each there is one set of programs.
 type Decoder struct {
 	m             *Model
-	prompts, next []span            // the layers in programs for prompts, and for a token each
-	caches        []*tensors.Tensor // k, v [rows, capacity, KVHeads, HeadDim] of each layer; nil after a program has failed
-	rows          int               // of the cache; those behind the prompts are padding
+	prompts, next []span                    // the layers in programs for prompts, and for a token each
+	caches        []*tensors.Tensor         // k, v [rows, capacity, KVHeads, HeadDim] of each layer; nil after a program has failed
+	stacks        map[int][]*tensors.Tensor // by the first layer of a span of next: its adapters, see nn.Layer.Stack
+	rows          int                       // of the cache; those behind the prompts are padding
 	capacity      int
 	position      int             // where in the cache the next token goes
 	left          int             // how many more it has room for
@@ -74,7 +76,35 @@ func (m *Model) NewDecoder(adapters []*nn.Weights, prompts [][]int32, limit int)
 		}
 		d.caches = append(d.caches, t)
 	}
+	if adapters != nil && m.Shape.Fused(m.Device.Backend) {
+		if err := d.stack(); err != nil {
+			return nil, errors.Join(err, d.Close())
+		}
+	}
 	return d, nil
+}
+
+// stack prepares the adapters for a token each.
+func (d *Decoder) stack() (err error) {
+	d.stacks = map[int][]*tensors.Tensor{}
+	for _, sp := range d.next {
+		if !slices.ContainsFunc(sp.layers, func(l layer) bool { return len(l.adapter.Layout.Slots) > 0 }) {
+			continue
+		}
+		stacked := d.m.programs.get(d.m.Device, "adapter_stack", sp.key, func(in []*Node) (out []*Node) {
+			r := &reader{in}
+			for _, sl := range sp.layers {
+				l := nn.NewLayer(d.m.Shape, nn.Batch{}, nil)
+				sl.bind(l, r)
+				out = append(out, l.Stack()...)
+			}
+			return out
+		})
+		if d.stacks[sp.first], err = stacked.call(sp.tensors()...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // stepLayers is how many layers run per call for one token of each row: on a GPU about eight, so that launching takes less
@@ -105,9 +135,12 @@ func bucket(n int) int {
 // Close frees the cache.
 func (d *Decoder) Close() error {
 	d.ahead.free()
-	err := errors.Join(backend.Free(d.caches...), backend.Free(d.result...), backend.Free(d.start))
-	d.caches, d.result, d.start, d.ahead = nil, nil, nil, nil
-	return err
+	errs := []error{backend.Free(d.caches...), backend.Free(d.result...), backend.Free(d.start)}
+	for _, ts := range d.stacks {
+		errs = append(errs, backend.Free(ts...))
+	}
+	d.caches, d.result, d.start, d.ahead, d.stacks = nil, nil, nil, nil, nil
+	return errors.Join(errs...)
 }
 
 // longest is the number of tokens of the longest row.
@@ -240,11 +273,11 @@ func (d *Decoder) layers(sp span, x *tensors.Tensor, p *place) (*tensors.Tensor,
 	m, first, n, empty := d.m, 2*sp.first, 2*len(sp.layers), d.position == 0
 	caches := d.caches[first : first+n]
 	in := append(append([]*tensors.Tensor{}, caches...), x, p.at, d.start)
-	in = append(append(in, p.sh.inputs(nil)...), sp.tensors()...)
-	name := "block_decode"
+	name, stacks := "block_decode", d.stacks[sp.first]
 	if empty {
-		name = "block_prefill"
+		name, stacks = "block_prefill", nil
 	}
+	in = append(append(append(in, p.sh.inputs(nil)...), stacks...), sp.tensors()...)
 	donate := make([]int, n)
 	for i := range donate {
 		donate[i] = i
@@ -254,10 +287,13 @@ func (d *Decoder) layers(sp span, x *tensors.Tensor, p *place) (*tensors.Tensor,
 		kv := r.take(n)
 		x, at, start := r.one(), r.one(), r.one()
 		b, _ := r.batch(variant{})
-		caches := make([]*nn.Cache, len(sp.layers))
+		caches, stacked := make([]*nn.Cache, len(sp.layers)), &reader{r.take(len(stacks))}
 		y, _ := m.run(sp, r, b, nil, x, func(i int, l *nn.Layer) {
 			caches[i] = &nn.Cache{K: kv[2*i], V: kv[2*i+1], Position: at, Start: start, Empty: empty}
 			l.WithCache(caches[i])
+			if len(stacks) > 0 {
+				l.UseStack(stacked.take(l.Stacked()))
+			}
 		})
 		out := []*Node{y}
 		for _, c := range caches {

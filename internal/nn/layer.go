@@ -51,8 +51,9 @@ type Layer struct {
 	adapters map[string]boundAdapter
 	tape     *Tape
 	cache    *Cache
-	index    *Node // uint32 scalar, which layer of the model it is; for random streams
-	rope     int   // which table of Batch.Cos and Sin it rotates by
+	stacks   map[string]stacked // by a group's first linear
+	index    *Node              // uint32 scalar, which layer of the model it is; for random streams
+	rope     int                // which table of Batch.Cos and Sin it rotates by
 	fusion
 }
 
