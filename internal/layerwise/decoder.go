@@ -23,7 +23,7 @@ import (
 type Decoder struct {
 	m             *Model
 	prompts, next []span                    // the layers in programs for prompts, and for a token each
-	caches        []*tensors.Tensor         // k, v [rows, capacity, KVHeads, HeadDim] of each layer; nil after a program has failed
+	caches        []*tensors.Tensor         // k, v [rows, capacity, KVHeads, HeadDim] of each layer; nil before Prefill, and after a program has failed
 	stacks        map[int][]*tensors.Tensor // by the first layer of a span of next: its adapters, see nn.Layer.Stack
 	rows          int                       // of the cache; those behind the prompts are padding
 	capacity      int
@@ -49,7 +49,7 @@ func (p *place) free() {
 	}
 }
 
-// NewDecoder reserves room for the prompts, none of them empty, and at most limit tokens after each.
+// NewDecoder prepares to continue the prompts, none of them empty, by at most limit tokens each.
 func (m *Model) NewDecoder(adapters []*nn.Weights, prompts [][]int32, limit int) (*Decoder, error) {
 	d := &Decoder{
 		m: m, prompts: spans(m.Layers, adapters, m.spanLayers()), next: spans(m.Layers, adapters, m.stepLayers()), rows: 1, left: limit,
@@ -67,15 +67,6 @@ func (m *Model) NewDecoder(adapters []*nn.Weights, prompts [][]int32, limit int)
 		d.ids = append(d.ids, append([]int32(nil), p...))
 	}
 	d.capacity = bucket(bucket(d.longest()) + limit)
-	shape := shapes.Make(m.Shape.Compute, d.rows, d.capacity, m.Shape.KVHeads, m.Shape.HeadDim)
-	empty := make([]byte, shape.ByteSize())
-	for range 2 * len(m.Layers) {
-		t, err := m.Device.Upload(shape, empty)
-		if err != nil {
-			return nil, errors.Join(err, d.Close())
-		}
-		d.caches = append(d.caches, t)
-	}
 	if adapters != nil && m.Shape.Fused(m.Device.Backend) {
 		if err := d.stack(); err != nil {
 			return nil, errors.Join(err, d.Close())
@@ -154,7 +145,8 @@ func (d *Decoder) longest() (n int) {
 // Prefill runs the prompts; Logits and Likeliest then tell what comes after each.
 func (d *Decoder) Prefill(ctx context.Context) error {
 	d.ahead.free()
-	d.ahead, d.position = nil, 0
+	err := errors.Join(backend.Free(d.caches...), backend.Free(d.start))
+	d.caches, d.start, d.ahead, d.position = make([]*tensors.Tensor, 2*len(d.m.Layers)), nil, nil, 0
 	length := min(bucket(d.longest()), d.capacity-d.left)
 	d.starts = make([]int32, d.rows)
 	input := make([]int32, d.rows*length)
@@ -165,7 +157,6 @@ func (d *Decoder) Prefill(ctx context.Context) error {
 			copy(input[(r+1)*length-len(d.ids[r]):], d.ids[r])
 		}
 	}
-	err := backend.Free(d.start)
 	if err == nil {
 		d.start, err = backend.UploadValues(d.m.Device, d.starts, d.rows)
 	}
@@ -203,7 +194,7 @@ func (d *Decoder) Next(ctx context.Context, ids []int32) error {
 // run computes length places of each row, input [rows·length]; all before are in the cache.
 func (d *Decoder) run(ctx context.Context, input []int32, length int) (err error) {
 	if d.caches == nil {
-		return errors.New("the cache is lost: an earlier program failed, or the decoder is closed")
+		return errors.New("there is no cache: call Prefill first, or again after an error")
 	}
 	p := d.ahead
 	if d.ahead = nil; p == nil {
@@ -268,46 +259,49 @@ func (d *Decoder) place(length int) (_ *place, err error) {
 }
 
 // layers runs a span over x, which it frees, and extends the caches of its layers, in their memory where the backend has
-// donation.
+// donation; over prompts it makes them.
 func (d *Decoder) layers(sp span, x *tensors.Tensor, p *place) (*tensors.Tensor, error) {
-	m, first, n, empty := d.m, 2*sp.first, 2*len(sp.layers), d.position == 0
-	caches := d.caches[first : first+n]
-	in := append(append([]*tensors.Tensor{}, caches...), x, p.at, d.start)
-	name, stacks := "block_decode", d.stacks[sp.first]
-	if empty {
-		name, stacks = "block_prefill", nil
-	}
-	in = append(append(append(in, p.sh.inputs(nil)...), stacks...), sp.tensors()...)
-	donate := make([]int, n)
+	m, first, n := d.m, 2*sp.first, 2*len(sp.layers)
+	caches, stacks, donate := d.caches[first:first+n], d.stacks[sp.first], make([]int, n)
+	name, key := "block_decode", sp.key
 	for i := range donate {
 		donate[i] = i
 	}
-	out, err := m.programs.get(m.Device, name, sp.key, func(in []*Node) []*Node {
+	if d.position == 0 {
+		name, key = "block_prefill", fmt.Sprint(d.capacity, sp.key)
+		caches, stacks, donate = nil, nil, nil
+	}
+	in := append(append([]*tensors.Tensor{}, caches...), x, p.at, d.start)
+	in = append(append(append(in, p.sh.inputs(nil)...), stacks...), sp.tensors()...)
+	out, err := m.programs.get(m.Device, name, key, func(in []*Node) []*Node {
 		r := &reader{in}
-		kv := r.take(n)
+		kv := r.take(len(caches))
 		x, at, start := r.one(), r.one(), r.one()
 		b, _ := r.batch(variant{})
-		caches, stacked := make([]*nn.Cache, len(sp.layers)), &reader{r.take(len(stacks))}
+		after, stacked := make([]*nn.Cache, len(sp.layers)), &reader{r.take(len(stacks))}
 		y, _ := m.run(sp, r, b, nil, x, func(i int, l *nn.Layer) {
-			caches[i] = &nn.Cache{K: kv[2*i], V: kv[2*i+1], Position: at, Start: start, Empty: empty}
-			l.WithCache(caches[i])
+			after[i] = &nn.Cache{Position: at, Start: start, Capacity: d.capacity}
+			if len(kv) > 0 {
+				after[i].K, after[i].V = kv[2*i], kv[2*i+1]
+			}
+			l.WithCache(after[i])
 			if len(stacks) > 0 {
 				l.UseStack(stacked.take(l.Stacked()))
 			}
 		})
 		out := []*Node{y}
-		for _, c := range caches {
+		for _, c := range after {
 			out = append(out, c.K, c.V)
 		}
 		return out
 	}, donate...).call(in...)
 	if err != nil { // whether the caches are still there is not known
-		lost := d.caches
+		err = errors.Join(err, backend.Free(x), backend.Free(d.caches...))
 		d.caches = nil
-		return nil, errors.Join(err, backend.Free(x), backend.Free(lost...))
+		return nil, err
 	}
 	err = errors.Join(backend.Free(x), backend.Free(caches...))
-	copy(caches, out[1:])
+	copy(d.caches[first:], out[1:])
 	return out[0], err
 }
 

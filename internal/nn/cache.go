@@ -11,27 +11,25 @@ import (
 
 // Cache holds the keys and values of earlier tokens while generating.
 type Cache struct {
-	K, V     *Node // [B, capacity, KVHeads, HeadDim]; Attend replaces them by the extended ones
+	K, V     *Node // [B, capacity, KVHeads, HeadDim], nil while there are none; Attend replaces them by the extended ones
 	Position *Node // int32 scalar: where in the cache the first token of this call goes
 	Start    *Node // [B] int32: where in the cache each row begins; what lies before is padding
-	Empty    bool  // Position is 0: this call's tokens see each other only
+	Capacity int   // of a cache that there is not yet
 }
 
 // attend writes k and v [B, S, KVHeads, HeadDim] at the cache's position and lets every query of q [B, S, Heads, HeadDim] see
-// what lies at or before its own place and not before its row's start.
+// what lies at or before its own place and not before its row's start. Without a cache it makes one, in which they are the
+// first.
 func (c *Cache) attend(q, k, v *Node, o attention.Options) (out *Node) {
-	if !c.Empty {
+	if c.K != nil {
 		out, c.K, c.V = kernels.CacheAttention(q, k, v, c.K, c.V, c.Position, c.Start,
 			kernels.CacheOptions{Scale: o.Scale, SoftCap: o.SoftCap, Window: o.Window})
 		return out
 	}
-	g := q.Graph()
-	zero := Const(g, int32(0))
-	at := []*Node{zero, zero, zero, zero}
-	c.K, c.V = DynamicUpdateSlice(c.K, k, at), DynamicUpdateSlice(c.V, v, at)
+	c.K, c.V = pad(k, 1, c.Capacity), pad(v, 1, c.Capacity)
 	// Padding is a document of its own.
 	places := shapes.Make(dtypes.Int32, q.Shape().Dim(0), q.Shape().Dim(1))
-	text := GreaterOrEqual(Iota(g, places, 1), BroadcastToShape(ExpandAxes(c.Start, -1), places))
+	text := GreaterOrEqual(Iota(q.Graph(), places, 1), BroadcastToShape(ExpandAxes(c.Start, -1), places))
 	o.Causal, o.SegmentIDs, o.MaxSegments = true, ConvertDType(text, dtypes.Int32), 2
 	return attention.Attend(q, k, v, o)
 }

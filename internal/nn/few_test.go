@@ -23,8 +23,7 @@ func (s *set) generated(form nn.Form, x *Node, in []*Node, first int, stacked bo
 		l := nn.NewLayer(shape, nn.Batch{Cos: SliceAxis(in[0], 1, places), Sin: SliceAxis(in[1], 1, places)}, nil)
 		return l.Bind(s.base, in[2:2+n]).Bind(s.adapter, in[2+n:])
 	}
-	empty := Zeros(g, shapes.Make(p.dtype, p.batch, p.seq+3, p.kvHeads, dim))
-	cache := &nn.Cache{K: empty, V: empty, Start: Zeros(g, shapes.Make(dtypes.Int32, p.batch)), Empty: true}
+	cache := &nn.Cache{Start: Zeros(g, shapes.Make(dtypes.Int32, p.batch)), Capacity: p.seq + 3}
 	var parts []*Node
 	for from, to := 0, first; from < p.seq; from, to = to, to+1 {
 		l := layer(from, to).WithCache(cache)
@@ -33,7 +32,6 @@ func (s *set) generated(form nn.Form, x *Node, in []*Node, first int, stacked bo
 		}
 		cache.Position = Const(g, int32(from))
 		parts = append(parts, p.block(l, SliceAxis(x, 1, AxisRange(from, to))))
-		cache.Empty = false
 	}
 	return Concatenate(parts, 1)
 }
