@@ -27,13 +27,13 @@ type Decoder struct {
 	stacks        map[int][]*tensors.Tensor // by the first layer of a span of next: its adapters, see nn.Layer.Stack
 	rows          int                       // of the cache; those behind the prompts are padding
 	capacity      int
-	position      int             // where in the cache the next token goes
-	left          int             // how many more it has room for
-	ids           [][]int32       // of each prompt's row, without padding
-	starts        []int32         // where in the cache each row begins
-	start         *tensors.Tensor // starts on the device
-	ahead         *place          // of the next token, or nil
-	result        []*tensors.Tensor
+	position      int               // where in the cache the next token goes
+	left          int               // how many more it has room for
+	ids           [][]int32         // of each prompt's row, without padding
+	starts        []int32           // where in the cache each row begins
+	start         *tensors.Tensor   // starts on the device
+	ahead         *place            // of the next token, or nil
+	result        []*tensors.Tensor // see last
 }
 
 // place is what programs must know of the places that they compute.
@@ -305,14 +305,17 @@ func (d *Decoder) layers(sp span, x *tensors.Tensor, p *place) (*tensors.Tensor,
 	return out[0], err
 }
 
-// last computes what follows the last place of x [rows, length, hidden], which it frees: logits [rows, vocab], the likeliest
-// token [rows] and its logit [rows], +Inf where a logit is not a number.
+// last computes what follows the last place of x [rows, length, hidden], which it frees: logits [rows, vocab] and the
+// likeliest token [rows], -1 where a logit is not a number below infinity.
 func (d *Decoder) last(x *tensors.Tensor) error {
 	m := d.m
 	out, err := m.programs.get(m.Device, "next_token", "", func(in []*Node) []*Node {
 		logits := m.scores(Squeeze(SliceAxis(in[0], 1, AxisElem(-1)), 1), in[1], in[2])
-		top := ReduceAndKeep(Where(Equal(logits, logits), logits, AddScalar(ZerosLike(logits), math.Inf(1))), ReduceMax, -1)
-		return []*Node{logits, first(Equal(logits, top)), Squeeze(top, -1)}
+		infinite := AddScalar(ZerosLike(logits), math.Inf(1))
+		top := ReduceAndKeep(Where(Equal(logits, logits), logits, infinite), ReduceMax, -1)
+		ids := first(Equal(logits, top))
+		none := AddScalar(ZerosLike(ids), -1)
+		return []*Node{logits, Where(LessThan(Squeeze(top, -1), Squeeze(SliceAxis(infinite, 1, AxisElem(0)), -1)), ids, none)}
 	}).call(x, m.Norm, m.head())
 	err = errors.Join(err, backend.Free(x), backend.Free(d.result...))
 	d.result = out
@@ -345,14 +348,6 @@ func (d *Decoder) Likeliest() (ids []int32, ok bool, err error) {
 	if ids, err = tensors.CopyFlatData[int32](d.result[1]); err != nil {
 		return nil, false, err
 	}
-	top, err := tensors.CopyFlatData[float32](d.result[2])
-	if err != nil {
-		return nil, false, err
-	}
-	for _, v := range top[:len(d.ids)] {
-		if !(v <= math.MaxFloat32) {
-			return nil, false, nil
-		}
-	}
-	return ids[:len(d.ids)], true, nil
+	ids = ids[:len(d.ids)]
+	return ids, !slices.Contains(ids, -1), nil
 }
