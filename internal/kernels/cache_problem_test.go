@@ -25,7 +25,8 @@ func cacheProblem(dtype dtypes.DType, batch, heads, kvHeads, dim, capacity, posi
 	o.Scale = 0.3
 	p := problem{
 		inputs: in, rounding: 4e-3,
-		launch: cacheLaunch(dtype, batch, 1, heads, kvHeads, dim, capacity, o),
+		launch:   cacheLaunch(dtype, batch, 1, heads, kvHeads, dim, capacity, false, o),
+		operands: append(append([]array{}, in...), in[6], in[6]),
 		op: func(in []*Node) []*Node {
 			out, keys, values := CacheAttention(in[0], in[1], in[2], in[3], in[4], in[5], in[6], o)
 			return []*Node{out, keys, values}
@@ -78,6 +79,47 @@ func cacheProblem(dtype dtypes.DType, batch, heads, kvHeads, dim, capacity, posi
 	}
 	p.want = [][]float64{out, keys, values}
 	return p.named("cache attention %s, %d rows, %d/%d heads of %d, %d of %d, %+v", dtype, batch, heads, kvHeads, dim, position, capacity, o)
+}
+
+// rotaryCacheProblem is cacheProblem for queries, keys and values side by side that are still to be rotated.
+func rotaryCacheProblem(dtype dtypes.DType, batch, heads, kvHeads, dim, capacity, position int, o CacheOptions) problem {
+	p := cacheProblem(dtype, batch, heads, kvHeads, dim, capacity, position, o)
+	o.Scale = 0.3
+	random := rand.New(rand.NewPCG(uint64(dim), uint64(position)))
+	cos, sin := normal(random, dtypes.Float32, 1, batch, 1, dim/2), normal(random, dtypes.Float32, 1, batch, 1, dim/2)
+	for i, angle := range cos.floats { // rotating back gives q and k, within a rounding
+		s, c := math.Sincos(float64(angle))
+		cos.floats[i], sin.floats[i] = float32(c), float32(s)
+	}
+	qkv := array{shape: shapes.Make(dtype, batch, 1, (heads+2*kvHeads)*dim)}
+	for b := range batch {
+		for i, x := range p.inputs[:3] {
+			n := []int{heads, kvHeads, kvHeads}[i]
+			for h := range n {
+				head := append([]float32{}, x.floats[(b*n+h)*dim:(b*n+h+1)*dim]...)
+				for j := range dim / 2 {
+					c, s := cos.floats[b*dim/2+j], sin.floats[b*dim/2+j]
+					if re, im := head[j], head[dim/2+j]; i < 2 {
+						head[j], head[dim/2+j] = re*c+im*s, im*c-re*s
+					}
+				}
+				qkv.floats = append(qkv.floats, floatArray(dtype, head, dim).floats...)
+			}
+		}
+	}
+	rest := p.inputs[3:]
+	p.inputs = append([]array{qkv, cos, sin}, rest...)
+	p.rounding = 6e-3
+	p.launch = cacheLaunch(dtype, batch, 1, heads, kvHeads, dim, capacity, true, o)
+	p.operands = append(append([]array{qkv, qkv, qkv}, rest...), cos, sin)
+	form := func(f func(qkv, cos, sin, keys, values, position, start *Node, heads int, o CacheOptions) (out, newKeys, newValues *Node)) func(in []*Node) []*Node {
+		return func(in []*Node) []*Node {
+			out, keys, values := f(in[0], in[1], in[2], in[3], in[4], in[5], in[6], heads, o)
+			return []*Node{out, keys, values}
+		}
+	}
+	p.op, p.twin = form(RotaryCacheAttention), form(rotaryCacheTwin)
+	return p.named("rotary %s", p.name)
 }
 
 // combine is what launch.combined does.

@@ -139,5 +139,7 @@ func decodingProblems(t testing.TB, dtype dtypes.DType) (all []problem) {
 		cacheProblem(dtype, 2, 4, 2, 16, 700, 400, CacheOptions{}), cacheProblem(dtype, 1, 5, 1, 80, 1024, 1023, CacheOptions{Window: 300}),
 		cacheProblem(dtype, 1, 4, 2, 8, 520, 255, CacheOptions{}), cacheProblem(dtype, 1, 4, 2, 8, 520, 256, CacheOptions{}),
 		cacheProblem(dtype, 33, 8, 4, 64, 300, 256, CacheOptions{}), cacheProblem(dtype, 1, 2, 1, 12, 33, 31, CacheOptions{}),
+		rotaryCacheProblem(dtype, 1, 8, 2, 128, 96, 40, CacheOptions{}), rotaryCacheProblem(dtype, 3, 4, 2, 64, 300, 299, CacheOptions{Window: 20}),
+		rotaryCacheProblem(dtype, 2, 2, 2, 16, 33, 0, CacheOptions{}), rotaryCacheProblem(dtype, 1, 4, 1, 40, 20, 9, CacheOptions{}),
 	)
 }

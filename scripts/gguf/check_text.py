@@ -56,12 +56,6 @@ def gguf_package():
                                                  do_sample=False, max_new_tokens=n, min_new_tokens=n)[0, len(prompt):].tolist())
 
 
-def coarse():
-    from gguf import GGUFReader
-
-    return any(t.tensor_type.name not in ("F32", "F16", "BF16") for t in GGUFReader(f"{out}/base.gguf").tensors)
-
-
 def perplexity(logits, ids):
     logits = logits[:-1]
     top = logits.max(1, keepdims=True)
@@ -71,7 +65,7 @@ def perplexity(logits, ids):
 
 failed = False
 reader = "gguf" if "--gguf" in sys.argv else "llama.cpp"
-margin = 0.5 if reader == "llama.cpp" and coarse() else 0.02
+margin = 0.5 if reader == "llama.cpp" and want["type"] not in ("", "f32", "f16", "bf16") else 0.02
 for form in ["base"] if reader == "gguf" else ["base", "tuned"]:
     logits, greedy = gguf_package() if reader == "gguf" else llama_cpp(form)
     got, ours = perplexity(logits(want["ids"]), want["ids"]), want["perplexity"][form]

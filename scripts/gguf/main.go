@@ -71,7 +71,7 @@ func run(path, out, kind, tokenizerPath string) error {
 		if report["text_ids"], err = tok.Encode(text, false); err != nil {
 			return err
 		}
-		if err := writeTexts(ctx, filepath.Join(out, "texts.json"), tok, m, p); err != nil {
+		if err := writeTexts(ctx, filepath.Join(out, "texts.json"), kind, tok, m, p); err != nil {
 			return err
 		}
 	} else {

@@ -13,6 +13,7 @@ import (
 
 // texts are what check_text.py asks llama.cpp and gguf-py for too.
 type texts struct {
+	Type       string             `json:"type"` // of the file's matrices
 	IDs        []int              `json:"ids"` // of the text whose perplexity is measured
 	Perplexity map[string]float64 `json:"perplexity"`
 	Greedy     []continuation     `json:"greedy"`
@@ -34,12 +35,12 @@ const (
 
 var prompts = []string{"The capital of France is", "Once upon a time, there was a little", "def fibonacci(n):\n"}
 
-func writeTexts(ctx context.Context, path string, tok *tokenizer.Tokenizer, m *models.CausalLM, p *peft.PeftModel) error {
+func writeTexts(ctx context.Context, path, kind string, tok *tokenizer.Tokenizer, m *models.CausalLM, p *peft.PeftModel) error {
 	licence, err := os.ReadFile("LICENSE")
 	if err != nil {
 		return err
 	}
-	t := texts{Perplexity: map[string]float64{}}
+	t := texts{Type: kind, Perplexity: map[string]float64{}}
 	if t.IDs, err = tok.Encode(string(licence), false); err != nil {
 		return err
 	}
