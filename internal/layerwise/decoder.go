@@ -7,8 +7,6 @@ import (
 	"math"
 	"slices"
 
-	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
@@ -312,21 +310,14 @@ func (d *Decoder) last(x *tensors.Tensor) error {
 	out, err := m.programs.get(m.Device, "next_token", "", func(in []*Node) []*Node {
 		logits := m.scores(Squeeze(SliceAxis(in[0], 1, AxisElem(-1)), 1), in[1], in[2])
 		infinite := AddScalar(ZerosLike(logits), math.Inf(1))
-		top := ReduceAndKeep(Where(Equal(logits, logits), logits, infinite), ReduceMax, -1)
-		ids := first(Equal(logits, top))
-		none := AddScalar(ZerosLike(ids), -1)
-		return []*Node{logits, Where(LessThan(Squeeze(top, -1), Squeeze(SliceAxis(infinite, 1, AxisElem(0)), -1)), ids, none)}
+		numbers := Where(Equal(logits, logits), logits, infinite)
+		ids := ArgMax(numbers, -1) // not where a logit equals the largest: computed again, it may be rounded differently
+		finite := LessThan(ReduceMax(numbers, -1), Squeeze(SliceAxis(infinite, 1, AxisElem(0)), -1))
+		return []*Node{logits, Where(finite, ids, AddScalar(ZerosLike(ids), -1))}
 	}).call(x, m.Norm, m.head())
 	err = errors.Join(err, backend.Free(x), backend.Free(d.result...))
 	d.result = out
 	return err
-}
-
-// first is for each row of x [rows, n] the first place where it is true, n if there is none.
-func first(x *Node) *Node {
-	places := shapes.Make(dtypes.Int32, x.Shape().Dimensions...)
-	none := BroadcastToShape(Const(x.Graph(), int32(places.Dim(1))), places)
-	return ReduceMin(Where(x, Iota(x.Graph(), places, 1), none), -1)
 }
 
 // Logits returns the logits [prompts][vocab] after each row.
