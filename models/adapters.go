@@ -3,7 +3,7 @@ package models
 import (
 	"errors"
 	"fmt"
-	"strings"
+	"slices"
 
 	"github.com/loris-ml/loris/internal/backend"
 	"github.com/loris-ml/loris/internal/nn"
@@ -37,6 +37,9 @@ type LoRA struct {
 	Scaling float64
 	Dropout float64
 	A, B    []float32 // [R, In], [Out, R]
+	// PadTo, if not 0, is the rank with which the adapter lies on the device, its scaling beside it: adapters that are
+	// padded to one rank share their programs. The rows and columns beyond R are zeros, and training leaves them so.
+	PadTo int
 }
 
 // NewAdapters uploads adapters, at most one per linear.
@@ -64,10 +67,13 @@ func (m *CausalLM) NewAdapters(loras []LoRA) (_ Adapters, err error) {
 				continue
 			}
 			delete(byPath, l.Path)
-			if err := m.upload(w, lin, l); err != nil {
+			if err := l.check(lin); err != nil {
 				return nil, err
 			}
-			b.Adapter(lin, nn.Adapter{R: l.R, Scaling: l.Scaling, Dropout: l.Dropout})
+			if err := m.upload(w, lin, l.padded(lin)); err != nil {
+				return nil, err
+			}
+			b.Adapter(lin, nn.Adapter{R: max(l.R, l.PadTo), Scaling: l.Scaling, Dropout: l.Dropout, ScaleInput: l.PadTo > 0})
 		}
 		w.Layout = b.Build()
 	}
@@ -77,20 +83,46 @@ func (m *CausalLM) NewAdapters(loras []LoRA) (_ Adapters, err error) {
 	return a, nil
 }
 
-func (m *CausalLM) upload(w *nn.Weights, lin nn.Linear, l LoRA) error {
+func (l LoRA) check(lin nn.Linear) error {
 	if len(l.A) != l.R*lin.In || len(l.B) != lin.Out*l.R {
 		return fmt.Errorf("adapter on %q: A has %d values and B %d, want [%d, %d] and [%d, %d]", l.Path, len(l.A), len(l.B), l.R, lin.In, lin.Out, l.R)
 	}
-	ta, err := backend.UploadValues(m.run.Device, l.A, l.R, lin.In)
-	if err != nil {
+	if l.PadTo > 0 && l.PadTo < l.R {
+		return fmt.Errorf("adapter on %q: its rank %d is more than %d, to which adapters are padded", l.Path, l.R, l.PadTo)
+	}
+	return nil
+}
+
+// padded has zeros up to its rank on the device.
+func (l LoRA) padded(lin nn.Linear) LoRA {
+	if l.PadTo <= l.R {
+		return l
+	}
+	a, b := make([]float32, l.PadTo*lin.In), make([]float32, lin.Out*l.PadTo)
+	copy(a, l.A)
+	for o := range lin.Out {
+		copy(b[o*l.PadTo:], l.B[o*l.R:(o+1)*l.R])
+	}
+	l.A, l.B, l.R = a, b, l.PadTo
+	return l
+}
+
+// upload appends the tensors of l, whose values have been checked.
+func (m *CausalLM) upload(w *nn.Weights, lin nn.Linear, l LoRA) error {
+	put := func(values []float32, dims ...int) error {
+		t, err := backend.UploadValues(m.run.Device, values, dims...)
+		if err == nil {
+			w.Tensors = append(w.Tensors, t)
+		}
 		return err
 	}
-	w.Tensors = append(w.Tensors, ta)
-	tb, err := backend.UploadValues(m.run.Device, l.B, lin.Out, l.R)
-	if err == nil {
-		w.Tensors = append(w.Tensors, tb)
+	if err := put(l.A, l.R, lin.In); err != nil {
+		return err
 	}
-	return err
+	if err := put(l.B, lin.Out, l.R); err != nil || l.PadTo == 0 {
+		return err
+	}
+	return put([]float32{float32(l.Scaling)})
 }
 
 // Close frees the adapters.
@@ -102,27 +134,28 @@ func (a Adapters) Close() error {
 	return errors.Join(errs...)
 }
 
-// Values downloads the adapters: the current A and B by the path of their linear. It fills in A and B only.
+// Values downloads the adapters: the current A and B by the path of their linear, padded as they lie on the device. It fills
+// in R, A and B only.
 func (a Adapters) Values() (map[string]LoRA, error) {
 	out := map[string]LoRA{}
 	for i, w := range a {
-		for j, s := range w.Layout.Slots {
-			values, err := backend.DownloadFloats(w.Tensors[j])
-			if err != nil {
+		for _, ad := range w.Layout.Adapters() {
+			at, bt, _ := ad.Slots()
+			l := LoRA{R: ad.R}
+			var err error
+			if l.A, err = backend.DownloadFloats(w.Tensors[at]); err != nil {
 				return nil, err
 			}
-			name, isA := strings.CutSuffix(s.Parts[0].Name, ".lora_A.weight")
-			if !isA {
-				name = strings.TrimSuffix(name, ".lora_B.weight")
+			if l.B, err = backend.DownloadFloats(w.Tensors[bt]); err != nil {
+				return nil, err
 			}
-			l := out[layerPrefix(i)+name]
-			if isA {
-				l.A = values
-			} else {
-				l.B = values
-			}
-			out[layerPrefix(i)+name] = l
+			out[layerPrefix(i)+ad.Linear] = l
 		}
 	}
 	return out, nil
+}
+
+// SharePrograms tells whether the same compiled programs serve a and b: their ranks, scaling, dropout and linears are equal.
+func (a Adapters) SharePrograms(b Adapters) bool {
+	return slices.EqualFunc(a, b, func(x, y *nn.Weights) bool { return x.Layout.Key() == y.Layout.Key() })
 }

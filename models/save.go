@@ -269,15 +269,7 @@ func (s *saver) merged(e encoded, a LoRA) (encoded, error) {
 		return e, err
 	}
 	a.addTo(values)
-	if e.int8 != nil {
-		w, err := quant.QuantizeInt8(values, e.int8.Shape)
-		return encoded{int8: w}, err
-	}
-	codes, state, err := quant.Quantize4Bit(values, e.state.QuantType, e.state.Blocksize, e.state.Nested != nil)
-	if err == nil {
-		state.Shape, state.DType = e.state.Shape, e.state.DType
-	}
-	return encoded{codes: codes, state: state}, err
+	return e.again(values)
 }
 
 // addTo adds Scaling·B·A to a weight [Out, In], in float32.
@@ -301,7 +293,7 @@ func (l LoRA) addTo(w []float32) {
 
 // newReader reads what the model was loaded from, if it is quantized.
 func (m *CausalLM) newReader() *reader {
-	return &reader{src: m.src, dtype: dtypes.Float32, quantization: m.options.Quantization}
+	return &reader{src: m.src, dtype: dtypes.Float32, quantization: m.options.Quantization, replaced: m.replaced}
 }
 
 // Tensor returns a weight by its name in the checkpoint, as float32: a quantized one as the values that it stands for.

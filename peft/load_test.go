@@ -32,8 +32,7 @@ func TestLoadAdapterReadsWhatPEFTSaved(t *testing.T) {
 			}
 			checkTargetsOf(t, cfg, modules)
 			wantWarning := map[string]string{
-				"head":       `lm_head.base_layer.weight" is ignored`,
-				"orthogonal": `init_lora_weights "orthogonal" is read as true`,
+				"head": `lm_head.base_layer.weight" is ignored`,
 			}[name]
 			if got := strings.Join(warnings, "\n"); (got == "") != (wantWarning == "") || !strings.Contains(got, wantWarning) {
 				t.Errorf("warnings %q, want %q", got, wantWarning)
@@ -118,22 +117,22 @@ func writeFile(t *testing.T, dir, name, text string) {
 func TestReadConfigWarnsOfWhatIsIgnored(t *testing.T) {
 	dir := t.TempDir()
 	writeFile(t, dir, ConfigName, `{"peft_type": "LORA", "enable_lora": null, "merge_weights": false, "runtime_config": {"ephemeral_gpu_offload": false},
-		"init_lora_weights": "eva", "eva_config": {"rho": 2.0}, "loftq_config": {"loftq_bits": 4}, "corda_config": null, "peft_version": "9.9", "auto_mapping": {"parent_library": "x"},
+		"init_lora_weights": "eva", "eva_config": {"rho": 3.0, "sigma": 1}, "loftq_config": {"loftq_bits": 4}, "corda_config": {"verbose": true}, "peft_version": "9.9", "auto_mapping": {"parent_library": "x"},
 		"layers_pattern": "", "exclude_modules": [], "layers_to_transform": 2, "target_modules": ["q_proj"]}`)
 	cfg, warnings, err := ReadConfig(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	all := strings.Join(warnings, "\n")
-	for _, want := range []string{`unknown keys ["enable_lora", "merge_weights"] are ignored`, "runtime_config is ignored", "eva_config is ignored", "loftq_config is ignored", `init_lora_weights "eva" is read as true`} {
+	for _, want := range []string{`unknown keys ["enable_lora", "eva_config.sigma", "merge_weights"] are ignored`, "runtime_config is ignored", "corda_config is ignored"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no warning %s in\n%s", want, all)
 		}
 	}
-	if len(warnings) != 5 {
+	if len(warnings) != 3 {
 		t.Errorf("%d warnings:\n%s", len(warnings), all)
 	}
-	if cfg.ExcludeModules != nil || cfg.LayersPattern != nil || !slices.Equal(cfg.LayersToTransform, []int{2}) || cfg.R != 0 || cfg.InitLoraWeights != InitTrue {
+	if cfg.ExcludeModules != nil || cfg.LayersPattern != nil || !slices.Equal(cfg.LayersToTransform, []int{2}) || cfg.R != 0 || cfg.InitLoraWeights != InitEVA || cfg.EvaConfig.Rho != 3 || cfg.LoftQConfig.LoftQBits != 4 {
 		t.Errorf("%+v", cfg)
 	}
 }

@@ -38,7 +38,7 @@ func (p *PeftModel) SaveMerged(dir string, o MergeOptions) error {
 	if o.DType == models.DefaultDType && quantized && !o.Requantize {
 		o.DType = models.BFloat16
 	}
-	merge, err := p.loras()
+	merge, err := p.activeLoras()
 	if err != nil {
 		return fmt.Errorf("save merged: %w", err)
 	}

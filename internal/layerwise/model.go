@@ -48,6 +48,9 @@ func (m *Model) Close() error {
 	return backend.Free(ts...)
 }
 
+// Compiled is how many programs have been compiled for the model so far.
+func (m *Model) Compiled() int64 { return m.programs.built.Load() }
+
 // head returns the head's weight [vocab, hidden].
 func (m *Model) head() *tensors.Tensor {
 	if m.Head != nil {

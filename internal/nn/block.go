@@ -94,7 +94,10 @@ type Adapter struct {
 	R       int
 	Scaling float64
 	Dropout float64
-	a, b    int // slots
+	// ScaleInput makes the scaling an input of the programs, which adapters of other scalings then share; Scaling is not
+	// used.
+	ScaleInput  bool
+	a, b, scale int // slots; scale is 0 without ScaleInput
 }
 
 // Weights are one layer's tensors on a device, in the order of the layout's slots.
@@ -155,7 +158,7 @@ func (b *LayoutBuilder) bias(g *group, dtype dtypes.DType, trainable bool) {
 	}
 }
 
-// Adapter adds the A and B of a LoRA as float32, trainable.
+// Adapter adds the A and B of a LoRA as float32, trainable, and its scaling if that is an input.
 func (b *LayoutBuilder) Adapter(l Linear, a Adapter) {
 	a.Linear = l.Name
 	a.a = b.slot(Slot{
@@ -164,6 +167,10 @@ func (b *LayoutBuilder) Adapter(l Linear, a Adapter) {
 	a.b = b.slot(Slot{
 		Shape: shapes.Make(dtypes.Float32, l.Out, a.R), Parts: []Part{{l.Name + ".lora_B.weight", l.Out}}, Trainable: true, Decay: true,
 	})
+	if a.ScaleInput {
+		a.Scaling = 0
+		a.scale = b.slot(Slot{Shape: shapes.Make(dtypes.Float32)})
+	}
 	b.l.adapter = append(b.l.adapter, &a)
 }
 
@@ -192,6 +199,17 @@ func parts(linears []Linear, suffix string) (p []Part) {
 	}
 	return p
 }
+
+// Slots of an adapter: where A and B are, and the scaling if it is an input, else -1.
+func (a *Adapter) Slots() (aSlot, bSlot, scale int) {
+	if !a.ScaleInput {
+		return a.a, a.b, -1
+	}
+	return a.a, a.b, a.scale
+}
+
+// Adapters are the layout's, in the order in which they were added.
+func (l *Layout) Adapters() []*Adapter { return l.adapter }
 
 // Key is equal for layouts over which the same programs run.
 func (l *Layout) Key() string { return l.key }

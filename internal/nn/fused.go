@@ -194,7 +194,7 @@ func (f *fused) stack(dtype dtypes.DType) {
 		if f.at[i] > row {
 			bs = append(bs, zeros(f.at[i]-row, f.n))
 		}
-		wide := MulScalar(a.b, a.Scaling)
+		wide := a.scaled(a.b)
 		if column > 0 {
 			wide = Concatenate([]*Node{zeros(out, column), wide}, 1)
 		}
@@ -363,7 +363,7 @@ func (l *Layer) factorGradients(f *fused, d *Node) (dy, p *Node) {
 
 // addB adds the gradient of the i-th adapter's scaled B.
 func (f *fused) addB(t *Tape, i int, dB *Node) {
-	t.add(f.adapters[i].b, MulScalar(dB, f.adapters[i].Scaling))
+	t.add(f.adapters[i].b, f.adapters[i].scaled(dB))
 }
 
 // addA adds the gradient of all As, [n, in or more].

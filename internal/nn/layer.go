@@ -51,8 +51,9 @@ type Layer struct {
 	adapters map[string]boundAdapter
 	tape     *Tape
 	cache    *Cache
-	index    *Node // uint32 scalar, which layer of the model it is; for random streams
-	rope     int   // which table of Batch.Cos and Sin it rotates by
+	index    *Node            // uint32 scalar, which layer of the model it is; for random streams
+	rope     int              // which table of Batch.Cos and Sin it rotates by
+	inputs   map[string]*Node // nil unless CaptureInputs was called
 	fusion
 }
 
@@ -77,13 +78,24 @@ func NewLayer(shape Shape, batch Batch, tape *Tape) *Layer {
 func (l *Layer) Bind(layout *Layout, nodes []*Node) *Layer {
 	l.stores = append(l.stores, store{layout, nodes})
 	for _, a := range layout.adapter {
-		l.adapters[a.Linear] = boundAdapter{a, nodes[a.a], nodes[a.b]}
+		bound := boundAdapter{Adapter: a, a: nodes[a.a], b: nodes[a.b]}
+		if a.ScaleInput {
+			bound.scale = nodes[a.scale]
+		}
+		l.adapters[a.Linear] = bound
 	}
 	return l
 }
 
 // At says which layer of the model it is, as a uint32 scalar.
 func (l *Layer) At(index *Node) *Layer { l.index = index; return l }
+
+// CaptureInputs makes the layer compute in its plain form and put the input [B, S, In] of each of its linears into the map
+// that it returns, by the linear's name. Linears that share their input have one node.
+func (l *Layer) CaptureInputs() map[string]*Node {
+	l.shape.Form, l.inputs = FormPlain, map[string]*Node{}
+	return l.inputs
+}
 
 // WithCache makes Attend read and extend c.
 func (l *Layer) WithCache(c *Cache) *Layer { l.cache = c; return l }

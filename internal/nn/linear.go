@@ -13,7 +13,16 @@ import (
 // boundAdapter is an adapter with the nodes of its A [R, In] and B [Out, R], float32.
 type boundAdapter struct {
 	*Adapter
-	a, b *Node
+	a, b  *Node
+	scale *Node // float32 scalar; nil: Scaling
+}
+
+// scaled is x times the adapter's scaling.
+func (a boundAdapter) scaled(x *Node) *Node {
+	if a.scale == nil {
+		return MulScalar(x, a.Scaling)
+	}
+	return Mul(x, ConvertDType(a.scale, x.DType()))
 }
 
 // NormLinears is Linears of RMSNorm(x): the norm and the group of linears behind it.
@@ -132,6 +141,11 @@ func (l *Layer) find(name string) (store, Linear, *group) {
 
 // plainLinears is x Wᵀ + b of the run with its adapters: [B, S, Σ Out].
 func (l *Layer) plainLinears(x *Node, r run) *Node {
+	if l.inputs != nil {
+		for _, lin := range r.linears {
+			l.inputs[lin.Name] = x
+		}
+	}
 	ins := []*Node{x}
 	for _, slot := range []int{r.group.weight, r.group.bias} {
 		if slot >= 0 && r.layout.Slots[slot].Trainable {
@@ -219,7 +233,7 @@ func (l *Layer) lowRank(x *Node, linears []Linear, is func(*Node) *Node) *Node {
 		} else {
 			low = Dense(l.drop(x, a), ConvertDType(is(a.a), x.DType()))
 		}
-		parts = append(parts, Dense(MulScalar(low, a.Scaling), ConvertDType(is(a.b), x.DType())))
+		parts = append(parts, Dense(a.scaled(low), ConvertDType(is(a.b), x.DType())))
 	}
 	return concat(parts, -1)
 }

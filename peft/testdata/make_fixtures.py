@@ -152,9 +152,7 @@ REFUSED = {
     "use_qalora": dict(use_qalora=True),
     "ensure_weight_tying": dict(ensure_weight_tying=True),
     "monteclora_config": dict(monteclora_config=MontecloraConfig()),
-    "init_lora_weights pissa": dict(init_lora_weights="pissa"),
-    "init_lora_weights pissa_niter_16": dict(init_lora_weights="pissa_niter_16"),
-    "init_lora_weights olora": dict(init_lora_weights="olora"),
+    "init_lora_weights mica": dict(init_lora_weights="mica"),
     "task_type": dict(task_type="SEQ_CLS"),
 }
 
