@@ -369,7 +369,7 @@ func TestRandomizedPiSSAKeepsWhatPEFTsDoes(t *testing.T) {
 			}
 		}
 	}
-	if a, b := norms[InitPiSSANiter(4)], norms["PEFT"]; math.Abs(a-b) > 0.02*b || a > norms[InitPiSSA] {
+	if a, b := norms[InitPiSSANiter(4)], norms["PEFT"]; math.Abs(a-b) > 0.05*b || a > norms[InitPiSSA] {
 		t.Errorf("the part has a square of %v, PEFT's %v, of %v at most", a, b, norms[InitPiSSA])
 	}
 	if a, b := norms[InitPiSSANiter(2000)], norms[InitPiSSA]; math.Abs(a-b) > 1e-4*b {
@@ -526,12 +526,8 @@ func TestEVAFindsPEFTsComponentsAndRanks(t *testing.T) {
 			}
 			for _, w := range values {
 				want := c.tensor(t, "initial."+keyPrefix+w.Path+suffixA)
-				limit := 1e-4
-				if name == "eva_whiten" {
-					limit = 0.05 // PEFT's components are approximate
-				}
 				// The rows span the same space, in the same proportions.
-				reference.CheckClose(t, w.Path, gram(w.A, w.R), gram(want, w.R), limit)
+				reference.CheckClose(t, w.Path, gram(w.A, w.R), gram(want, w.R), 1e-4)
 			}
 			if err := p.SavePretrained(t.TempDir()); err != nil {
 				t.Fatal(err)

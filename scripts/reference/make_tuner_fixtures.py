@@ -79,7 +79,7 @@ CASES = {
                                                  target_modules=["up_proj"])),
     "eva": dict(base="llama", eva=True, exact=True, config=dict(init_lora_weights="eva", r=3, lora_alpha=4, target_modules=["q_proj", "k_proj", "o_proj", "down_proj"],
                                                     eva_config=EvaConfig(rho=2.0, tau=0.99))),
-    "eva_whiten": dict(base="phi3", eva=True, config=dict(init_lora_weights="eva", r=2, target_modules="all-linear",
+    "eva_whiten": dict(base="phi3", eva=True, exact=True, config=dict(init_lora_weights="eva", r=2, target_modules="all-linear",
                                                           eva_config=EvaConfig(rho=1.5, tau=0.98, whiten=True, adjust_scaling_factors=False))),
 }
 
