@@ -25,7 +25,9 @@ func vllmScale(cfg map[string]any, _ int) float64 {
 	return cfg["lora_alpha"].(float64) / cfg["r"].(float64)
 }
 
-func llamaScale(cfg map[string]any, rank int) float64 { return cfg["lora_alpha"].(float64) / float64(rank) }
+func llamaScale(cfg map[string]any, rank int) float64 {
+	return cfg["lora_alpha"].(float64) / float64(rank)
+}
 
 // A report without problems is right: with the program's own scaling, the folder says what the adapter does. One with a silent
 // problem is right, too; and what it recommends helps.

@@ -197,6 +197,9 @@ func (s *adapterSet) trainedKeys() (keys []string) {
 	return keys
 }
 
+// plainCases have the programs of any LoRA.
+var plainCases = []string{"orthogonal", "pissa", "loftq", "loftq_int8", "eva", "eva_whiten"}
+
 // Everything that PEFT saved computes, learns, is merged and is saved here as there.
 func TestTunersMadeByPEFTAreItsEqual(t *testing.T) {
 	reference.OnBackends(t, func(t *testing.T, backend string) {
@@ -208,6 +211,9 @@ func TestTunersMadeByPEFTAreItsEqual(t *testing.T) {
 				p := c.open(t, m)
 				if name == "pissa_niter" {
 					return // the base follows from PEFT's random numbers
+				}
+				if backend != "" && slices.Contains(plainCases, name) {
+					return // no program that others have not
 				}
 				const limit = 2e-5
 				c.checkLogits(t, p, "logits", limit)

@@ -12,6 +12,8 @@ reference.safetensors   logits with the adapter; merged.logits, those after merg
                         initial.KEY, what PEFT's initialization gave
 converted/              where it applies: the adapter that save_pretrained(path_initial_model_for_weight_conversion) wrote
 
+The case "combined" is beside these folders, in ../combined: adapters, and what add_weighted_adapter makes of them.
+
 All random numbers come from seeded generators: a rerun with the versions of case.json writes the same files.
 """
 
@@ -198,6 +200,54 @@ def write_case(name, case, out):
     print(name, sum(os.path.getsize(os.path.join(d, f)) for d, _, files in os.walk(folder) for f in files), "bytes")
 
 
+# Adapters a and b are of one rank, c is not. Random numbers (DARE) cannot be compared.
+PARTS = {
+    "a": dict(r=2, lora_alpha=3, target_modules=["q_proj", "down_proj"]),
+    "b": dict(r=2, lora_alpha=5, use_rslora=True, target_modules=["q_proj", "v_proj"]),
+    "c": dict(r=3, lora_alpha=4, target_modules=["q_proj"], rank_pattern={"layers.1.self_attn.q_proj": 1}),
+}
+COMBINED = {
+    "single": (["a"], [-0.7], {}),
+    "linear": (["a", "b"], [0.5, -1.5], dict(combination_type="linear")),
+    "cat": (["c", "a", "b"], [0.5, 1.25, -0.25], dict(combination_type="cat")),
+    "svd": (["c", "b"], [1.0, 0.5], dict(combination_type="svd")),
+    "svd_clamp": (["a", "b"], [1.0, 0.5], dict(combination_type="svd", svd_clamp=0.9)),
+    "ties": (["a", "b"], [1.0, 0.5], dict(combination_type="ties", density=0.4)),
+    "ties_frequency": (["a", "b"], [1.0, -0.5], dict(combination_type="ties", density=0.7, majority_sign_method="frequency")),
+    "ties_svd": (["a", "c"], [1.0, 0.5], dict(combination_type="ties_svd", density=0.3)),
+    "magnitude_prune": (["a", "b"], [1.0, 0.5], dict(combination_type="magnitude_prune", density=0.55)),
+    "magnitude_prune_svd": (["b", "c"], [1.0, 0.5], dict(combination_type="magnitude_prune_svd", density=0.25)),
+    "dare_linear": (["a", "b"], [1.0, 0.5], dict(combination_type="dare_linear", density=1.0)),
+    "dare_ties_svd": (["a", "b"], [1.0, 0.5], dict(combination_type="dare_ties_svd", density=1.0)),
+}
+
+
+def write_combined(out):
+    """The adapters in folders of their names, and what add_weighted_adapter makes of them beside those."""
+    shutil.rmtree(out, ignore_errors=True)
+    torch.manual_seed(7)
+    base = load_base(dict(base="llama"))
+    model = None
+    for name, settings in PARTS.items():
+        config = LoraConfig(task_type="CAUSAL_LM", **settings)
+        if model is None:
+            model = get_peft_model(base, config, adapter_name=name)
+        else:
+            model.add_adapter(name, config)
+        model.set_adapter(name)
+        perturb(model, 0.3)
+    meta = {}
+    for name, (names, weights, options) in COMBINED.items():
+        model.add_weighted_adapter(names, weights, "w_" + name, **options)
+        meta[name] = dict(names=names, weights=weights, **options)
+    model.save_pretrained(out)
+    tidy(out)
+    with open(os.path.join(out, "combined.json"), "w") as f:
+        json.dump(meta, f, indent=1)
+        f.write("\n")
+    print("combined")
+
+
 def tidy(folder):
     """Sets are written in the order of this process's string hashes, which says nothing; sorted, reruns agree."""
     for d, _, files in os.walk(folder):
@@ -222,8 +272,11 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
-    for name in args.cases or CASES:
-        write_case(name, CASES[name], args.out)
+    for name in args.cases or [*CASES, "combined"]:
+        if name == "combined":
+            write_combined(os.path.join(args.out, "..", "combined"))
+        else:
+            write_case(name, CASES[name], args.out)
 
 
 if __name__ == "__main__":
