@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/loris-ml/loris/attention"
 	"github.com/loris-ml/loris/internal/backend"
 	"github.com/loris-ml/loris/internal/reference"
 )
@@ -80,4 +81,18 @@ func TestMaxDeviceMemoryBoundsWhatIsCountedAsFree(t *testing.T) {
 	if _, err := FromPretrained(context.Background(), dir, Options{MaxDeviceMemory: -1}); err == nil || !strings.Contains(err.Error(), "MaxDeviceMemory") {
 		t.Errorf("a negative limit: error %v", err)
 	}
+}
+
+func TestEveryRouteOfAttentionGivesTheReferencesLogits(t *testing.T) {
+	ref := reference.LoadLlama(t, "llama_a")
+	reference.OnBackends(t, func(t *testing.T, spec string) {
+		for _, route := range []attention.Route{attention.RouteTiled, attention.RouteDense} {
+			m := mustLoad(t, ref.Dir, Options{Backend: spec, DType: Float32, Attention: route})
+			logits, err := m.Logits(context.Background(), ref.InputIDs[0], ref.AttentionMask[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			ref.CheckLogits(t, "base.logits", logits, 1e-5)
+		}
+	})
 }

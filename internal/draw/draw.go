@@ -7,6 +7,7 @@ package draw
 
 import (
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/support/exceptions"
 )
@@ -29,4 +30,16 @@ func Mix(x *Node) *Node {
 	x = BitwiseXor(x, BitwiseShiftRightLogicalScalar(x, uint32(13)))
 	x = Mul(x, Const(g, uint32(0xc2b2ae35)))
 	return BitwiseXor(x, BitwiseShiftRightLogicalScalar(x, uint32(16)))
+}
+
+// Columns are uniform draws, uint32 [len(keys), n], for n columns of each row whose stream a key of keys, uint32 [rows],
+// is: Mix(key + column/2), turned by 16 bits in odd columns. So one hash serves two columns, whose upper halves, which
+// decide what Keep says but for one case in 65536, have no bit in common.
+func Columns(keys *Node, n int) *Node {
+	g := keys.Graph()
+	column := Iota(g, shapes.Make(dtypes.Uint32, 1, n), 1)
+	h := Mix(Add(InsertAxes(keys, 1), BitwiseShiftRightLogicalScalar(column, uint32(1))))
+	turned := BitwiseOr(BitwiseShiftLeftScalar(h, uint32(16)), BitwiseShiftRightLogicalScalar(h, uint32(16)))
+	odd := Equal(BitwiseAnd(column, Const(g, uint32(1))), Const(g, uint32(1)))
+	return Where(BroadcastToShape(odd, shapes.Make(dtypes.Bool, h.Shape().Dimensions...)), turned, h)
 }
