@@ -3,6 +3,7 @@ package models
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/loris-ml/loris/internal/backend"
@@ -37,6 +38,8 @@ type LoRA struct {
 	Scaling float64
 	Dropout float64
 	A, B    []float32 // [R, In], [Out, R]
+	// Magnitude [Out] makes it a DoRA (arXiv:2402.09353): the rows of W + Scaling·B·A are given these lengths. Nil: none.
+	Magnitude []float32
 	// PadTo, if not 0, is the rank with which the adapter lies on the device, its scaling beside it: adapters that are
 	// padded to one rank share their programs. The rows and columns beyond R are zeros, and training leaves them so.
 	PadTo int
@@ -61,6 +64,7 @@ func (m *CausalLM) NewAdapters(loras []LoRA) (_ Adapters, err error) {
 	for i := range m.run.Layers {
 		b, w := nn.NewLayout(), &nn.Weights{}
 		a = append(a, w)
+		var squares map[string][]float32
 		for _, lin := range linears {
 			l, ok := byPath[layerPrefix(i)+lin.Name]
 			if !ok {
@@ -70,10 +74,15 @@ func (m *CausalLM) NewAdapters(loras []LoRA) (_ Adapters, err error) {
 			if err := l.check(lin); err != nil {
 				return nil, err
 			}
-			if err := m.upload(w, lin, l.padded(lin)); err != nil {
+			if l.Magnitude != nil && squares == nil {
+				if squares, err = m.run.RowSquares(i); err != nil {
+					return nil, err
+				}
+			}
+			if err := m.upload(w, lin, l.padded(lin), squares[lin.Name]); err != nil {
 				return nil, err
 			}
-			b.Adapter(lin, nn.Adapter{R: max(l.R, l.PadTo), Scaling: l.Scaling, Dropout: l.Dropout, ScaleInput: l.PadTo > 0})
+			b.Adapter(lin, nn.Adapter{R: max(l.R, l.PadTo), Scaling: l.Scaling, Dropout: l.Dropout, ScaleInput: l.PadTo > 0, DoRA: l.Magnitude != nil})
 		}
 		w.Layout = b.Build()
 	}
@@ -86,6 +95,9 @@ func (m *CausalLM) NewAdapters(loras []LoRA) (_ Adapters, err error) {
 func (l LoRA) check(lin nn.Linear) error {
 	if len(l.A) != l.R*lin.In || len(l.B) != lin.Out*l.R {
 		return fmt.Errorf("adapter on %q: A has %d values and B %d, want [%d, %d] and [%d, %d]", l.Path, len(l.A), len(l.B), l.R, lin.In, lin.Out, l.R)
+	}
+	if l.Magnitude != nil && len(l.Magnitude) != lin.Out {
+		return fmt.Errorf("adapter on %q: its magnitude has %d values, want [%d]", l.Path, len(l.Magnitude), lin.Out)
 	}
 	if l.PadTo > 0 && l.PadTo < l.R {
 		return fmt.Errorf("adapter on %q: its rank %d is more than %d, to which adapters are padded", l.Path, l.R, l.PadTo)
@@ -107,8 +119,8 @@ func (l LoRA) padded(lin nn.Linear) LoRA {
 	return l
 }
 
-// upload appends the tensors of l, whose values have been checked.
-func (m *CausalLM) upload(w *nn.Weights, lin nn.Linear, l LoRA) error {
+// upload appends the tensors of l, whose values have been checked; squares are the squared norms of the weight's rows.
+func (m *CausalLM) upload(w *nn.Weights, lin nn.Linear, l LoRA, squares []float32) error {
 	put := func(values []float32, dims ...int) error {
 		t, err := backend.UploadValues(m.run.Device, values, dims...)
 		if err == nil {
@@ -119,10 +131,21 @@ func (m *CausalLM) upload(w *nn.Weights, lin nn.Linear, l LoRA) error {
 	if err := put(l.A, l.R, lin.In); err != nil {
 		return err
 	}
-	if err := put(l.B, lin.Out, l.R); err != nil || l.PadTo == 0 {
+	if err := put(l.B, lin.Out, l.R); err != nil {
 		return err
 	}
-	return put([]float32{float32(l.Scaling)})
+	if l.PadTo > 0 {
+		if err := put([]float32{float32(l.Scaling)}); err != nil {
+			return err
+		}
+	}
+	if l.Magnitude == nil {
+		return nil
+	}
+	if err := put(l.Magnitude, lin.Out); err != nil {
+		return err
+	}
+	return put(squares, lin.Out)
 }
 
 // Close frees the adapters.
@@ -134,13 +157,13 @@ func (a Adapters) Close() error {
 	return errors.Join(errs...)
 }
 
-// Values downloads the adapters: the current A and B by the path of their linear, padded as they lie on the device. It fills
-// in R, A and B only.
+// Values downloads the adapters: the current A, B and Magnitude by the path of their linear, padded as they lie on the device.
+// It fills in these and R only.
 func (a Adapters) Values() (map[string]LoRA, error) {
 	out := map[string]LoRA{}
 	for i, w := range a {
 		for _, ad := range w.Layout.Adapters() {
-			at, bt, _ := ad.Slots()
+			at, bt, mt := ad.Slots()
 			l := LoRA{R: ad.R}
 			var err error
 			if l.A, err = backend.DownloadFloats(w.Tensors[at]); err != nil {
@@ -148,6 +171,11 @@ func (a Adapters) Values() (map[string]LoRA, error) {
 			}
 			if l.B, err = backend.DownloadFloats(w.Tensors[bt]); err != nil {
 				return nil, err
+			}
+			if mt >= 0 {
+				if l.Magnitude, err = backend.DownloadFloats(w.Tensors[mt]); err != nil {
+					return nil, err
+				}
 			}
 			out[layerPrefix(i)+ad.Linear] = l
 		}
@@ -158,4 +186,38 @@ func (a Adapters) Values() (map[string]LoRA, error) {
 // SharePrograms tells whether the same compiled programs serve a and b: their ranks, scaling, dropout and linears are equal.
 func (a Adapters) SharePrograms(b Adapters) bool {
 	return slices.EqualFunc(a, b, func(x, y *nn.Weights) bool { return x.Layout.Key() == y.Layout.Key() })
+}
+
+// RowNorms returns the norms [Out] of the rows of the weights at these paths, as the programs see them.
+func (m *CausalLM) RowNorms(paths []string) (map[string][]float32, error) {
+	wanted, norms := map[string]bool{}, map[string][]float32{}
+	for _, p := range paths {
+		wanted[p] = true
+	}
+	for i := range m.run.Layers {
+		var squares map[string][]float32
+		for _, lin := range m.arch.tensors().Linears() {
+			path := layerPrefix(i) + lin.Name
+			if !wanted[path] {
+				continue
+			}
+			if squares == nil {
+				var err error
+				if squares, err = m.run.RowSquares(i); err != nil {
+					return nil, err
+				}
+			}
+			n := make([]float32, lin.Out)
+			for j, s := range squares[lin.Name] {
+				n[j] = float32(math.Sqrt(float64(s)))
+			}
+			norms[path] = n
+		}
+	}
+	for _, p := range paths {
+		if norms[p] == nil {
+			return nil, fmt.Errorf("the model's layers have no linear %q", p)
+		}
+	}
+	return norms, nil
 }

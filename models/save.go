@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -176,6 +177,8 @@ func (s *saver) checkMerge() error {
 			return fmt.Errorf("merge: the model has no linear %q", path)
 		case l.Head:
 			return fmt.Errorf("merge: adapters on the head, %q, are not supported", path)
+		case a.Magnitude != nil && len(a.Magnitude) != l.Out:
+			return fmt.Errorf("merge: adapter on %q: its magnitude has %d values, want [%d]", path, len(a.Magnitude), l.Out)
 		case len(a.A) != a.R*l.In || len(a.B) != l.Out*a.R:
 			return fmt.Errorf("merge: adapter on %q: A has %d values and B %d, want [%d, %d] and [%d, %d]", path, len(a.A), len(a.B), a.R, l.In, l.Out, a.R)
 		}
@@ -272,7 +275,7 @@ func (s *saver) merged(e encoded, a LoRA) (encoded, error) {
 	return e.again(values)
 }
 
-// addTo adds Scaling·B·A to a weight [Out, In], in float32.
+// addTo adds Scaling·B·A to a weight [Out, In], in float32, and gives the rows of a DoRA their lengths.
 func (l LoRA) addTo(w []float32) {
 	in := len(l.A) / l.R
 	floats.InParallel(len(w)/in, 16, func(lo, hi int) {
@@ -287,8 +290,26 @@ func (l LoRA) addTo(w []float32) {
 			for i := range dst {
 				dst[i] += float32(l.Scaling) * delta[i]
 			}
+			if l.Magnitude != nil {
+				scaleRow(dst, l.Magnitude[row])
+			}
 		}
 	})
+}
+
+// scaleRow gives a row a length; one of zeros stays so.
+func scaleRow(row []float32, length float32) {
+	square := 0.0
+	for _, v := range row {
+		square += float64(v) * float64(v)
+	}
+	if square == 0 {
+		return
+	}
+	factor := float32(float64(length) / math.Sqrt(square))
+	for i := range row {
+		row[i] *= factor
+	}
 }
 
 // newReader reads what the model was loaded from, if it is quantized.

@@ -53,6 +53,9 @@ type LoraConfig struct {
 	LoraAlpha   float64 `json:"lora_alpha"`   // 0: 8; Scaling = LoraAlpha/R
 	LoraDropout float64 `json:"lora_dropout"` // probability of dropping an input of A while training, in [0, 1)
 	UseRSLora   bool    `json:"use_rslora"`   // Scaling = LoraAlpha/√R (arXiv:2312.03732)
+	// UseDora trains a length for each row of W + Scaling·B·A beside A and B (arXiv:2402.09353), whose norm counts as a
+	// constant in gradients.
+	UseDora bool `json:"use_dora"`
 
 	// TargetModules gets adapters, ExcludeModules does not even if targeted. Nil targets are those that PEFT's table has
 	// for the model type, q_proj and v_proj for most; nil excludes are none.
@@ -82,7 +85,6 @@ type LoraConfig struct {
 	Bias                  string   `json:"bias"`            // "" or "none"
 	FanInFanOut           bool     `json:"fan_in_fan_out"`  // weights stored [in, out], GPT-2's Conv1D
 	ModulesToSave         []string `json:"modules_to_save"` // modules trained in full
-	UseDora               bool     `json:"use_dora"`
 	TrainableTokenIndices []int    `json:"trainable_token_indices"`
 	TargetParameters      []string `json:"target_parameters"`
 }
@@ -221,8 +223,6 @@ func (c LoraConfig) checkSupported() error {
 		return unsupported("bias", fmt.Sprintf("%q", c.Bias), `use "none"`)
 	case c.FanInFanOut:
 		return unsupported("fan_in_fan_out", "true", "the linears here store their weights [out, in]; use false")
-	case c.UseDora:
-		return unsupported("use_dora", "true", dissolveRemedy)
 	case len(c.ModulesToSave) > 0:
 		return unsupported("modules_to_save", moduleNames(c.ModulesToSave).String(), dissolveRemedy)
 	case len(c.TrainableTokenIndices) > 0:

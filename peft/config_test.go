@@ -55,7 +55,6 @@ func TestConfigRefusesWrongValuesByName(t *testing.T) {
 		`layers_to_transform holds -1`:                         {LayersToTransform: []int{-1}},
 		`bias "all" is not supported yet: use "none"`:          {Bias: "all"},
 		`fan_in_fan_out true is not supported yet`:             {FanInFanOut: true},
-		`use_dora true is not supported yet`:                   {UseDora: true},
 		`modules_to_save ["lm_head"] is not supported yet`:     {ModulesToSave: []string{"lm_head"}},
 		`trainable_token_indices [7] is not supported yet`:     {TrainableTokenIndices: []int{7}},
 		`target_parameters ["x.weight"] is not supported yet`:  {TargetParameters: []string{"x.weight"}},

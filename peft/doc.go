@@ -6,8 +6,8 @@
 // starts from; [SaveAdapter] and [LoadAdapter] are adapter_config.json and adapter_model.safetensors.
 //
 // It is not for the arithmetic of an adapted linear (models, and the primitives below it, do that), nor for training (sft).
-// What PEFT has and this package has not (DoRA, modules_to_save, trained biases, the decompositions of base weights, …) is
-// refused by name, never ignored.
+// What PEFT has and this package has not (modules_to_save, trained biases, adapters on embeddings, other tuners than LoRA, …)
+// is refused by name, never ignored.
 //
 // Start at [LoraConfig]. match.go is who is targeted, files.go what lies on the disk.
 package peft

@@ -49,6 +49,11 @@ func (p *PeftModel) InitializeEVA(ctx context.Context, batches []EVABatch) error
 		return errors.New("EVA: no linear has got a rank")
 	}
 	cfg.TargetModules = shortened(cfg.TargetModules, p.modules())
+	if cfg.UseDora {
+		if err := p.addMagnitudes(loras); err != nil {
+			return fmt.Errorf("EVA: %w", err)
+		}
+	}
 	weights, err := p.base.NewAdapters(loras)
 	if err != nil {
 		return err

@@ -98,6 +98,7 @@ var vllmRanks = []int{1, 8, 16, 32, 64, 128, 256, 320, 512}
 
 func (r *ExportReport) vllm(s *adapterSet) {
 	r.changedBase(s)
+	r.dora(s, "vLLM does not support DoRA")
 	// vLLM scales all modules by lora_alpha and r (or √r with use_rslora) of the config.
 	r.problem(s.scalingsDiffer(), ExportProblem{Field: "rank_pattern, alpha_pattern", Value: "given", Silent: true,
 		Problem: "vLLM scales all modules by lora_alpha and r", Remedy: plainRemedy})
@@ -113,6 +114,7 @@ func (r *ExportReport) vllm(s *adapterSet) {
 
 func (r *ExportReport) llamaCpp(s *adapterSet) {
 	r.changedBase(s)
+	r.dora(s, "convert_lora_to_gguf.py stops at lora_magnitude_vector")
 	// llama.cpp scales every module by lora_alpha over the rank of its own tensors.
 	r.problem(s.cfg.UseRSLora, ExportProblem{Field: "use_rslora", Value: "true", Silent: true,
 		Problem: "llama.cpp scales by lora_alpha/r", Remedy: plainRemedy + ", or write it with SaveGGUF"})
@@ -131,6 +133,10 @@ func (r *ExportReport) changedBase(s *adapterSet) {
 		p.Remedy = "save the changed base with it (Base().SavePretrained)"
 	}
 	r.problem(how.changesBase(), p)
+}
+
+func (r *ExportReport) dora(s *adapterSet, problem string) {
+	r.problem(s.cfg.UseDora, ExportProblem{Field: "use_dora", Value: "true", Problem: problem, Remedy: "merge (SaveMerged)"})
 }
 
 // lmHead reports adapters on the output embedding.

@@ -27,10 +27,12 @@ const (
 	pathRemedy = "as Target.Path has it"
 )
 
-// AdapterWeight is the adapter on one linear: y += Scaling · B(A x).
+// AdapterWeight is the adapter on one linear: y += Scaling · B(A x); of a DoRA, the rows of W + Scaling·B·A then have the
+// lengths Magnitude.
 type AdapterWeight struct {
 	Path       string    // of the linear, below the model: "model.layers.0.self_attn.q_proj"
 	A, B       []float32 // [R, In], [Out, R], row-major
+	Magnitude  []float32 // [Out] of a DoRA, else nil
 	R, In, Out int
 }
 
@@ -127,6 +129,9 @@ func (c LoraConfig) forFile(weights []AdapterWeight) (LoraConfig, error) {
 		if err := w.check(s); err != nil {
 			return c, err
 		}
+		if (w.Magnitude != nil) != c.UseDora {
+			return c, fmt.Errorf("module %q: its magnitude has %d values, with use_dora %v", w.Path, len(w.Magnitude), c.UseDora)
+		}
 		if seen[w.Path] {
 			return c, fmt.Errorf("module %q has two adapters", w.Path)
 		}
@@ -149,6 +154,9 @@ func (w AdapterWeight) check(s *scaler) error {
 	}
 	if len(w.A) != w.R*w.In || len(w.B) != w.Out*w.R {
 		return fmt.Errorf("module %q: A has %d values and B %d, want [%d, %d] and [%d, %d]", w.Path, len(w.A), len(w.B), w.R, w.In, w.Out, w.R)
+	}
+	if w.Magnitude != nil && len(w.Magnitude) != w.Out {
+		return fmt.Errorf("module %q: its magnitude has %d values, want [%d]", w.Path, len(w.Magnitude), w.Out)
 	}
 	r, _, err := s.at(w.Path)
 	if err == nil && r != w.R {
@@ -205,6 +213,9 @@ func tensorsOf(weights []AdapterWeight) []safetensors.Tensor {
 		tensors = append(tensors,
 			safetensors.Tensor{Name: keyPrefix + w.Path + suffixA, DType: "F32", Shape: []int{w.R, w.In}, Data: littleEndian(w.A)},
 			safetensors.Tensor{Name: keyPrefix + w.Path + suffixB, DType: "F32", Shape: []int{w.Out, w.R}, Data: littleEndian(w.B)})
+		if w.Magnitude != nil {
+			tensors = append(tensors, safetensors.Tensor{Name: keyPrefix + w.Path + keyMagnitude, DType: "F32", Shape: []int{w.Out}, Data: littleEndian(w.Magnitude)})
+		}
 	}
 	return tensors
 }

@@ -8,6 +8,9 @@ import (
 
 // SaveGGUF writes the adapters as the GGUF file that llama.cpp's --lora reads on the base's GGUF file.
 func (p *PeftModel) SaveGGUF(path string) error {
+	if err := p.Config().refuseDora("llama.cpp has no DoRA"); err != nil {
+		return fmt.Errorf("save GGUF adapter: %w", err)
+	}
 	loras, err := p.activeLoras()
 	if err != nil {
 		return fmt.Errorf("save GGUF adapter: %w", err)

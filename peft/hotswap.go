@@ -12,7 +12,9 @@ import (
 // hotswap is the one form in which all adapters lie on the device.
 type hotswap struct {
 	rank  int
-	sizes map[string]Target // In and Out of the linears that have an adapter, by path
+	dora  bool
+	sizes map[string]Target    // In and Out of the linears that have an adapter, by path
+	norms map[string][]float32 // of DoRA: the magnitudes of linears that an adapter leaves alone
 }
 
 // PrepareHotswap gives all adapters one form on the device: the same rank, padded by zeros, the scaling beside it, and the
@@ -22,13 +24,19 @@ type hotswap struct {
 // targetRank 0 is the largest rank that there is. The linears are those that any adapter is on now; adapters that are added
 // later may be on some of them, but on no others. The adapters can no longer be trained; they are saved as they were.
 func (p *PeftModel) PrepareHotswap(targetRank int) error {
-	h := &hotswap{rank: targetRank, sizes: map[string]Target{}}
+	h := &hotswap{rank: targetRank, dora: p.first().cfg.UseDora, sizes: map[string]Target{}}
 	for _, s := range p.sets {
 		for _, t := range s.targets {
 			h.sizes[t.Path] = t
 			if targetRank == 0 {
 				h.rank = max(h.rank, t.R)
 			}
+		}
+	}
+	if h.dora {
+		var err error
+		if h.norms, err = p.base.RowNorms(slices.Collect(maps.Keys(h.sizes))); err != nil {
+			return fmt.Errorf("PrepareHotswap: %w", err)
 		}
 	}
 	fresh := map[string]models.Adapters{}
@@ -41,7 +49,7 @@ func (p *PeftModel) PrepareHotswap(targetRank int) error {
 	for _, name := range p.names {
 		loras, err := p.sets[name].loras()
 		if err == nil {
-			loras, err = h.lay(loras)
+			loras, err = h.lay(p.sets[name].cfg, loras)
 		}
 		if err == nil {
 			fresh[name], err = p.base.NewAdapters(loras)
@@ -60,9 +68,12 @@ func (p *PeftModel) PrepareHotswap(targetRank int) error {
 }
 
 // lay gives adapters the form; it leaves them alone where h is nil.
-func (h *hotswap) lay(loras []models.LoRA) ([]models.LoRA, error) {
+func (h *hotswap) lay(cfg LoraConfig, loras []models.LoRA) ([]models.LoRA, error) {
 	if h == nil {
 		return loras, nil
+	}
+	if cfg.UseDora != h.dora {
+		return nil, fmt.Errorf("use_dora is %v, that of others %v: adapters that take turns must agree", cfg.UseDora, h.dora)
 	}
 	rest := maps.Clone(h.sizes)
 	for i := range loras {
@@ -78,7 +89,7 @@ func (h *hotswap) lay(loras []models.LoRA) ([]models.LoRA, error) {
 	}
 	for _, path := range slices.Sorted(maps.Keys(rest)) {
 		t := rest[path]
-		loras = append(loras, models.LoRA{Path: path, R: h.rank, PadTo: h.rank, A: make([]float32, h.rank*t.In), B: make([]float32, t.Out*h.rank)})
+		loras = append(loras, models.LoRA{Path: path, R: h.rank, PadTo: h.rank, A: make([]float32, h.rank*t.In), B: make([]float32, t.Out*h.rank), Magnitude: h.norms[path]})
 	}
 	return loras, nil
 }
@@ -112,7 +123,7 @@ func (p *PeftModel) hotswap(name, dir string) error {
 	}
 	s, loras, err := p.make(cfg, stored)
 	if err == nil {
-		loras, err = p.hot.lay(loras)
+		loras, err = p.hot.lay(cfg, loras)
 	}
 	if err != nil {
 		return err

@@ -57,8 +57,11 @@ func noWeightsError(dir string) error {
 // As in PEFT, the last ".lora_" counts: a module may have such a name itself.
 var loraKey = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+)\.lora_([AB])(?:\.([^.]+))?\.weight$`)
 
+// magnitudeKey takes the key of a DoRA's magnitude apart: the module's path, and the name of the adapter.
+var magnitudeKey = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+)\.lora_magnitude_vector(?:\.([^.]+?))??(?:\.weight)?$`)
+
 // pair is what a file holds for a module.
-type pair struct{ a, b string } // keys
+type pair struct{ a, b, magnitude string } // keys
 
 // readWeights also returns what it ignored.
 func readWeights(file *safetensors.File, cfg LoraConfig) (weights []AdapterWeight, warnings []string, err error) {
@@ -74,6 +77,10 @@ func readWeights(file *safetensors.File, cfg LoraConfig) (weights []AdapterWeigh
 		w, err := pairs[path].read(file, path, s)
 		if err != nil {
 			return nil, nil, err
+		}
+		if (w.Magnitude != nil) != cfg.UseDora {
+			return nil, nil, fmt.Errorf("module %q: use_dora is %v, and its magnitude, tensor %q, has %d values: the files do not belong together",
+				path, cfg.UseDora, keyPrefix+path+keyMagnitude, len(w.Magnitude))
 		}
 		if slices.ContainsFunc(w.A, notFinite) || slices.ContainsFunc(w.B, notFinite) {
 			warnings = append(warnings, fmt.Sprintf("the adapter of module %q holds NaN or infinite values", path))
@@ -91,6 +98,9 @@ func sortKeys(names []string) (pairs map[string]pair, warnings []string, err err
 	adapter, first := "", ""
 	for _, key := range names {
 		m := loraKey.FindStringSubmatch(key)
+		if d := magnitudeKey.FindStringSubmatch(key); d != nil && m == nil {
+			m = []string{key, d[1], "magnitude", d[2]}
+		}
 		if m == nil {
 			if !strings.HasSuffix(key, ".base_layer.weight") {
 				return nil, nil, fmt.Errorf("tensor %q: %s", key, foreignKey(key))
@@ -106,10 +116,7 @@ func sortKeys(names []string) (pairs map[string]pair, warnings []string, err err
 			return nil, nil, fmt.Errorf("tensors %q and %q belong to different adapters; save one adapter to a folder", first, key)
 		}
 		p := pairs[path]
-		dst := &p.a
-		if which == "B" {
-			dst = &p.b
-		}
+		dst := map[string]*string{"A": &p.a, "B": &p.b, "magnitude": &p.magnitude}[which]
 		if *dst != "" {
 			return nil, nil, fmt.Errorf("tensors %q and %q are of the same module", *dst, key)
 		}
@@ -128,8 +135,6 @@ func foreignKey(key string) string {
 	switch {
 	case strings.Contains(key, ".lora_embedding_"):
 		what = "adapters on embeddings"
-	case strings.Contains(key, ".lora_magnitude_vector"):
-		what = "DoRA (use_dora)"
 	case strings.Contains(key, ".trainable_tokens_"):
 		what = "trainable_token_indices"
 	case strings.HasSuffix(key, ".bias"):
@@ -139,6 +144,9 @@ func foreignKey(key string) string {
 }
 
 func (p pair) read(file *safetensors.File, path string, s *scaler) (w AdapterWeight, err error) {
+	if p.a == "" && p.b == "" {
+		return w, fmt.Errorf("tensor %q has no lora_A and lora_B beside it: the file is incomplete", p.magnitude)
+	}
 	if p.a == "" {
 		return w, fmt.Errorf("tensor %q has no counterpart %q: the file is incomplete", p.b, strings.Replace(p.b, ".lora_B", ".lora_A", 1))
 	}
@@ -162,6 +170,12 @@ func (p pair) read(file *safetensors.File, path string, s *scaler) (w AdapterWei
 	if w.A, err = file.Float32(p.a); err != nil {
 		return w, err
 	}
-	w.B, err = file.Float32(p.b)
+	if w.B, err = file.Float32(p.b); err != nil || p.magnitude == "" {
+		return w, err
+	}
+	if m, _ := file.Info(p.magnitude); !slices.Equal(m.Shape, []int{w.Out}) {
+		return w, fmt.Errorf("tensor %q %v: want [%d], one for each output of the module", p.magnitude, m.Shape, w.Out)
+	}
+	w.Magnitude, err = file.Float32(p.magnitude)
 	return w, err
 }

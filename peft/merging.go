@@ -8,7 +8,7 @@ import (
 	"github.com/loris-ml/loris/models"
 )
 
-// MergeAdapter adds the active adapters to the base's weights, W + Scaling·B·A, so that the model computes the same without
+// MergeAdapter puts the active adapters into the base's weights, W + Scaling·B·A or what a DoRA makes of it, so that the model computes the same without
 // them: PEFT's merge_adapter. Sums are formed in float32 and rounded once to the format that the weights have on the device.
 // Everyone who uses the base gets the new weights. Unlike [PeftModel.SaveMerged], which writes a folder and changes nothing,
 // it quantizes the weights of a quantized base anew, which loses most of a small adapter.
@@ -32,7 +32,10 @@ func (p *PeftModel) MergeAdapter(safe bool) error {
 			}
 		}
 	}
-	if err := p.addToBase(loras); err != nil {
+	if p.factors, err = p.mergedFactors(loras); err != nil {
+		return fmt.Errorf("merge: %w", err)
+	}
+	if err := p.replaceInBase(loras, p.base.SumOf); err != nil {
 		return fmt.Errorf("merge: %w", err)
 	}
 	p.merged = slices.Clone(p.active)
@@ -47,30 +50,43 @@ func (p *PeftModel) UnmergeAdapter() error {
 	}
 	loras, err := p.activeLoras()
 	if err == nil {
-		for i := range loras {
-			loras[i].Scaling = -loras[i].Scaling
-		}
-		err = p.addToBase(loras)
+		err = p.replaceInBase(loras, p.without)
 	}
 	if err != nil {
 		return fmt.Errorf("unmerge: %w", err)
 	}
-	p.merged = nil
+	p.merged, p.factors = nil, nil
 	return nil
 }
 
 // MergedAdapters are the names of the adapters that are in the base's weights.
 func (p *PeftModel) MergedAdapters() []string { return slices.Clone(p.merged) }
 
-// addToBase replaces weights layer by layer, so that memory holds the sums of one.
-func (p *PeftModel) addToBase(loras []models.LoRA) error {
+// without is the weight of a linear less an adapter that is merged into it.
+func (p *PeftModel) without(l models.LoRA) ([]float32, error) {
+	w, err := p.base.Tensor(l.Path + ".weight")
+	if err != nil {
+		return nil, err
+	}
+	if f := p.factors[l.Path]; f != nil {
+		in := len(w) / len(f)
+		for i := range w {
+			w[i] /= f[i/in]
+		}
+	}
+	subtract(w, l.Scaling, l.A, l.B, l.R)
+	return w, nil
+}
+
+// replaceInBase replaces weights layer by layer, so that memory holds those of one.
+func (p *PeftModel) replaceInBase(loras []models.LoRA, weight func(models.LoRA) ([]float32, error)) error {
 	by := p.base.Altered()
 	if by == "" {
 		by = fmt.Sprintf("merged adapters %q", p.active)
 	}
 	b := &rewriter{model: p.base, by: by}
 	for _, l := range loras {
-		w, err := p.base.SumOf(l)
+		w, err := weight(l)
 		if err == nil {
 			err = b.put(l.Path, w)
 		}

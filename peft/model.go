@@ -22,12 +22,13 @@ import (
 type PeftModel struct {
 	base     *models.CausalLM
 	sets     map[string]*adapterSet
-	names    []string        // of sets, in the order in which they were added
-	active   []string        // names of those that programs see; several add up
-	sum      models.Adapters // of the active ones if they are several; else nil
-	disabled int             // calls of DisableAdapters that are not undone
-	merged   []string        // names of those that are in the base's weights
-	hot      *hotswap        // nil unless PrepareHotswap was called
+	names    []string             // of sets, in the order in which they were added
+	active   []string             // names of those that programs see; several add up
+	sum      models.Adapters      // of the active ones if they are several; else nil
+	disabled int                  // calls of DisableAdapters that are not undone
+	merged   []string             // names of those that are in the base's weights
+	factors  map[string][]float32 // see mergedFactors
+	hot      *hotswap             // nil unless PrepareHotswap was called
 	opts     options
 }
 
@@ -127,6 +128,9 @@ func (p *PeftModel) TrainableParameters() string {
 func (s *adapterSet) parameters() (n int64) {
 	for _, t := range s.targets {
 		n += int64(t.R) * int64(t.In+t.Out)
+		if s.cfg.UseDora {
+			n += int64(t.Out)
+		}
 	}
 	return n
 }
@@ -209,7 +213,7 @@ func (s *adapterSet) values() (all []AdapterWeight, err error) {
 	for _, t := range s.targets {
 		v := values[t.Path]
 		a, b := unpadded(v, t)
-		all = append(all, AdapterWeight{Path: t.Path, A: a, B: b, R: t.R, In: t.In, Out: t.Out})
+		all = append(all, AdapterWeight{Path: t.Path, A: a, B: b, Magnitude: v.Magnitude, R: t.R, In: t.In, Out: t.Out})
 	}
 	return all, nil
 }
@@ -230,7 +234,7 @@ func (s *adapterSet) loras() (all []models.LoRA, err error) {
 	values, err := s.values()
 	for i, v := range values {
 		t := s.targets[i]
-		all = append(all, models.LoRA{Path: t.Path, R: t.R, Scaling: t.Scaling, Dropout: s.cfg.LoraDropout, A: v.A, B: v.B})
+		all = append(all, models.LoRA{Path: t.Path, R: t.R, Scaling: t.Scaling, Dropout: s.cfg.LoraDropout, A: v.A, B: v.B, Magnitude: v.Magnitude})
 	}
 	return all, err
 }

@@ -86,7 +86,7 @@ func (p *PeftModel) attach(name string, cfg LoraConfig, stored map[string]Adapte
 
 // add puts adapters onto the device under a name that is free.
 func (p *PeftModel) add(name string, s *adapterSet, loras []models.LoRA) (err error) {
-	if loras, err = p.hot.lay(loras); err != nil {
+	if loras, err = p.hot.lay(s.cfg, loras); err != nil {
 		return err
 	}
 	if s.weights, err = p.base.NewAdapters(loras); err != nil {
@@ -145,7 +145,7 @@ func (p *PeftModel) make(cfg LoraConfig, stored map[string]AdapterWeight) (*adap
 	}
 	var loras []models.LoRA
 	for _, t := range s.targets {
-		l := models.LoRA{Path: t.Path, R: t.R, Scaling: t.Scaling, Dropout: s.cfg.LoraDropout}
+		l := models.LoRA{Path: t.Path, R: t.R, Scaling: t.Scaling, Dropout: s.cfg.LoraDropout, Magnitude: stored[t.Path].Magnitude}
 		w, ok := stored[t.Path]
 		if !ok || base != nil {
 			if l.A, l.B, err = values(t); err != nil {
@@ -158,7 +158,12 @@ func (p *PeftModel) make(cfg LoraConfig, stored map[string]AdapterWeight) (*adap
 		loras = append(loras, l)
 	}
 	if base != nil {
-		err = base.flush()
+		if err := base.flush(); err != nil {
+			return nil, nil, err
+		}
+	}
+	if s.cfg.UseDora && stored == nil {
+		err = p.addMagnitudes(loras)
 	}
 	return s, loras, err
 }
@@ -238,6 +243,9 @@ func (p *PeftModel) join(names []string) ([]models.LoRA, error) {
 	var order []string
 	by := map[string]models.LoRA{}
 	for _, n := range names {
+		if err := p.sets[n].cfg.refuseDora(fmt.Sprintf("what adapter %q does is no sum with others", n)); err != nil {
+			return nil, err
+		}
 		loras, err := p.sets[n].loras()
 		if err != nil {
 			return nil, err

@@ -193,6 +193,9 @@ func (c *tunerCase) checkGradients(t *testing.T, p *PeftModel, limit float64) {
 func (s *adapterSet) trainedKeys() (keys []string) {
 	for _, t := range s.targets {
 		keys = append(keys, keyPrefix+t.Path+suffixA, keyPrefix+t.Path+suffixB)
+		if s.cfg.UseDora {
+			keys = append(keys, keyPrefix+t.Path+keyMagnitude)
+		}
 	}
 	return keys
 }

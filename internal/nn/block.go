@@ -96,8 +96,11 @@ type Adapter struct {
 	Dropout float64
 	// ScaleInput makes the scaling an input of the programs, which adapters of other scalings then share; Scaling is not
 	// used.
-	ScaleInput  bool
-	a, b, scale int // slots; scale is 0 without ScaleInput
+	ScaleInput bool
+	// DoRA gives it a magnitude [Out] beside A and B: see dora.go.
+	DoRA              bool
+	a, b, scale       int // slots; scale is 0 without ScaleInput
+	magnitude, square int // slots, 0 without DoRA
 }
 
 // Weights are one layer's tensors on a device, in the order of the layout's slots.
@@ -158,7 +161,8 @@ func (b *LayoutBuilder) bias(g *group, dtype dtypes.DType, trainable bool) {
 	}
 }
 
-// Adapter adds the A and B of a LoRA as float32, trainable, and its scaling if that is an input.
+// Adapter adds the A and B of a LoRA as float32, trainable; then its scaling if that is an input; then, of a DoRA, the
+// magnitude [Out], trainable, and the squared norms of the weight's rows [Out].
 func (b *LayoutBuilder) Adapter(l Linear, a Adapter) {
 	a.Linear = l.Name
 	a.a = b.slot(Slot{
@@ -170,6 +174,12 @@ func (b *LayoutBuilder) Adapter(l Linear, a Adapter) {
 	if a.ScaleInput {
 		a.Scaling = 0
 		a.scale = b.slot(Slot{Shape: shapes.Make(dtypes.Float32)})
+	}
+	if a.DoRA {
+		a.magnitude = b.slot(Slot{
+			Shape: shapes.Make(dtypes.Float32, l.Out), Parts: []Part{{l.Name + ".lora_magnitude_vector", l.Out}}, Trainable: true, Decay: true,
+		})
+		a.square = b.slot(Slot{Shape: shapes.Make(dtypes.Float32, l.Out)})
 	}
 	b.l.adapter = append(b.l.adapter, &a)
 }
@@ -200,12 +210,12 @@ func parts(linears []Linear, suffix string) (p []Part) {
 	return p
 }
 
-// Slots of an adapter: where A and B are, and the scaling if it is an input, else -1.
-func (a *Adapter) Slots() (aSlot, bSlot, scale int) {
-	if !a.ScaleInput {
+// Slots are where A and B are, and the magnitude of a DoRA, else -1.
+func (a *Adapter) Slots() (aSlot, bSlot, magnitude int) {
+	if !a.DoRA {
 		return a.a, a.b, -1
 	}
-	return a.a, a.b, a.scale
+	return a.a, a.b, a.magnitude
 }
 
 // Adapters are the layout's, in the order in which they were added.

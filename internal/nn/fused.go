@@ -151,6 +151,7 @@ type fused struct {
 	b        *Node // the Bs [out, n] times their scaling
 	low      *Node // x·Aᵀ [B·S, n]
 	drop     *dropping
+	dora     bool // some adapter has a magnitude: see scaleColumns
 }
 
 // factors prepares the linears of these names for the fused form; nil where that does not cover them: parts of a group,
@@ -172,6 +173,12 @@ func (l *Layer) factors(x *Node, names []string) *fused {
 	at := 0
 	for _, lin := range r.linears {
 		if a, ok := l.adapters[lin.Name]; ok {
+			if a.dora() {
+				if l.dropRate(a) > 0 {
+					return nil
+				}
+				f.dora = true
+			}
 			f.adapters, f.at, f.n = append(f.adapters, a), append(f.at, at), f.n+a.R
 		}
 		at += lin.Out
@@ -239,9 +246,9 @@ func (f *fused) dense(dtype dtypes.DType, tail *Node, axis int) *Node {
 	return Concatenate([]*Node{w, tail}, axis)
 }
 
-// finish adds the bias to y [B·S, out] and gives it the shape of x [B, S, ...].
+// finish adds the bias to y [B·S, out], unless that is done later, and gives it the shape of x [B, S, ...].
 func (f *fused) finish(y, x *Node) *Node {
-	if f.group.bias >= 0 {
+	if f.group.bias >= 0 && !f.dora {
 		y = addBias(y, f.nodes[f.group.bias])
 	}
 	d := x.Shape().Dimensions
@@ -260,7 +267,8 @@ func (l *Layer) fusedNormLinears(x, gain *Node, f *fused) *Node {
 		xa = f.drop.low(rows, ConvertDType(scaled, x.DType()))
 	}
 	h, rstd, low := kernels.RMSNorm(rows, gain, xa, f.pad, l.shape.NormEps, l.shape.UnitOffset)
-	y := f.finish(Dense(h, f.beside(x.DType())), x)
+	w := f.beside(x.DType())
+	y := f.finish(Dense(h, w), x)
 	rstd = l.tape.constant(KeepSmall, rstd)
 	if f.n > 0 {
 		f.low = l.tape.constant(KeepSmall, low)
@@ -280,6 +288,9 @@ func (l *Layer) fusedNormLinears(x, gain *Node, f *fused) *Node {
 		dx := kernels.RMSNormBackward(rows, rstd, gain, dh, past, room, l.shape.UnitOffset)
 		l.tape.add(x, l.head(dx, x, true))
 	})
+	if f.dora {
+		return l.scaleColumns(f, y, w, nil)
+	}
 	return y
 }
 
@@ -302,13 +313,20 @@ func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 	if b, ok := l.buffers[x]; ok && b.clean && b.data.Shape().Dim(1) == f.in+f.pad {
 		rows, roomy = b.data, true
 	}
-	var y *Node
+	var y, w, later *Node
+	if f.dora {
+		residual, later = nil, residual
+	}
+	if !roomy || f.n == 0 {
+		w = f.weight(x.DType())
+	}
 	switch {
 	case f.n == 0:
-		y = Dense(rows, f.weight(x.DType()))
+		y = Dense(rows, w)
 	case roomy:
+		w = f.beside(x.DType())
 		f.low = l.tape.constant(KeepSmall, f.thin(rows))
-		y = Dense(put(rows, f.low, f.in), f.beside(x.DType()))
+		y = Dense(put(rows, f.low, f.in), w)
 	default:
 		f.low = l.tape.constant(KeepSmall, f.thin(rows))
 		y = Dense(f.low, f.b)
@@ -317,7 +335,7 @@ func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 		y = Add(y, flat(residual))
 	}
 	if f.n > 0 && !roomy { // last, so that the large product accumulates onto the rest
-		y = Add(Dense(rows, f.weight(x.DType())), y)
+		y = Add(Dense(rows, w), y)
 	}
 	y = f.finish(y, x)
 	l.groups[y] = f
@@ -336,6 +354,9 @@ func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 		}
 		l.tape.add(x, dx)
 	})
+	if f.dora {
+		return l.scaleColumns(f, y, w, later)
+	}
 	return y
 }
 

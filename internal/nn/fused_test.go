@@ -30,6 +30,7 @@ type problem struct {
 	bias             bool
 	gelu             bool           // GeGLU in place of SwiGLU
 	dropout          float64        // before the adapters
+	dora             bool           // adapters have magnitudes, but for those on k and gate
 	ranks            map[string]int // by linear; others have no adapter
 	dtype            dtypes.DType
 }
@@ -87,18 +88,18 @@ func (p problem) make(t *testing.T, d *backend.Device) *set {
 		out := 0
 		for _, l := range g {
 			out += l.Out
-			if r := p.ranks[l.Name]; r > 0 {
-				adapters.Adapter(l, nn.Adapter{R: r, Scaling: 1.5, Dropout: p.dropout})
-				loras = append(loras, upload(shapes.Make(dtypes.Float32, r, l.In), values(r*l.In, 0.2)), upload(shapes.Make(dtypes.Float32, l.Out, r), values(r*l.Out, 0.2)))
-			}
 		}
 		w := values(out*g[0].In, 0.1)
+		stands := w // what the weight stands for
 		if p.packed {
 			bytes, state, err := quant.Quantize4Bit(w, quant.NF4, 64, p.nested)
 			if err != nil {
 				t.Fatal(err)
 			}
 			state.Shape = []int{out, g[0].In}
+			if stands, err = quant.Dequantize4Bit(bytes, state); err != nil {
+				t.Fatal(err)
+			}
 			packed, err := quant.NewPacked(bytes, state)
 			if err != nil {
 				t.Fatal(err)
@@ -119,6 +120,19 @@ func (p problem) make(t *testing.T, d *backend.Device) *set {
 		if g[0].Bias {
 			s.slots = append(s.slots, upload(shapes.Make(p.dtype, out), values(out, 0.1)))
 		}
+		row := 0
+		for _, l := range g {
+			if r := p.ranks[l.Name]; r > 0 {
+				a := nn.Adapter{R: r, Scaling: 1.5, Dropout: p.dropout, DoRA: p.dora && l.Name != "k" && l.Name != "gate"}
+				adapters.Adapter(l, a)
+				loras = append(loras, upload(shapes.Make(dtypes.Float32, r, l.In), values(r*l.In, 0.2)), upload(shapes.Make(dtypes.Float32, l.Out, r), values(r*l.Out, 0.2)))
+				if a.DoRA {
+					square := squares(stands[row*l.In:(row+l.Out)*l.In], l.In)
+					loras = append(loras, upload(shapes.Make(dtypes.Float32, l.Out), values(l.Out, 0.5)), upload(shapes.Make(dtypes.Float32, l.Out), square))
+				}
+			}
+			row += l.Out
+		}
 	}
 	s.base, s.adapter = base.Build(), adapters.Build()
 	s.slots = append(s.slots, loras...)
@@ -132,6 +146,15 @@ func (p problem) make(t *testing.T, d *backend.Device) *set {
 	cos, sin := nn.Rope{Tables: []nn.Frequencies{nn.Constant(nn.InverseFrequencies(10000, dim), 1)}}.Table(positions, 0)
 	s.cos, s.sin = upload(shapes.Make(dtypes.Float32, 1, p.seq, dim/2), cos), upload(shapes.Make(dtypes.Float32, 1, p.seq, dim/2), sin)
 	return s
+}
+
+// squares are the squared norms of rows of n values.
+func squares(w []float32, n int) []float32 {
+	out := make([]float32, len(w)/n)
+	for i, v := range w {
+		out[i/n] += v * v
+	}
+	return out
 }
 
 func (p problem) block(l *nn.Layer, x *Node) *Node {
@@ -158,7 +181,10 @@ func (s *set) apply(form nn.Form, tape *nn.Tape, x *Node, in []*Node) (y *Node, 
 	n := len(s.base.Slots)
 	l.Bind(s.base, slots[:n])
 	l.Bind(s.adapter, slots[n:])
-	return s.p.block(l, x), slots[n:]
+	for _, i := range s.adapter.Trainable() {
+		trainable = append(trainable, slots[n+i])
+	}
+	return s.p.block(l, x), trainable
 }
 
 // step runs a forward and a backward program and returns y, dx and the adapters' gradients.
@@ -216,6 +242,10 @@ func TestFusedFormEqualsThePlainOneWhateverIsKept(t *testing.T) {
 		{name: "dropout", batch: 2, seq: 7, hidden: 64, features: 128, heads: 4, kvHeads: 2, packed: true, nested: true, dropout: 0.3, ranks: all(4)},
 		{name: "dropout, unequal ranks, dense", batch: 3, seq: 5, hidden: 40, features: 56, heads: 2, kvHeads: 1, bias: true, gelu: true, dropout: 0.1,
 			ranks: map[string]int{"q": 3, "v": 8, "o": 2, "up": 2, "gate": 5, "down": 72}},
+		{name: "DoRA", batch: 2, seq: 7, hidden: 64, features: 128, heads: 4, kvHeads: 2, packed: true, nested: true, dora: true, ranks: all(4)},
+		{name: "DoRA, unequal ranks, biases, dense", batch: 3, seq: 5, hidden: 40, features: 56, heads: 2, kvHeads: 1, bias: true, gelu: true, dora: true,
+			ranks: map[string]int{"q": 3, "v": 8, "o": 2, "up": 5, "down": 72}},
+		{name: "DoRA with dropout", batch: 2, seq: 6, hidden: 64, features: 64, heads: 4, kvHeads: 2, packed: true, dropout: 0.2, dora: true, ranks: all(3)},
 	}
 	reference.OnBackends(t, func(t *testing.T, spec string) {
 		d, err := backend.Open(spec)
@@ -252,6 +282,7 @@ func TestFusedFormIsAsPreciseAsThePlainOneInBFloat16(t *testing.T) {
 			{name: "small", batch: 2, seq: 24, hidden: 128, features: 256, heads: 2, kvHeads: 1, packed: true, nested: true, ranks: all(16)},
 			{name: "unequal ranks", batch: 1, seq: 33, hidden: 128, features: 128, heads: 2, kvHeads: 2, packed: true, ranks: map[string]int{"q": 4, "v": 8, "gate": 3, "down": 16}},
 			{name: "dropout", batch: 2, seq: 24, hidden: 128, features: 256, heads: 2, kvHeads: 1, packed: true, dropout: 0.1, gelu: true, ranks: all(16)},
+			{name: "DoRA", batch: 2, seq: 24, hidden: 128, features: 256, heads: 2, kvHeads: 1, packed: true, nested: true, dora: true, ranks: all(16)},
 		}
 		if strings.HasPrefix(spec, "xla:cuda") {
 			problems = append(problems,

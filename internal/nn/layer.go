@@ -83,6 +83,9 @@ func (l *Layer) Bind(layout *Layout, nodes []*Node) *Layer {
 		if a.ScaleInput {
 			bound.scale = nodes[a.scale]
 		}
+		if a.DoRA {
+			bound.magnitude, bound.square = nodes[a.magnitude], nodes[a.square]
+		}
 		l.adapters[a.Linear] = bound
 	}
 	return l

@@ -15,6 +15,8 @@ type boundAdapter struct {
 	*Adapter
 	a, b  *Node
 	scale *Node // float32 scalar; nil: Scaling
+	// Of a DoRA, both [Out] float32: the magnitude, and the squared norms of the weight's rows; else nil.
+	magnitude, square *Node
 }
 
 // scaled is x times the adapter's scaling.
@@ -155,6 +157,9 @@ func (l *Layer) plainLinears(x *Node, r run) *Node {
 	for _, lin := range r.linears {
 		if a, ok := l.adapters[lin.Name]; ok {
 			ins = append(ins, a.a, a.b)
+			if a.dora() {
+				ins = append(ins, a.magnitude)
+			}
 		}
 	}
 	return l.tape.plain(ins, func(in []*Node) []*Node {
@@ -164,9 +169,17 @@ func (l *Layer) plainLinears(x *Node, r run) *Node {
 			}
 			return n
 		}
-		y := Dense(in[0], r.rows(l.weight(r, is)))
+		w := r.rows(l.weight(r, is))
+		var bias *Node
 		if r.group.bias >= 0 {
-			y = addBias(y, r.rows(is(r.nodes[r.group.bias])))
+			bias = r.rows(is(r.nodes[r.group.bias]))
+		}
+		if l.hasDora(r.linears) {
+			return []*Node{l.plainDora(in[0], w, bias, l.lowRank(in[0], r.linears, is), r.linears, is)}
+		}
+		y := Dense(in[0], w)
+		if bias != nil {
+			y = addBias(y, bias)
 		}
 		if extra := l.lowRank(in[0], r.linears, is); extra != nil {
 			y = Add(y, extra)

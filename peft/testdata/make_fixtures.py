@@ -139,7 +139,6 @@ def targets_of(model):
 # --- configs of unsupported features ----------------------------------------------------------------------------------
 
 REFUSED = {
-    "use_dora": dict(use_dora=True),
     "bias": dict(bias="all"),
     "modules_to_save": dict(modules_to_save=["lm_head"]),
     "lora_bias": dict(lora_bias=True),

@@ -81,6 +81,13 @@ CASES = {
                                                  target_modules=["up_proj"])),
     "eva": dict(base="llama", eva=True, exact=True, config=dict(init_lora_weights="eva", r=3, lora_alpha=4, target_modules=["q_proj", "k_proj", "o_proj", "down_proj"],
                                                     eva_config=EvaConfig(rho=2.0, tau=0.99))),
+    "dora": dict(base="llama", std=0.1, config=dict(use_dora=True, r=3, lora_alpha=5, target_modules="all-linear")),
+    "dora_qwen2": dict(base="qwen2", std=0.1, config=dict(  # biases, which the magnitude leaves alone; not all of a group
+        use_dora=True, r=2, use_rslora=True, lora_alpha=3, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)),
+    "dora_gemma2": dict(base="gemma2", std=0.1, config=dict(use_dora=True, r=2, target_modules=["k_proj", "o_proj", "gate_proj"],
+                                                            init_lora_weights="pissa")),
+    "dora_phi3": dict(base="phi3", std=0.1, config=dict(use_dora=True, r=2, target_modules=["qkv_proj", "gate_up_proj"])),
+    "dora_nf4": dict(base="llama", nf4=True, std=0.1, config=dict(use_dora=True, r=3, target_modules=["q_proj", "k_proj", "down_proj"])),
     "eva_whiten": dict(base="phi3", eva=True, exact=True, config=dict(init_lora_weights="eva", r=2, target_modules="all-linear",
                                                           eva_config=EvaConfig(rho=1.5, tau=0.98, whiten=True, adjust_scaling_factors=False))),
 }
@@ -186,6 +193,12 @@ def write_case(name, case, out):
         for key, p in file_keys(model).items():
             if p.grad is not None:
                 tensors["grad." + key] = p.grad.clone()
+        if case["config"].get("use_dora") and not case.get("nf4"):
+            with torch.no_grad():
+                merged = copy.deepcopy(model)
+                merged.merge_adapter()
+                merged.unmerge_adapter()
+                tensors["unmerged.logits"] = merged(input_ids=ids).logits
         if case.get("convert"):
             converted = copy.deepcopy(model)
             converted.save_pretrained(os.path.join(folder, "converted"), path_initial_model_for_weight_conversion=initial)
