@@ -15,6 +15,7 @@ type Linear struct {
 	Path    string // below the model: "model.layers.0.self_attn.q_proj"
 	In, Out int
 	Head    bool // the output embedding
+	Bias    bool // it has b
 }
 
 // Linears lists the model's linear modules in order, the head last.
@@ -22,7 +23,7 @@ func (m *CausalLM) Linears() (all []Linear) {
 	d, linears := m.arch.dims(), m.arch.tensors().Linears()
 	for i := range d.layers {
 		for _, l := range linears {
-			all = append(all, Linear{Path: layerPrefix(i) + l.Name, In: l.In, Out: l.Out})
+			all = append(all, Linear{Path: layerPrefix(i) + l.Name, In: l.In, Out: l.Out, Bias: l.Bias})
 		}
 	}
 	return append(all, Linear{Path: "lm_head", In: d.shape.Hidden, Out: d.vocab, Head: true})
@@ -40,6 +41,9 @@ type LoRA struct {
 	A, B    []float32 // [R, In], [Out, R]
 	// Magnitude [Out] makes it a DoRA (arXiv:2402.09353): the rows of W + Scaling·B·A are given these lengths. Nil: none.
 	Magnitude []float32
+	// Shift [Out] is added to what the linear puts out, ShiftScale times. Nil: none. With R 0, it is all that there is.
+	Shift      []float32
+	ShiftScale float64
 	// PadTo, if not 0, is the rank with which the adapter lies on the device, its scaling beside it: adapters that are
 	// padded to one rank share their programs. The rows and columns beyond R are zeros, and training leaves them so.
 	PadTo int
@@ -82,7 +86,12 @@ func (m *CausalLM) NewAdapters(loras []LoRA) (_ Adapters, err error) {
 			if err := m.upload(w, lin, l.padded(lin), squares[lin.Name]); err != nil {
 				return nil, err
 			}
-			b.Adapter(lin, nn.Adapter{R: max(l.R, l.PadTo), Scaling: l.Scaling, Dropout: l.Dropout, ScaleInput: l.PadTo > 0, DoRA: l.Magnitude != nil})
+			if l.R > 0 {
+				b.Adapter(lin, nn.Adapter{R: max(l.R, l.PadTo), Scaling: l.Scaling, Dropout: l.Dropout, ScaleInput: l.PadTo > 0, DoRA: l.Magnitude != nil})
+			}
+			if l.Shift != nil {
+				b.Shift(lin, l.ShiftScale)
+			}
 		}
 		w.Layout = b.Build()
 	}
@@ -95,6 +104,9 @@ func (m *CausalLM) NewAdapters(loras []LoRA) (_ Adapters, err error) {
 func (l LoRA) check(lin nn.Linear) error {
 	if len(l.A) != l.R*lin.In || len(l.B) != lin.Out*l.R {
 		return fmt.Errorf("adapter on %q: A has %d values and B %d, want [%d, %d] and [%d, %d]", l.Path, len(l.A), len(l.B), l.R, lin.In, lin.Out, l.R)
+	}
+	if l.Shift != nil && len(l.Shift) != lin.Out {
+		return fmt.Errorf("adapter on %q: its shift has %d values, want [%d]", l.Path, len(l.Shift), lin.Out)
 	}
 	if l.Magnitude != nil && len(l.Magnitude) != lin.Out {
 		return fmt.Errorf("adapter on %q: its magnitude has %d values, want [%d]", l.Path, len(l.Magnitude), lin.Out)
@@ -121,31 +133,31 @@ func (l LoRA) padded(lin nn.Linear) LoRA {
 
 // upload appends the tensors of l, whose values have been checked; squares are the squared norms of the weight's rows.
 func (m *CausalLM) upload(w *nn.Weights, lin nn.Linear, l LoRA, squares []float32) error {
-	put := func(values []float32, dims ...int) error {
-		t, err := backend.UploadValues(m.run.Device, values, dims...)
-		if err == nil {
+	var err error
+	put := func(values []float32, dims ...int) {
+		if err != nil {
+			return
+		}
+		t, failed := backend.UploadValues(m.run.Device, values, dims...)
+		if err = failed; err == nil {
 			w.Tensors = append(w.Tensors, t)
 		}
-		return err
 	}
-	if err := put(l.A, l.R, lin.In); err != nil {
-		return err
-	}
-	if err := put(l.B, lin.Out, l.R); err != nil {
-		return err
-	}
-	if l.PadTo > 0 {
-		if err := put([]float32{float32(l.Scaling)}); err != nil {
-			return err
+	if l.R > 0 {
+		put(l.A, l.R, lin.In)
+		put(l.B, lin.Out, l.R)
+		if l.PadTo > 0 {
+			put([]float32{float32(l.Scaling)})
 		}
 	}
-	if l.Magnitude == nil {
-		return nil
+	if l.Magnitude != nil {
+		put(l.Magnitude, lin.Out)
+		put(squares, lin.Out)
 	}
-	if err := put(l.Magnitude, lin.Out); err != nil {
-		return err
+	if l.Shift != nil {
+		put(l.Shift, lin.Out)
 	}
-	return put(squares, lin.Out)
+	return err
 }
 
 // Close frees the adapters.
@@ -157,8 +169,8 @@ func (a Adapters) Close() error {
 	return errors.Join(errs...)
 }
 
-// Values downloads the adapters: the current A, B and Magnitude by the path of their linear, padded as they lie on the device.
-// It fills in these and R only.
+// Values downloads the adapters: the current A, B, Magnitude and Shift by the path of their linear, padded as they lie on the
+// device. It fills in these and R only.
 func (a Adapters) Values() (map[string]LoRA, error) {
 	out := map[string]LoRA{}
 	for i, w := range a {
@@ -178,6 +190,14 @@ func (a Adapters) Values() (map[string]LoRA, error) {
 				}
 			}
 			out[layerPrefix(i)+ad.Linear] = l
+		}
+		for _, s := range w.Layout.Shifts() {
+			l := out[layerPrefix(i)+s.Linear]
+			var err error
+			if l.Shift, err = backend.DownloadFloats(w.Tensors[s.Slot()]); err != nil {
+				return nil, err
+			}
+			out[layerPrefix(i)+s.Linear] = l
 		}
 	}
 	return out, nil

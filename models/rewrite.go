@@ -47,6 +47,30 @@ func (m *CausalLM) ReplaceLinears(by string, weights map[string][]float32) error
 	return nil
 }
 
+// ReplaceBiases puts new biases [Out] into linears of layers, by path, as ReplaceLinears does with weights. Those of a model
+// with quantized weights cannot be replaced.
+func (m *CausalLM) ReplaceBiases(by string, biases map[string][]float32) error {
+	if len(biases) > 0 && quantized(m.options.Quantization) {
+		return errors.New("replace biases: the model's weights are quantized; save it merged instead (SaveMerged)")
+	}
+	for i := range m.run.Layers {
+		for _, l := range m.arch.tensors().Linears() {
+			b, ok := biases[layerPrefix(i)+l.Name]
+			if !ok {
+				continue
+			}
+			if !l.Bias || len(b) != l.Out {
+				return fmt.Errorf("replace bias of %q: %d values for a linear of %d outputs, bias %v", layerPrefix(i)+l.Name, len(b), l.Out, l.Bias)
+			}
+			m.altered = by
+			if err := m.replaceRows(i, l.Name+".bias", b); err != nil {
+				return fmt.Errorf("replace bias of %q: %w", layerPrefix(i)+l.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
 // Altered tells for what weights have been replaced since the model was loaded, "" if none have.
 func (m *CausalLM) Altered() string { return m.altered }
 

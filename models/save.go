@@ -167,7 +167,7 @@ func formatOf(dtype dtypes.DType) DType {
 
 // checkMerge reports adapters that fit no linear.
 func (s *saver) checkMerge() error {
-	known := map[string]Linear{}
+	known, shapes := map[string]Linear{}, tensorShapes(s.m.arch)
 	for _, l := range s.m.Linears() {
 		known[l.Path] = l
 	}
@@ -177,6 +177,8 @@ func (s *saver) checkMerge() error {
 			return fmt.Errorf("merge: the model has no linear %q", path)
 		case l.Head:
 			return fmt.Errorf("merge: adapters on the head, %q, are not supported", path)
+		case a.Shift != nil && (shapes[path+".bias"] == nil || len(a.Shift) != l.Out):
+			return fmt.Errorf("merge: adapter on %q: its shift has %d values; it can be merged into a bias [%d], which the linear must have", path, len(a.Shift), l.Out)
 		case a.Magnitude != nil && len(a.Magnitude) != l.Out:
 			return fmt.Errorf("merge: adapter on %q: its magnitude has %d values, want [%d]", path, len(a.Magnitude), l.Out)
 		case len(a.A) != a.R*l.In || len(a.B) != l.Out*a.R:
@@ -219,8 +221,13 @@ func modulePath(name string) string { return strings.TrimSuffix(name, ".weight")
 // values are a tensor's, with its adapter in it.
 func (s *saver) values(path, name string) ([]float32, error) {
 	values, err := s.m.Tensor(name)
-	if a, ok := s.merge[path]; ok && err == nil && name == path+".weight" {
+	if a, ok := s.merge[path]; ok && err == nil && name == path+".weight" && a.R > 0 {
 		a.addTo(values)
+	}
+	if linear, ok := strings.CutSuffix(name, ".bias"); ok && err == nil && s.merge[linear].Shift != nil {
+		for i, v := range s.merge[linear].Shift {
+			values[i] += float32(s.merge[linear].ShiftScale) * v
+		}
 	}
 	return values, err
 }
@@ -257,7 +264,7 @@ func (s *saver) quantizedTensors(path string, shape []int) ([]quant.Tensor, erro
 	if f, ok := s.reader.src.(*folder); e.state != nil && !(ok && f.quantization != nil) {
 		e.state.DType = s.dtype // that of the weight it would be
 	}
-	if a, ok := s.merge[path]; ok {
+	if a, ok := s.merge[path]; ok && a.R > 0 {
 		if e, err = s.merged(e, a); err != nil {
 			return nil, fmt.Errorf("merge %q: %w", path, err)
 		}

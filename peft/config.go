@@ -40,7 +40,6 @@ func InitPiSSANiter(n int) Init { return Init(pissaNiter + strconv.Itoa(n)) }
 
 // Other names of PEFT, as they stand in adapter_config.json.
 const (
-	BiasNone     = "none"
 	TaskCausalLM = "CAUSAL_LM"
 	peftTypeLora = "LORA"
 )
@@ -56,6 +55,11 @@ type LoraConfig struct {
 	// UseDora trains a length for each row of W + Scaling·B·A beside A and B (arXiv:2402.09353), whose norm counts as a
 	// constant in gradients.
 	UseDora bool `json:"use_dora"`
+
+	// Bias says which biases of the base are trained: BiasNone, also for "", BiasAll or BiasLoraOnly. Unlike in PEFT, they
+	// are each adapter's own.
+	Bias     string `json:"bias"`
+	LoraBias bool   `json:"lora_bias"` // trains a bias of B: y += Scaling · (B(A x) + b)
 
 	// TargetModules gets adapters, ExcludeModules does not even if targeted. Nil targets are those that PEFT's table has
 	// for the model type, q_proj and v_proj for most; nil excludes are none.
@@ -82,7 +86,6 @@ type LoraConfig struct {
 
 	// Refused unless they have PEFT's default.
 
-	Bias                  string   `json:"bias"`            // "" or "none"
 	FanInFanOut           bool     `json:"fan_in_fan_out"`  // weights stored [in, out], GPT-2's Conv1D
 	ModulesToSave         []string `json:"modules_to_save"` // modules trained in full
 	TrainableTokenIndices []int    `json:"trainable_token_indices"`
@@ -219,8 +222,6 @@ func (c LoraConfig) checkSupported() error {
 		return fmt.Errorf("task_type %q is not supported yet: models here are causal language models; use %q or leave it empty", c.TaskType, TaskCausalLM)
 	case c.TaskType != TaskCausalLM:
 		return fmt.Errorf("task_type %q is unknown; PEFT has %s", c.TaskType, strings.Join(taskTypes, ", "))
-	case c.Bias != BiasNone:
-		return unsupported("bias", fmt.Sprintf("%q", c.Bias), `use "none"`)
 	case c.FanInFanOut:
 		return unsupported("fan_in_fan_out", "true", "the linears here store their weights [out, in]; use false")
 	case len(c.ModulesToSave) > 0:
@@ -230,7 +231,10 @@ func (c LoraConfig) checkSupported() error {
 	case len(c.TargetParameters) > 0:
 		return unsupported("target_parameters", moduleNames(c.TargetParameters).String(), dissolveRemedy)
 	}
-	return c.checkInit()
+	if err := c.checkInit(); err != nil {
+		return err
+	}
+	return c.checkBias()
 }
 
 // dissolveRemedy is what to do with a trained adapter that cannot be loaded here.

@@ -111,6 +111,9 @@ func (c LoraConfig) fields(inferenceMode bool) object {
 	if c.InitLoraWeights == InitEVA {
 		o = append(o, member{"eva_config", c.EvaConfig.withDefaults().json()})
 	}
+	if c.LoraBias {
+		o = append(o, member{"lora_bias", true})
+	}
 	if c.UseDora {
 		o = append(o, member{"use_dora", true})
 	}

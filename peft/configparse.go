@@ -23,7 +23,7 @@ var (
 	metadataKeys = []string{"auto_mapping", "peft_version", "qalora_group_size", "megatron_core"}
 	// refusedKeys switch a feature on.
 	refusedKeys = []string{"alora_invocation_tokens", "arrow_config", "ensure_weight_tying", "kasa_config", "layer_replication",
-		"lora_bias", "megatron_config", "monteclora_config", "use_bdlora", "use_qalora", "velora_config"}
+		"megatron_config", "monteclora_config", "use_bdlora", "use_qalora", "velora_config"}
 	// initKeys refine an initialization, which decides; PEFT ignores them otherwise.
 	initKeys = []string{"corda_config", "lora_ga_config"}
 )
@@ -49,6 +49,8 @@ func (p *configParser) field(key string, v jsontext.Value) error {
 		return decodeFlag(v, &c.FanInFanOut)
 	case "use_dora":
 		return decodeFlag(v, &c.UseDora)
+	case "lora_bias":
+		return decodeFlag(v, &c.LoraBias)
 	case "inference_mode":
 		return decodeFlag(v, &c.InferenceMode)
 	case "target_modules":

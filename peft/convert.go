@@ -32,7 +32,7 @@ func (p *PeftModel) saveConverted(dir, initial string) error {
 	case s.cfg.UseRSLora && len(s.cfg.RankPattern)+len(s.cfg.AlphaPattern) > 0:
 		return fmt.Errorf("use_rslora with rank_pattern or alpha_pattern: twice the rank would have another scaling")
 	}
-	if err := s.cfg.refuseDora("a DoRA cannot be converted to LoRA"); err != nil {
+	if err := s.cfg.refuseBeyondLoRA("A and B alone can be converted"); err != nil {
 		return err
 	}
 	first, err := initialWeights(initial)

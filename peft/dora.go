@@ -77,11 +77,3 @@ func (p *PeftModel) mergedFactors(loras []models.LoRA) (map[string][]float32, er
 	}
 	return factors, nil
 }
-
-// refuseDora is the error for what has no form for DoRA.
-func (c LoraConfig) refuseDora(what string) error {
-	if !c.UseDora {
-		return nil
-	}
-	return fmt.Errorf("use_dora true: %s; merge it (MergeAdapter, SaveMerged) instead", what)
-}

@@ -54,12 +54,15 @@ func (p *PeftModel) InitializeEVA(ctx context.Context, batches []EVABatch) error
 			return fmt.Errorf("EVA: %w", err)
 		}
 	}
-	weights, err := p.base.NewAdapters(loras)
-	if err != nil {
+	fresh := adapterSet{cfg: cfg, targets: targets}
+	if loras, err = p.addShifts(&fresh, loras, nil); err != nil {
+		return fmt.Errorf("EVA: %w", err)
+	}
+	if fresh.weights, err = p.base.NewAdapters(loras); err != nil {
 		return err
 	}
 	old := s.weights
-	*s = adapterSet{cfg: cfg, targets: targets, weights: weights}
+	*s = fresh
 	return old.Close()
 }
 

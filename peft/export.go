@@ -99,6 +99,7 @@ var vllmRanks = []int{1, 8, 16, 32, 64, 128, 256, 320, 512}
 func (r *ExportReport) vllm(s *adapterSet) {
 	r.changedBase(s)
 	r.dora(s, "vLLM does not support DoRA")
+	r.biases(s, "vLLM refuses tensors other than lora_A and lora_B")
 	// vLLM scales all modules by lora_alpha and r (or √r with use_rslora) of the config.
 	r.problem(s.scalingsDiffer(), ExportProblem{Field: "rank_pattern, alpha_pattern", Value: "given", Silent: true,
 		Problem: "vLLM scales all modules by lora_alpha and r", Remedy: plainRemedy})
@@ -115,6 +116,7 @@ func (r *ExportReport) vllm(s *adapterSet) {
 func (r *ExportReport) llamaCpp(s *adapterSet) {
 	r.changedBase(s)
 	r.dora(s, "convert_lora_to_gguf.py stops at lora_magnitude_vector")
+	r.biases(s, "convert_lora_to_gguf.py stops at biases")
 	// llama.cpp scales every module by lora_alpha over the rank of its own tensors.
 	r.problem(s.cfg.UseRSLora, ExportProblem{Field: "use_rslora", Value: "true", Silent: true,
 		Problem: "llama.cpp scales by lora_alpha/r", Remedy: plainRemedy + ", or write it with SaveGGUF"})
@@ -133,6 +135,12 @@ func (r *ExportReport) changedBase(s *adapterSet) {
 		p.Remedy = "save the changed base with it (Base().SavePretrained)"
 	}
 	r.problem(how.changesBase(), p)
+}
+
+// biases reports trained biases.
+func (r *ExportReport) biases(s *adapterSet, problem string) {
+	r.problem(s.cfg.LoraBias, ExportProblem{Field: "lora_bias", Value: "true", Problem: problem, Remedy: "merge (SaveMerged)"})
+	r.problem(len(s.biases) > 0, ExportProblem{Field: "bias", Value: fmt.Sprintf("%q", s.cfg.Bias), Problem: problem, Remedy: "merge (SaveMerged)"})
 }
 
 func (r *ExportReport) dora(s *adapterSet, problem string) {

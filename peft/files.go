@@ -33,7 +33,9 @@ type AdapterWeight struct {
 	Path       string    // of the linear, below the model: "model.layers.0.self_attn.q_proj"
 	A, B       []float32 // [R, In], [Out, R], row-major
 	Magnitude  []float32 // [Out] of a DoRA, else nil
-	R, In, Out int
+	BBias      []float32 // [Out] with lora_bias: y += Scaling · (B(A x) + BBias); else nil
+	BaseBias   []float32 // [Out] where the linear's own bias was trained, that; else nil
+	R, In, Out int       // with R 0, BaseBias is all that there is
 }
 
 // SaveAdapter writes adapter_config.json, adapter_model.safetensors (float32) and README.md, a model card, into dir as PEFT's
@@ -123,19 +125,21 @@ func (c LoraConfig) forFile(weights []AdapterWeight) (LoraConfig, error) {
 	if err != nil {
 		return c, err
 	}
-	paths := make([]string, len(weights))
+	var paths []string
 	seen := map[string]bool{}
-	for i, w := range weights {
+	for _, w := range weights {
 		if err := w.check(s); err != nil {
 			return c, err
 		}
-		if (w.Magnitude != nil) != c.UseDora {
-			return c, fmt.Errorf("module %q: its magnitude has %d values, with use_dora %v", w.Path, len(w.Magnitude), c.UseDora)
+		if err := w.fits(c); err != nil {
+			return c, err
 		}
 		if seen[w.Path] {
 			return c, fmt.Errorf("module %q has two adapters", w.Path)
 		}
-		seen[w.Path], paths[i] = true, w.Path
+		if seen[w.Path] = true; w.R > 0 {
+			paths = append(paths, w.Path)
+		}
 	}
 	if c.TargetModules == nil || isAllLinear(c.TargetModules) {
 		c.TargetModules = Modules(paths...)
@@ -148,7 +152,26 @@ func (c LoraConfig) forFile(weights []AdapterWeight) (LoraConfig, error) {
 	return c, err
 }
 
+// fits checks that it has what the config speaks of, and no more.
+func (w AdapterWeight) fits(c LoraConfig) error {
+	switch {
+	case w.R > 0 && (w.Magnitude != nil) != c.UseDora:
+		return fmt.Errorf("module %q: its magnitude has %d values, with use_dora %v", w.Path, len(w.Magnitude), c.UseDora)
+	case w.R > 0 && (w.BBias != nil) != c.LoraBias:
+		return fmt.Errorf("module %q: the bias of its B has %d values, with lora_bias %v", w.Path, len(w.BBias), c.LoraBias)
+	case w.BaseBias != nil && (c.Bias == BiasNone || c.Bias == BiasLoraOnly && w.R == 0):
+		return fmt.Errorf("module %q: its own bias was trained, with bias %q", w.Path, c.Bias)
+	}
+	return nil
+}
+
 func (w AdapterWeight) check(s *scaler) error {
+	if w.BBias != nil && len(w.BBias) != w.Out || w.BaseBias != nil && len(w.BaseBias) != w.Out {
+		return fmt.Errorf("module %q: its biases have %d and %d values, want [%d]", w.Path, len(w.BBias), len(w.BaseBias), w.Out)
+	}
+	if w.R == 0 && w.BaseBias != nil && w.A == nil && w.B == nil {
+		return checkShape(w.Path, 1, w.In, w.Out)
+	}
 	if err := checkShape(w.Path, w.R, w.In, w.Out); err != nil {
 		return err
 	}
@@ -209,13 +232,22 @@ func orderForFile[V int | float64](p Pattern[V], field string, paths []string) (
 
 func tensorsOf(weights []AdapterWeight) []safetensors.Tensor {
 	var tensors []safetensors.Tensor
+	vector := func(name string, values []float32) {
+		if values != nil {
+			tensors = append(tensors, safetensors.Tensor{Name: keyPrefix + name, DType: "F32", Shape: []int{len(values)}, Data: littleEndian(values)})
+		}
+	}
 	for _, w := range weights {
+		if w.R == 0 {
+			vector(w.Path+suffixUntouched, w.BaseBias)
+			continue
+		}
+		vector(w.Path+suffixAdapted, w.BaseBias)
+		vector(w.Path+suffixBiasB, w.BBias)
+		vector(w.Path+keyMagnitude, w.Magnitude)
 		tensors = append(tensors,
 			safetensors.Tensor{Name: keyPrefix + w.Path + suffixA, DType: "F32", Shape: []int{w.R, w.In}, Data: littleEndian(w.A)},
 			safetensors.Tensor{Name: keyPrefix + w.Path + suffixB, DType: "F32", Shape: []int{w.Out, w.R}, Data: littleEndian(w.B)})
-		if w.Magnitude != nil {
-			tensors = append(tensors, safetensors.Tensor{Name: keyPrefix + w.Path + keyMagnitude, DType: "F32", Shape: []int{w.Out}, Data: littleEndian(w.Magnitude)})
-		}
 	}
 	return tensors
 }

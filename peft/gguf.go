@@ -8,7 +8,7 @@ import (
 
 // SaveGGUF writes the adapters as the GGUF file that llama.cpp's --lora reads on the base's GGUF file.
 func (p *PeftModel) SaveGGUF(path string) error {
-	if err := p.Config().refuseDora("llama.cpp has no DoRA"); err != nil {
+	if err := p.Config().refuseBeyondLoRA("llama.cpp knows A and B alone"); err != nil {
 		return fmt.Errorf("save GGUF adapter: %w", err)
 	}
 	loras, err := p.activeLoras()

@@ -72,6 +72,9 @@ func (h *hotswap) lay(cfg LoraConfig, loras []models.LoRA) ([]models.LoRA, error
 	if h == nil {
 		return loras, nil
 	}
+	if cfg.LoraBias || cfg.WithDefaults().Bias != BiasNone {
+		return nil, fmt.Errorf("bias %q, lora_bias %v: adapters that take turns train no biases", cfg.Bias, cfg.LoraBias)
+	}
 	if cfg.UseDora != h.dora {
 		return nil, fmt.Errorf("use_dora is %v, that of others %v: adapters that take turns must agree", cfg.UseDora, h.dora)
 	}

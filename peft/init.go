@@ -43,6 +43,16 @@ func InitAdapter(seed int64, path string, how Init, r, in, out int) (a, b []floa
 	return a, b, nil
 }
 
+// initBias returns the values that the bias [out] of B starts from: zeros, and with InitFalse uniform in ±1/√r, as torch's
+// Linear.
+func initBias(seed int64, path string, how Init, r, out int) []float32 {
+	b := make([]float32, out)
+	if how == InitFalse {
+		newStream(seed, path+".lora_B.bias").uniform(b, 1/math.Sqrt(float64(r)))
+	}
+	return b
+}
+
 func orthogonalInit(seed int64, path string, r, in, out int) (a, b []float32, err error) {
 	if r%2 != 0 {
 		return nil, nil, fmt.Errorf(`module %q: rank %d: init_lora_weights "orthogonal" needs even ranks`, path, r)

@@ -60,8 +60,45 @@ var loraKey = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_o
 // magnitudeKey takes the key of a DoRA's magnitude apart: the module's path, and the name of the adapter.
 var magnitudeKey = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+)\.lora_magnitude_vector(?:\.([^.]+?))??(?:\.weight)?$`)
 
-// pair is what a file holds for a module.
-type pair struct{ a, b, magnitude string } // keys
+// biasKeys take the keys of biases apart: the module's path, and the name of the adapter.
+var (
+	biasBKey    = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+)\.lora_B(?:\.([^.]+))?\.bias$`)
+	baseBiasKey = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+?)(?:\.base_layer)?\.bias$`)
+)
+
+// pair is what a file holds for a module: keys.
+type pair struct{ a, b, magnitude, bBias, baseBias string }
+
+// keyParts returns the path of the module that a key belongs to, which of its tensors it is, and the name of the adapter.
+func keyParts(key string) (path, which, adapter string, ok bool) {
+	if m := loraKey.FindStringSubmatch(key); m != nil {
+		return m[1], m[2], m[3], true
+	}
+	if m := magnitudeKey.FindStringSubmatch(key); m != nil {
+		return m[1], "magnitude", m[2], true
+	}
+	if m := biasBKey.FindStringSubmatch(key); m != nil {
+		return m[1], "bBias", m[2], true
+	}
+	if m := baseBiasKey.FindStringSubmatch(key); m != nil {
+		return m[1], "baseBias", "", true
+	}
+	return "", "", "", false
+}
+
+func (p *pair) at(which string) *string {
+	switch which {
+	case "A":
+		return &p.a
+	case "B":
+		return &p.b
+	case "magnitude":
+		return &p.magnitude
+	case "bBias":
+		return &p.bBias
+	}
+	return &p.baseBias
+}
 
 // readWeights also returns what it ignored.
 func readWeights(file *safetensors.File, cfg LoraConfig) (weights []AdapterWeight, warnings []string, err error) {
@@ -78,9 +115,8 @@ func readWeights(file *safetensors.File, cfg LoraConfig) (weights []AdapterWeigh
 		if err != nil {
 			return nil, nil, err
 		}
-		if (w.Magnitude != nil) != cfg.UseDora {
-			return nil, nil, fmt.Errorf("module %q: use_dora is %v, and its magnitude, tensor %q, has %d values: the files do not belong together",
-				path, cfg.UseDora, keyPrefix+path+keyMagnitude, len(w.Magnitude))
+		if err := w.fits(cfg); err != nil {
+			return nil, nil, fmt.Errorf("%w: the files do not belong together", err)
 		}
 		if slices.ContainsFunc(w.A, notFinite) || slices.ContainsFunc(w.B, notFinite) {
 			warnings = append(warnings, fmt.Sprintf("the adapter of module %q holds NaN or infinite values", path))
@@ -97,26 +133,22 @@ func sortKeys(names []string) (pairs map[string]pair, warnings []string, err err
 	pairs = map[string]pair{}
 	adapter, first := "", ""
 	for _, key := range names {
-		m := loraKey.FindStringSubmatch(key)
-		if d := magnitudeKey.FindStringSubmatch(key); d != nil && m == nil {
-			m = []string{key, d[1], "magnitude", d[2]}
-		}
-		if m == nil {
+		path, which, name, ok := keyParts(key)
+		if !ok {
 			if !strings.HasSuffix(key, ".base_layer.weight") {
 				return nil, nil, fmt.Errorf("tensor %q: %s", key, foreignKey(key))
 			}
 			warnings = append(warnings, fmt.Sprintf("tensor %q is ignored: it is a copy of the base model's weight", key))
 			continue
 		}
-		path, which, name := m[1], m[2], m[3]
-		if first == "" {
+		if first == "" && which != "baseBias" {
 			adapter, first = name, key
 		}
-		if name != adapter {
+		if name != adapter && which != "baseBias" {
 			return nil, nil, fmt.Errorf("tensors %q and %q belong to different adapters; save one adapter to a folder", first, key)
 		}
 		p := pairs[path]
-		dst := map[string]*string{"A": &p.a, "B": &p.b, "magnitude": &p.magnitude}[which]
+		dst := p.at(which)
 		if *dst != "" {
 			return nil, nil, fmt.Errorf("tensors %q and %q are of the same module", *dst, key)
 		}
@@ -137,15 +169,19 @@ func foreignKey(key string) string {
 		what = "adapters on embeddings"
 	case strings.Contains(key, ".trainable_tokens_"):
 		what = "trainable_token_indices"
-	case strings.HasSuffix(key, ".bias"):
-		what = "trained biases (bias, lora_bias)"
 	}
 	return what + ": not supported yet; merge the adapter into its base in PEFT (merge_and_unload) and load the result as a model"
 }
 
 func (p pair) read(file *safetensors.File, path string, s *scaler) (w AdapterWeight, err error) {
 	if p.a == "" && p.b == "" {
-		return w, fmt.Errorf("tensor %q has no lora_A and lora_B beside it: the file is incomplete", p.magnitude)
+		if p.magnitude != "" || p.bBias != "" {
+			return w, fmt.Errorf("tensor %q has no lora_A and lora_B beside it: the file is incomplete", p.magnitude+p.bBias)
+		}
+		w = AdapterWeight{Path: path}
+		w.BaseBias, err = file.Float32(p.baseBias)
+		w.Out = len(w.BaseBias)
+		return w, err
 	}
 	if p.a == "" {
 		return w, fmt.Errorf("tensor %q has no counterpart %q: the file is incomplete", p.b, strings.Replace(p.b, ".lora_B", ".lora_A", 1))
@@ -170,12 +206,22 @@ func (p pair) read(file *safetensors.File, path string, s *scaler) (w AdapterWei
 	if w.A, err = file.Float32(p.a); err != nil {
 		return w, err
 	}
-	if w.B, err = file.Float32(p.b); err != nil || p.magnitude == "" {
+	if w.B, err = file.Float32(p.b); err != nil {
 		return w, err
 	}
-	if m, _ := file.Info(p.magnitude); !slices.Equal(m.Shape, []int{w.Out}) {
-		return w, fmt.Errorf("tensor %q %v: want [%d], one for each output of the module", p.magnitude, m.Shape, w.Out)
+	for _, v := range []struct {
+		key string
+		dst *[]float32
+	}{{p.magnitude, &w.Magnitude}, {p.bBias, &w.BBias}, {p.baseBias, &w.BaseBias}} {
+		if v.key == "" {
+			continue
+		}
+		if m, _ := file.Info(v.key); !slices.Equal(m.Shape, []int{w.Out}) {
+			return w, fmt.Errorf("tensor %q %v: want [%d], one for each output of the module", v.key, m.Shape, w.Out)
+		}
+		if *v.dst, err = file.Float32(v.key); err != nil {
+			return w, err
+		}
 	}
-	w.Magnitude, err = file.Float32(p.magnitude)
-	return w, err
+	return w, nil
 }

@@ -23,8 +23,14 @@ func (p *PeftModel) MergeAdapter(safe bool) error {
 	if err != nil {
 		return fmt.Errorf("merge: %w", err)
 	}
+	if err := p.checkBiases(loras); err != nil {
+		return fmt.Errorf("merge: %w", err)
+	}
 	if safe {
 		for _, l := range loras {
+			if l.R == 0 {
+				continue
+			}
 			if w, err := p.base.SumOf(l); err != nil {
 				return fmt.Errorf("merge: %w", err)
 			} else if slices.ContainsFunc(w, notFinite) {
@@ -35,7 +41,7 @@ func (p *PeftModel) MergeAdapter(safe bool) error {
 	if p.factors, err = p.mergedFactors(loras); err != nil {
 		return fmt.Errorf("merge: %w", err)
 	}
-	if err := p.replaceInBase(loras, p.base.SumOf); err != nil {
+	if err := p.replaceInBase(loras, 1, p.base.SumOf); err != nil {
 		return fmt.Errorf("merge: %w", err)
 	}
 	p.merged = slices.Clone(p.active)
@@ -50,7 +56,7 @@ func (p *PeftModel) UnmergeAdapter() error {
 	}
 	loras, err := p.activeLoras()
 	if err == nil {
-		err = p.replaceInBase(loras, p.without)
+		err = p.replaceInBase(loras, -1, p.without)
 	}
 	if err != nil {
 		return fmt.Errorf("unmerge: %w", err)
@@ -78,14 +84,46 @@ func (p *PeftModel) without(l models.LoRA) ([]float32, error) {
 	return w, nil
 }
 
-// replaceInBase replaces weights layer by layer, so that memory holds those of one.
-func (p *PeftModel) replaceInBase(loras []models.LoRA, weight func(models.LoRA) ([]float32, error)) error {
+// checkBiases refuses what is added to outputs of linears that have no bias for it.
+func (p *PeftModel) checkBiases(loras []models.LoRA) error {
+	has := map[string]bool{}
+	for _, l := range p.base.Linears() {
+		has[l.Path] = l.Bias
+	}
+	for _, l := range loras {
+		if q := p.base.Options().Quantization; l.Shift != nil && q != nil && (q.LoadIn4Bit || q.LoadIn8Bit) {
+			return errors.New("biases cannot be replaced on a quantized base; use SaveMerged")
+		}
+		if l.Shift != nil && !has[l.Path] {
+			return fmt.Errorf("module %q has no bias that lora_bias could be merged into", l.Path)
+		}
+	}
+	return nil
+}
+
+// replaceInBase replaces weights layer by layer, so that memory holds those of one; biases by what is added to them, times
+// sign.
+func (p *PeftModel) replaceInBase(loras []models.LoRA, sign float32, weight func(models.LoRA) ([]float32, error)) error {
 	by := p.base.Altered()
 	if by == "" {
 		by = fmt.Sprintf("merged adapters %q", p.active)
 	}
 	b := &rewriter{model: p.base, by: by}
+	biases := map[string][]float32{}
 	for _, l := range loras {
+		if l.Shift != nil {
+			own, err := p.base.Tensor(l.Path + ".bias")
+			if err != nil {
+				return err
+			}
+			for i, v := range l.Shift {
+				own[i] += sign * float32(l.ShiftScale) * v
+			}
+			biases[l.Path] = own
+		}
+		if l.R == 0 {
+			continue
+		}
 		w, err := weight(l)
 		if err == nil {
 			err = b.put(l.Path, w)
@@ -94,7 +132,10 @@ func (p *PeftModel) replaceInBase(loras []models.LoRA, weight func(models.LoRA) 
 			return fmt.Errorf("module %q: %w", l.Path, err)
 		}
 	}
-	return b.flush()
+	if err := b.flush(); err != nil {
+		return err
+	}
+	return p.base.ReplaceBiases(by, biases)
 }
 
 // activeLoras are the active adapters, at most one per linear, with their current values.

@@ -39,6 +39,7 @@ const DefaultAdapter = "default"
 type adapterSet struct {
 	cfg     LoraConfig // defaults filled in
 	targets []Target   // in the model's order
+	biases  []trainedBias
 	weights models.Adapters
 }
 
@@ -131,6 +132,12 @@ func (s *adapterSet) parameters() (n int64) {
 		if s.cfg.UseDora {
 			n += int64(t.Out)
 		}
+		if s.cfg.LoraBias {
+			n += int64(t.Out)
+		}
+	}
+	for _, b := range s.biases {
+		n += int64(b.Out)
 	}
 	return n
 }
@@ -215,7 +222,7 @@ func (s *adapterSet) values() (all []AdapterWeight, err error) {
 		a, b := unpadded(v, t)
 		all = append(all, AdapterWeight{Path: t.Path, A: a, B: b, Magnitude: v.Magnitude, R: t.R, In: t.In, Out: t.Out})
 	}
-	return all, nil
+	return s.addBiases(all, values), nil
 }
 
 // unpadded are the values of an adapter without the zeros that PrepareHotswap has put beside them.
@@ -229,12 +236,30 @@ func unpadded(v models.LoRA, t Target) (a, b []float32) {
 	return v.A[:t.R*t.In], b
 }
 
-// loras are the adapters as the model takes them, with their current values.
+// loras are the adapters as the model takes them, with their current values; behind those of the targets the biases that are
+// trained alone.
 func (s *adapterSet) loras() (all []models.LoRA, err error) {
-	values, err := s.values()
-	for i, v := range values {
-		t := s.targets[i]
-		all = append(all, models.LoRA{Path: t.Path, R: t.R, Scaling: t.Scaling, Dropout: s.cfg.LoraDropout, A: v.A, B: v.B, Magnitude: v.Magnitude})
+	values, err := s.weights.Values()
+	if err != nil {
+		return nil, err
 	}
-	return all, err
+	alone := map[string]bool{}
+	for _, b := range s.biases {
+		alone[b.Path] = true
+	}
+	for _, t := range s.targets {
+		v := values[t.Path]
+		l := models.LoRA{Path: t.Path, R: t.R, Scaling: t.Scaling, Dropout: s.cfg.LoraDropout, Magnitude: v.Magnitude, Shift: v.Shift, ShiftScale: 1}
+		if l.A, l.B = unpadded(v, t); s.cfg.LoraBias {
+			l.ShiftScale = t.Scaling
+		}
+		all = append(all, l)
+		delete(alone, t.Path)
+	}
+	for _, b := range s.biases {
+		if alone[b.Path] {
+			all = append(all, models.LoRA{Path: b.Path, Shift: values[b.Path].Shift, ShiftScale: 1})
+		}
+	}
+	return all, nil
 }

@@ -163,8 +163,11 @@ func (p *PeftModel) make(cfg LoraConfig, stored map[string]AdapterWeight) (*adap
 		}
 	}
 	if s.cfg.UseDora && stored == nil {
-		err = p.addMagnitudes(loras)
+		if err := p.addMagnitudes(loras); err != nil {
+			return nil, nil, err
+		}
 	}
+	loras, err = p.addShifts(s, loras, stored)
 	return s, loras, err
 }
 
@@ -191,6 +194,9 @@ func (p *PeftModel) checkStored(targets []Target, stored map[string]AdapterWeigh
 		delete(unused, t.Path)
 	}
 	for _, path := range slices.Sorted(maps.Keys(unused)) {
+		if unused[path].R == 0 && slices.ContainsFunc(p.base.Linears(), func(l models.Linear) bool { return l.Path == path && l.Bias }) {
+			continue // a bias alone
+		}
 		p.opts.logger.Warn("the adapter has weights for a module that its config does not target; they are not used", "module", path)
 	}
 	return nil
@@ -243,7 +249,7 @@ func (p *PeftModel) join(names []string) ([]models.LoRA, error) {
 	var order []string
 	by := map[string]models.LoRA{}
 	for _, n := range names {
-		if err := p.sets[n].cfg.refuseDora(fmt.Sprintf("what adapter %q does is no sum with others", n)); err != nil {
+		if err := p.sets[n].cfg.refuseBeyondLoRA(fmt.Sprintf("what adapter %q does is no sum with others", n)); err != nil {
 			return nil, err
 		}
 		loras, err := p.sets[n].loras()

@@ -146,7 +146,7 @@ func (p *PeftModel) weightedConfig(names []string, weights []float64, o Weighted
 		if how := s.cfg.InitLoraWeights; how.changesBase() {
 			return cfg, fmt.Errorf("adapter %q belongs to a base with other weights (init_lora_weights %q); convert it with SaveConverted", n, string(how))
 		}
-		if err := s.cfg.refuseDora(fmt.Sprintf("adapter %q cannot be combined with others", n)); err != nil {
+		if err := s.cfg.refuseBeyondLoRA(fmt.Sprintf("adapter %q cannot be combined with others", n)); err != nil {
 			return cfg, err
 		}
 		if !finite(weights[i]) {

@@ -60,6 +60,7 @@ type Layout struct {
 	norms   map[string]int // name → slot
 	groups  []*group
 	adapter []*Adapter
+	shifts  []*OutputShift
 	kind    string
 	key     string
 }
@@ -198,6 +199,9 @@ func (b *LayoutBuilder) Build() *Layout {
 	}
 	for _, a := range b.l.adapter {
 		fmt.Fprintf(&k, "%v;", *a)
+	}
+	for _, s := range b.l.shifts {
+		fmt.Fprintf(&k, "%v;", *s)
 	}
 	b.l.key = k.String()
 	return b.l

@@ -131,9 +131,7 @@ func (l *Layer) scaleColumns(f *fused, y0, w, residual *Node) *Node {
 	if residual != nil {
 		y = Add(y, residual)
 	}
-	bare := *f // behind it, nothing of the adapters can ride along
-	bare.adapters, bare.at, bare.n, bare.pad, bare.drop = nil, nil, 0, 0, nil
-	l.groups[y] = &bare
+	l.groups[y] = f.bare()
 	l.tape.record([]*Node{y}, func(g []*Node) {
 		dy := wide(g[0])
 		if residual != nil {

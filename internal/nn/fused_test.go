@@ -30,6 +30,7 @@ type problem struct {
 	bias             bool
 	gelu             bool           // GeGLU in place of SwiGLU
 	dropout          float64        // before the adapters
+	shift            bool           // trained vectors behind q, up, o and down
 	dora             bool           // adapters have magnitudes, but for those on k and gate
 	ranks            map[string]int // by linear; others have no adapter
 	dtype            dtypes.DType
@@ -132,6 +133,10 @@ func (p problem) make(t *testing.T, d *backend.Device) *set {
 				}
 			}
 			row += l.Out
+			if p.shift && slices.Contains([]string{"q", "up", "o", "down"}, l.Name) {
+				adapters.Shift(l, 1.25)
+				loras = append(loras, upload(shapes.Make(dtypes.Float32, l.Out), values(l.Out, 0.3)))
+			}
 		}
 	}
 	s.base, s.adapter = base.Build(), adapters.Build()
@@ -245,6 +250,8 @@ func TestFusedFormEqualsThePlainOneWhateverIsKept(t *testing.T) {
 		{name: "DoRA", batch: 2, seq: 7, hidden: 64, features: 128, heads: 4, kvHeads: 2, packed: true, nested: true, dora: true, ranks: all(4)},
 		{name: "DoRA, unequal ranks, biases, dense", batch: 3, seq: 5, hidden: 40, features: 56, heads: 2, kvHeads: 1, bias: true, gelu: true, dora: true,
 			ranks: map[string]int{"q": 3, "v": 8, "o": 2, "up": 5, "down": 72}},
+		{name: "shifts", batch: 2, seq: 5, hidden: 64, features: 64, heads: 4, kvHeads: 2, packed: true, bias: true, shift: true, ranks: all(3)},
+		{name: "shifts and DoRA, dense", batch: 1, seq: 5, hidden: 40, features: 56, heads: 2, kvHeads: 1, shift: true, dora: true, ranks: map[string]int{"q": 2, "gate": 3, "up": 3}},
 		{name: "DoRA with dropout", batch: 2, seq: 6, hidden: 64, features: 64, heads: 4, kvHeads: 2, packed: true, dropout: 0.2, dora: true, ranks: all(3)},
 	}
 	reference.OnBackends(t, func(t *testing.T, spec string) {

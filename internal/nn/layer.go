@@ -50,6 +50,7 @@ type Layer struct {
 	batch    Batch
 	stores   []store // base weights, then adapters
 	adapters map[string]boundAdapter
+	shifts   map[string]boundShift
 	tape     *Tape
 	cache    *Cache
 	index    *Node            // uint32 scalar, which layer of the model it is; for random streams
@@ -66,7 +67,7 @@ type store struct {
 
 // NewLayer starts a layer of the given shape. The tape may be nil: nothing is kept.
 func NewLayer(shape Shape, batch Batch, tape *Tape) *Layer {
-	l := &Layer{shape: shape, batch: batch, tape: tape, adapters: map[string]boundAdapter{}}
+	l := &Layer{shape: shape, batch: batch, tape: tape, adapters: map[string]boundAdapter{}, shifts: map[string]boundShift{}}
 	if tape != nil {
 		l.fusion = tape.fusion
 	} else {
@@ -87,6 +88,9 @@ func (l *Layer) Bind(layout *Layout, nodes []*Node) *Layer {
 			bound.magnitude, bound.square = nodes[a.magnitude], nodes[a.square]
 		}
 		l.adapters[a.Linear] = bound
+	}
+	for _, s := range layout.shifts {
+		l.shifts[s.Linear] = boundShift{s, nodes[s.slot]}
 	}
 	return l
 }

@@ -31,7 +31,7 @@ func (a boundAdapter) scaled(x *Node) *Node {
 func (l *Layer) NormLinears(x *Node, norm string, names ...string) []*Node {
 	if f := l.factors(x, names); f != nil {
 		if gain, trained := l.gain(norm); !trained {
-			return l.split(l.fusedNormLinears(x, gain, f), f.linears)
+			return l.split(l.shifted(l.fusedNormLinears(x, gain, f), f.linears), f.linears)
 		}
 	}
 	return l.Linears(l.RMSNorm(x, norm), names...)
@@ -40,7 +40,7 @@ func (l *Layer) NormLinears(x *Node, norm string, names ...string) []*Node {
 // Linears applies the linears of these names, which share the input x [B, S, In], each with its adapter.
 func (l *Layer) Linears(x *Node, names ...string) []*Node {
 	if f := l.factors(x, names); f != nil {
-		return l.split(l.fusedLinears(x, nil, f), f.linears)
+		return l.split(l.shifted(l.fusedLinears(x, nil, f), f.linears), f.linears)
 	}
 	r, ok := l.run(names)
 	if !ok { // not stored as one
@@ -50,7 +50,7 @@ func (l *Layer) Linears(x *Node, names ...string) []*Node {
 		}
 		return each
 	}
-	return l.split(l.plainLinears(x, r), r.linears)
+	return l.split(l.shifted(l.plainLinears(x, r), r.linears), r.linears)
 }
 
 // Linear applies the linear of that name to x [B, S, In] with its adapter, if it has one.
@@ -59,7 +59,7 @@ func (l *Layer) Linear(x *Node, name string) *Node { return l.Linears(x, name)[0
 // AddLinear is x + Linear(y, name): what a sublayer adds to the residual stream x.
 func (l *Layer) AddLinear(x, y *Node, name string) *Node {
 	if f := l.factors(y, []string{name}); f != nil {
-		return l.tape.value(KeepResidual, l.fusedLinears(y, x, f))
+		return l.tape.value(KeepResidual, l.shifted(l.fusedLinears(y, x, f), f.linears))
 	}
 	return l.Residual(x, l.Linear(y, name))
 }

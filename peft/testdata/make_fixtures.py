@@ -139,9 +139,7 @@ def targets_of(model):
 # --- configs of unsupported features ----------------------------------------------------------------------------------
 
 REFUSED = {
-    "bias": dict(bias="all"),
     "modules_to_save": dict(modules_to_save=["lm_head"]),
-    "lora_bias": dict(lora_bias=True),
     "fan_in_fan_out": dict(fan_in_fan_out=True),
     "trainable_token_indices": dict(trainable_token_indices=[1, 2]),
     "trainable_token_indices of a module": dict(trainable_token_indices={"embed_tokens": [1, 2]}),

@@ -88,6 +88,10 @@ CASES = {
                                                             init_lora_weights="pissa")),
     "dora_phi3": dict(base="phi3", std=0.1, config=dict(use_dora=True, r=2, target_modules=["qkv_proj", "gate_up_proj"])),
     "dora_nf4": dict(base="llama", nf4=True, std=0.1, config=dict(use_dora=True, r=3, target_modules=["q_proj", "k_proj", "down_proj"])),
+    "bias_all": dict(base="qwen2", config=dict(bias="all", r=2, target_modules=["q_proj", "down_proj"])),
+    "bias_lora_only": dict(base="qwen2", config=dict(bias="lora_only", r=2, use_dora=True, target_modules=["k_proj", "v_proj", "o_proj"])),
+    "lora_bias": dict(base="qwen2", config=dict(lora_bias=True, r=2, lora_alpha=3, target_modules=["q_proj", "v_proj"])),
+    "lora_bias_nf4": dict(base="llama", nf4=True, config=dict(lora_bias=True, r=2, lora_alpha=3, init_lora_weights=False, target_modules=["o_proj", "up_proj"])),
     "eva_whiten": dict(base="phi3", eva=True, exact=True, config=dict(init_lora_weights="eva", r=2, target_modules="all-linear",
                                                           eva_config=EvaConfig(rho=1.5, tau=0.98, whiten=True, adjust_scaling_factors=False))),
 }
