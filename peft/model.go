@@ -25,6 +25,7 @@ type PeftModel struct {
 	names    []string             // of sets, in the order in which they were added
 	active   []string             // names of those that programs see; several add up
 	sum      models.Adapters      // of the active ones if they are several; else nil
+	mixed    *mixture             // of all sets; nil until ForRows is called
 	disabled int                  // calls of DisableAdapters that are not undone
 	merged   []string             // names of those that are in the base's weights
 	factors  map[string][]float32 // see mergedFactors
@@ -104,7 +105,7 @@ func (p *PeftModel) first() *adapterSet { return p.sets[p.active[0]] }
 
 // Close frees the adapters; the base stays.
 func (p *PeftModel) Close() error {
-	errs := []error{p.sum.Close()}
+	errs := []error{p.sum.Close(), p.mixed.Close()}
 	for _, s := range p.sets {
 		errs = append(errs, s.weights.Close())
 	}

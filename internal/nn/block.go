@@ -99,9 +99,13 @@ type Adapter struct {
 	// used.
 	ScaleInput bool
 	// DoRA gives it a magnitude [Out] beside A and B: see dora.go.
-	DoRA              bool
+	DoRA bool
+	// Rows, if not 0, is for how many rows of a batch there are factors [Rows, R] on what A puts out, an input of the programs:
+	// several adapters lie side by side in A and B, of which each row sees its own. Batches may have fewer rows.
+	Rows              int
 	a, b, scale       int // slots; scale is 0 without ScaleInput
 	magnitude, square int // slots, 0 without DoRA
+	rows              int // slot, 0 without Rows
 }
 
 // Weights are one layer's tensors on a device, in the order of the layout's slots.
@@ -175,6 +179,9 @@ func (b *LayoutBuilder) Adapter(l Linear, a Adapter) {
 	if a.ScaleInput {
 		a.Scaling = 0
 		a.scale = b.slot(Slot{Shape: shapes.Make(dtypes.Float32)})
+	}
+	if a.Rows > 0 {
+		a.rows = b.slot(Slot{Shape: shapes.Make(dtypes.Float32, a.Rows, a.R)})
 	}
 	if a.DoRA {
 		a.magnitude = b.slot(Slot{

@@ -173,6 +173,9 @@ func (l *Layer) factors(x *Node, names []string) *fused {
 	at := 0
 	for _, lin := range r.linears {
 		if a, ok := l.adapters[lin.Name]; ok {
+			if a.rows != nil && l.tape.differentiates() {
+				return nil // the fused form learns nothing by rows
+			}
 			if a.dora() {
 				if l.dropRate(a) > 0 {
 					return nil
@@ -189,6 +192,25 @@ func (l *Layer) factors(x *Node, names []string) *fused {
 		f.drop = l.dropping(x.Shape().Dim(1), f.adapters)
 	}
 	return f
+}
+
+// chosen is low [B·S, n], what the As put out for x [B, S, in], as far as each row of the batch sees it.
+func (f *fused) chosen(low, x *Node) *Node {
+	var each []*Node
+	some := false
+	batch, seq := x.Shape().Dim(0), x.Shape().Dim(1)
+	for _, a := range f.adapters {
+		if a.rows == nil {
+			each = append(each, Ones(x.Graph(), shapes.Make(dtypes.Float32, batch, a.R)))
+			continue
+		}
+		some, each = true, append(each, SliceAxis(a.rows, 0, AxisRange(0, batch)))
+	}
+	if !some {
+		return low
+	}
+	factors := ConvertDType(InsertAxes(concat(each, -1), 1), low.DType())
+	return Reshape(Mul(Reshape(low, batch, seq, f.n), factors), batch*seq, f.n)
 }
 
 // stack makes the working copies.
@@ -264,7 +286,7 @@ func (l *Layer) fusedNormLinears(x, gain *Node, f *fused) *Node {
 	var xa *Node
 	if f.n > 0 {
 		scaled := Mul(f.wide, ExpandLeftToRank(factor, 2))
-		xa = f.drop.low(rows, ConvertDType(scaled, x.DType()))
+		xa = f.chosen(f.drop.low(rows, ConvertDType(scaled, x.DType())), x)
 	}
 	h, rstd, low := kernels.RMSNorm(rows, gain, xa, f.pad, l.shape.NormEps, l.shape.UnitOffset)
 	w := f.beside(x.DType())
@@ -325,10 +347,10 @@ func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 		y = Dense(rows, w)
 	case roomy:
 		w = f.beside(x.DType())
-		f.low = l.tape.constant(KeepSmall, f.thin(rows))
+		f.low = l.tape.constant(KeepSmall, f.chosen(f.thin(rows), x))
 		y = Dense(put(rows, f.low, f.in), w)
 	default:
-		f.low = l.tape.constant(KeepSmall, f.thin(rows))
+		f.low = l.tape.constant(KeepSmall, f.chosen(f.thin(rows), x))
 		y = Dense(f.low, f.b)
 	}
 	if residual != nil {

@@ -30,6 +30,7 @@ type problem struct {
 	bias             bool
 	gelu             bool           // GeGLU in place of SwiGLU
 	dropout          float64        // before the adapters
+	rows             int            // of factors on what the As put out; 0: none
 	shift            bool           // trained vectors behind q, up, o and down
 	dora             bool           // adapters have magnitudes, but for those on k and gate
 	ranks            map[string]int // by linear; others have no adapter
@@ -124,9 +125,12 @@ func (p problem) make(t *testing.T, d *backend.Device) *set {
 		row := 0
 		for _, l := range g {
 			if r := p.ranks[l.Name]; r > 0 {
-				a := nn.Adapter{R: r, Scaling: 1.5, Dropout: p.dropout, DoRA: p.dora && l.Name != "k" && l.Name != "gate"}
+				a := nn.Adapter{R: r, Scaling: 1.5, Dropout: p.dropout, DoRA: p.dora && l.Name != "k" && l.Name != "gate", Rows: p.rows}
 				adapters.Adapter(l, a)
 				loras = append(loras, upload(shapes.Make(dtypes.Float32, r, l.In), values(r*l.In, 0.2)), upload(shapes.Make(dtypes.Float32, l.Out, r), values(r*l.Out, 0.2)))
+				if p.rows > 0 {
+					loras = append(loras, upload(shapes.Make(dtypes.Float32, p.rows, r), values(p.rows*r, 1)))
+				}
 				if a.DoRA {
 					square := squares(stands[row*l.In:(row+l.Out)*l.In], l.In)
 					loras = append(loras, upload(shapes.Make(dtypes.Float32, l.Out), values(l.Out, 0.5)), upload(shapes.Make(dtypes.Float32, l.Out), square))
@@ -192,33 +196,67 @@ func (s *set) apply(form nn.Form, tape *nn.Tape, x *Node, in []*Node) (y *Node, 
 	return s.p.block(l, x), trainable
 }
 
+// run runs a program once.
+func run(t *testing.T, d *backend.Device, build func(in []*Node) []*Node, in ...*tensors.Tensor) []*tensors.Tensor {
+	t.Helper()
+	exec, err := NewExec(d.Backend, build)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer exec.Finalize()
+	args := make([]any, len(in))
+	for i, a := range in {
+		args[i] = a
+	}
+	out, err := exec.Call(args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// Rows that see adapters of their own do so in the fused form as in the plain one, which the fused form leaves to the backward
+// pass.
+func TestFusedFormChoosesAdaptersByRows(t *testing.T) {
+	reference.OnBackends(t, func(t *testing.T, spec string) {
+		d, err := backend.Open(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		for _, p := range []problem{
+			{name: "nf4", batch: 3, seq: 5, hidden: 64, features: 128, heads: 4, kvHeads: 2, packed: true, rows: 4, ranks: all(6)},
+			{name: "dense, some linears", batch: 2, seq: 3, hidden: 40, features: 56, heads: 2, kvHeads: 1, bias: true, rows: 2, ranks: map[string]int{"q": 3, "o": 70, "up": 2}},
+		} {
+			p.dtype = dtypes.Float32
+			s := p.make(t, d)
+			forward := func(form nn.Form) []float32 {
+				out := run(t, d, func(in []*Node) []*Node {
+					y, _ := s.apply(form, nil, in[0], in[1:])
+					return []*Node{y}
+				}, append([]*tensors.Tensor{s.x, s.cos, s.sin}, s.slots...)...)
+				v, err := backend.DownloadFloats(out[0])
+				if err != nil {
+					t.Fatal(err)
+				}
+				return v
+			}
+			reference.CheckClose(t, p.name, forward(nn.FormFused), forward(nn.FormPlain), 2e-5)
+		}
+	})
+}
+
 // step runs a forward and a backward program and returns y, dx and the adapters' gradients.
 func (s *set) step(t *testing.T, d *backend.Device, form nn.Form, keep nn.Keep) [][]float32 {
 	t.Helper()
-	run := func(build func(in []*Node) []*Node, in ...*tensors.Tensor) []*tensors.Tensor {
-		exec, err := NewExec(d.Backend, build)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer exec.Finalize()
-		args := make([]any, len(in))
-		for i, a := range in {
-			args[i] = a
-		}
-		out, err := exec.Call(args...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return out
-	}
 	common := append([]*tensors.Tensor{s.cos, s.sin}, s.slots...)
-	out := run(func(in []*Node) []*Node {
+	out := run(t, d, func(in []*Node) []*Node {
 		tape := nn.Record(keep)
 		y, _ := s.apply(form, tape, in[0], in[1:])
 		return append([]*Node{y}, tape.Kept(y)...)
 	}, append([]*tensors.Tensor{s.x}, common...)...)
 	y, kept := out[0], out[1:]
-	grads := run(func(in []*Node) []*Node {
+	grads := run(t, d, func(in []*Node) []*Node {
 		tape := nn.Replay(keep, in[2:2+len(kept)])
 		y, trainable := s.apply(form, tape, in[0], in[2+len(kept):])
 		return tape.Gradients(y, in[1], append([]*Node{in[0]}, trainable...))

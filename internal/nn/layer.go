@@ -84,6 +84,9 @@ func (l *Layer) Bind(layout *Layout, nodes []*Node) *Layer {
 		if a.ScaleInput {
 			bound.scale = nodes[a.scale]
 		}
+		if a.Rows > 0 {
+			bound.rows = nodes[a.rows]
+		}
 		if a.DoRA {
 			bound.magnitude, bound.square = nodes[a.magnitude], nodes[a.square]
 		}

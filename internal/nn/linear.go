@@ -15,6 +15,7 @@ type boundAdapter struct {
 	*Adapter
 	a, b  *Node
 	scale *Node // float32 scalar; nil: Scaling
+	rows  *Node // [rows or more, R] float32: factors on what A puts out for each row of the batch; nil: none
 	// Of a DoRA, both [Out] float32: the magnitude, and the squared norms of the weight's rows; else nil.
 	magnitude, square *Node
 }
@@ -25,6 +26,14 @@ func (a boundAdapter) scaled(x *Node) *Node {
 		return MulScalar(x, a.Scaling)
 	}
 	return Mul(x, ConvertDType(a.scale, x.DType()))
+}
+
+// chosen is low [B, S, R], what A puts out, as far as each row of the batch sees it.
+func (a boundAdapter) chosen(low *Node) *Node {
+	if a.rows == nil {
+		return low
+	}
+	return Mul(low, ConvertDType(InsertAxes(SliceAxis(a.rows, 0, AxisRange(0, low.Shape().Dim(0))), 1), low.DType()))
 }
 
 // NormLinears is Linears of RMSNorm(x): the norm and the group of linears behind it.
@@ -246,6 +255,7 @@ func (l *Layer) lowRank(x *Node, linears []Linear, is func(*Node) *Node) *Node {
 		} else {
 			low = Dense(l.drop(x, a), ConvertDType(is(a.a), x.DType()))
 		}
+		low = a.chosen(low)
 		parts = append(parts, Dense(a.scaled(low), ConvertDType(is(a.b), x.DType())))
 	}
 	return concat(parts, -1)

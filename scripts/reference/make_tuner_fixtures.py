@@ -253,12 +253,22 @@ def write_combined(out):
             model.add_adapter(name, config)
         model.set_adapter(name)
         perturb(model, 0.3)
+    ids, names = tokens(base.config.vocab_size, rows=5), ["a", "__base__", "c", "b", "a"]
+    with torch.no_grad():
+        mixed = model.eval()(input_ids=ids, adapter_names=names).logits
+        generated = model.generate(input_ids=ids[:, :4], attention_mask=torch.ones_like(ids[:, :4]), adapter_names=names, max_new_tokens=6, do_sample=False,
+                                   eos_token_id=None, pad_token_id=0)
+    mixture = dict(ids=ids.tolist(), names=names, generated=generated[:, 4:].tolist())
     meta = {}
     for name, (names, weights, options) in COMBINED.items():
         model.add_weighted_adapter(names, weights, "w_" + name, **options)
         meta[name] = dict(names=names, weights=weights, **options)
     model.save_pretrained(out)
     tidy(out)
+    save_file({"logits": mixed.contiguous()}, os.path.join(out, "mixed.safetensors"))
+    with open(os.path.join(out, "mixed.json"), "w") as f:
+        json.dump(mixture, f)
+        f.write("\n")
     with open(os.path.join(out, "combined.json"), "w") as f:
         json.dump(meta, f, indent=1)
         f.write("\n")
