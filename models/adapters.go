@@ -44,6 +44,11 @@ type LoRA struct {
 	// Shift [Out] is added to what the linear puts out, ShiftScale times. Nil: none. With R 0, it is all that there is.
 	Shift      []float32
 	ShiftScale float64
+	// At the model's ends (EmbeddingPath, HeadPath), in place of A and B: Full is the whole weight [vocab, hidden]; Rows [n,
+	// hidden] are those of the embedding for Tokens, and of a head that is tied to it.
+	Full   []float32
+	Tokens []int
+	Rows   []float32
 	// PadTo, if not 0, is the rank with which the adapter lies on the device, its scaling beside it: adapters that are
 	// padded to one rank share their programs. The rows and columns beyond R are zeros, and training leaves them so.
 	PadTo int
@@ -95,8 +100,15 @@ func (m *CausalLM) NewAdapters(loras []LoRA) (_ Adapters, err error) {
 		}
 		w.Layout = b.Build()
 	}
+	ends, err := m.newEnds(byPath)
+	if err != nil {
+		return nil, err
+	}
+	if ends != nil {
+		a = append(a, ends)
+	}
 	for path := range byPath {
-		return nil, fmt.Errorf("module %q cannot have an adapter: the model has no such linear in its layers", path)
+		return nil, fmt.Errorf("module %q cannot have an adapter: the model has no such linear", path)
 	}
 	return a, nil
 }
@@ -170,10 +182,16 @@ func (a Adapters) Close() error {
 }
 
 // Values downloads the adapters: the current A, B, Magnitude and Shift by the path of their linear, padded as they lie on the
-// device. It fills in these and R only.
+// device. It fills in these and R only; at the model's ends Full or Rows in their place.
 func (a Adapters) Values() (map[string]LoRA, error) {
 	out := map[string]LoRA{}
 	for i, w := range a {
+		if w.Layout.Kind() == endsKind {
+			if err := endValues(w, out); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		for _, ad := range w.Layout.Adapters() {
 			at, bt, mt := ad.Slots()
 			l := LoRA{R: ad.R}

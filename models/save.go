@@ -58,7 +58,7 @@ func (m *CausalLM) SaveWith(dir string, o SaveOptions) (err error) {
 		return fmt.Errorf("save model: %w", err)
 	}
 	defer func() { err = errors.Join(err, s.reader.staging.free()) }()
-	config, err := m.configJSON(s.format, s.quantization)
+	config, err := m.configJSON(s.format, s.quantization, s.untied)
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func (m *CausalLM) SaveWith(dir string, o SaveOptions) (err error) {
 }
 
 // configJSON is the configuration with what transformers wants beside it, and what the checkpoint's config said beyond it.
-func (m *CausalLM) configJSON(format DType, q *quant.BitsAndBytesConfig) ([]byte, error) {
+func (m *CausalLM) configJSON(format DType, q *quant.BitsAndBytesConfig, untied bool) ([]byte, error) {
 	raw, err := json.Marshal(m.arch)
 	if err != nil {
 		return nil, fmt.Errorf("save model: %w", err)
@@ -109,6 +109,9 @@ func (m *CausalLM) configJSON(format DType, q *quant.BitsAndBytesConfig) ([]byte
 		}
 	}
 	all["torch_dtype"] = format
+	if untied {
+		all["tie_word_embeddings"] = false
+	}
 	if q != nil {
 		all["quantization_config"] = q
 	}
@@ -123,11 +126,13 @@ type saver struct {
 	dtype        dtypes.DType              // format's
 	quantization *quant.BitsAndBytesConfig // of what is written; nil: nothing is quantized
 	merge        map[string]LoRA           // by path
+	arch         Architecture              // what is saved: the model's, unless merging unties the head
+	untied       bool
 	reader       *reader
 }
 
 func (m *CausalLM) newSaver(o SaveOptions) (*saver, error) {
-	s := &saver{m: m, format: o.DType, merge: map[string]LoRA{}, reader: m.newReader()}
+	s := &saver{m: m, format: o.DType, merge: map[string]LoRA{}, arch: m.arch, reader: m.newReader()}
 	if s.format == DefaultDType {
 		s.format = m.format()
 	}
@@ -148,7 +153,10 @@ func (m *CausalLM) newSaver(o SaveOptions) (*saver, error) {
 		}
 		s.quantization = &q
 	}
-	return s, s.checkMerge()
+	if err := s.checkMerge(); err != nil {
+		return nil, err
+	}
+	return s, s.untie()
 }
 
 // format is that of the weights on the device.
@@ -172,11 +180,15 @@ func (s *saver) checkMerge() error {
 		known[l.Path] = l
 	}
 	for path, a := range s.merge {
+		if d := s.m.arch.dims(); path == HeadPath || path == EmbeddingPath {
+			if err := a.checkEnd(d); err != nil {
+				return fmt.Errorf("merge: %w", err)
+			}
+			continue
+		}
 		switch l, ok := known[path]; {
 		case !ok:
 			return fmt.Errorf("merge: the model has no linear %q", path)
-		case l.Head:
-			return fmt.Errorf("merge: adapters on the head, %q, are not supported", path)
 		case a.Shift != nil && (shapes[path+".bias"] == nil || len(a.Shift) != l.Out):
 			return fmt.Errorf("merge: adapter on %q: its shift has %d values; it can be merged into a bias [%d], which the linear must have", path, len(a.Shift), l.Out)
 		case a.Magnitude != nil && len(a.Magnitude) != l.Out:
@@ -190,7 +202,7 @@ func (s *saver) checkMerge() error {
 
 // sources lists the checkpoint's tensors; each is made when its turn comes.
 func (s *saver) sources() (all []safetensors.Source, err error) {
-	shapes := tensorShapes(s.m.arch)
+	shapes := tensorShapes(s.arch)
 	for _, name := range slices.Sorted(maps.Keys(shapes)) {
 		path := modulePath(name)
 		if s.quantization != nil && s.reader.quantizesTensor(name, shapes[name]) {
@@ -220,6 +232,9 @@ func modulePath(name string) string { return strings.TrimSuffix(name, ".weight")
 
 // values are a tensor's, with its adapter in it.
 func (s *saver) values(path, name string) ([]float32, error) {
+	if path == HeadPath || path == EmbeddingPath {
+		return s.endTensor(name)
+	}
 	values, err := s.m.Tensor(name)
 	if a, ok := s.merge[path]; ok && err == nil && name == path+".weight" && a.R > 0 {
 		a.addTo(values)

@@ -19,6 +19,7 @@ import (
 // counts. Rows and lengths are rounded up to a few sizes, and for each there is one set of programs.
 type Decoder struct {
 	m        *Model
+	ends     *ends
 	spans    []span
 	caches   [][]*tensors.Tensor // per span: k, v [rows, capacity, KVHeads, HeadDim] of each layer
 	rows     int                 // of the cache; those behind the prompts are padding
@@ -30,7 +31,7 @@ type Decoder struct {
 
 // NewDecoder reserves room for the prompts, none of them empty, and at most limit tokens after each.
 func (m *Model) NewDecoder(adapters []*nn.Weights, prompts [][]int32, limit int) (*Decoder, error) {
-	d := &Decoder{m: m, spans: spans(m.Layers, adapters, m.spanLayers()), rows: 1, left: limit}
+	d := &Decoder{m: m, ends: m.endsOf(adapters), spans: spans(m.Layers, adapters, m.spanLayers()), rows: 1, left: limit}
 	for d.rows < len(prompts) {
 		d.rows *= 2
 	}
@@ -145,7 +146,7 @@ func (d *Decoder) run(ctx context.Context, length int) ([][]float32, error) {
 		return nil, err
 	}
 	defer start.FinalizeAll()
-	x, err := d.m.embed(input, d.rows, length)
+	x, err := d.m.embedWith(d.ends, input, d.rows, length)
 	if err != nil {
 		return nil, err
 	}
@@ -214,9 +215,9 @@ func (d *Decoder) layers(i int, x, at, start *tensors.Tensor, sh shared) (*tenso
 func (d *Decoder) last(x *tensors.Tensor) ([][]float32, error) {
 	m := d.m
 	defer x.FinalizeAll()
-	flat, err := m.download("next_token", func(in []*Node) *Node {
-		return m.scores(Squeeze(SliceAxis(in[0], 1, AxisElem(-1)), 1), in[1], in[2])
-	}, x, m.Norm, m.head())
+	flat, err := m.download("next_token", d.ends.key(), func(in []*Node) *Node {
+		return m.scores(d.ends, Squeeze(SliceAxis(in[0], 1, AxisElem(-1)), 1), in[1:])
+	}, append([]*tensors.Tensor{x}, m.scoreTensors(d.ends)...)...)
 	if err != nil {
 		return nil, err
 	}

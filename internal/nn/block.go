@@ -61,6 +61,8 @@ type Layout struct {
 	groups  []*group
 	adapter []*Adapter
 	shifts  []*OutputShift
+	tokens  []int32 // of rows in place of the embedding's, in slot rows
+	rows    int
 	kind    string
 	key     string
 }
@@ -192,6 +194,15 @@ func (b *LayoutBuilder) Adapter(l Linear, a Adapter) {
 	b.l.adapter = append(b.l.adapter, &a)
 }
 
+// Tokens adds rows [n, size] in place of the embedding's rows of n tokens, float32, trainable.
+func (b *LayoutBuilder) Tokens(tokens []int32, size int) {
+	b.l.tokens = tokens
+	b.l.rows = b.slot(Slot{Shape: shapes.Make(dtypes.Float32, len(tokens), size), Parts: []Part{{"token_adapter", len(tokens)}}, Trainable: true, Decay: true})
+}
+
+// Tokens are the tokens that have rows of their own, and the slot of these; nil if none have.
+func (l *Layout) Tokens() (slot int, tokens []int32) { return l.rows, l.tokens }
+
 // Build finishes the layout.
 func (b *LayoutBuilder) Build() *Layout {
 	var k strings.Builder
@@ -207,6 +218,7 @@ func (b *LayoutBuilder) Build() *Layout {
 	for _, a := range b.l.adapter {
 		fmt.Fprintf(&k, "%v;", *a)
 	}
+	fmt.Fprintf(&k, "%v;", b.l.tokens)
 	for _, s := range b.l.shifts {
 		fmt.Fprintf(&k, "%v;", *s)
 	}
@@ -231,6 +243,9 @@ func (a *Adapter) Slots() (aSlot, bSlot, magnitude int) {
 
 // Adapters are the layout's, in the order in which they were added.
 func (l *Layout) Adapters() []*Adapter { return l.adapter }
+
+// Kind is what the layout was given as such, "" if nothing.
+func (l *Layout) Kind() string { return l.kind }
 
 // Key is equal for layouts over which the same programs run.
 func (l *Layout) Key() string { return l.key }
