@@ -212,16 +212,8 @@ func (s *saver) untie() error {
 	if s.untied = s.m.Tied() && (head || embed && e.Tokens == nil); !s.untied {
 		return nil
 	}
-	raw, err := json.Marshal(s.m.arch)
+	raw, err := s.m.configJSON(s.format, nil, true)
 	if err != nil {
-		return err
-	}
-	fields := map[string]any{}
-	if err := json.Unmarshal(raw, &fields); err != nil {
-		return err
-	}
-	fields["tie_word_embeddings"] = false
-	if raw, err = json.Marshal(fields); err != nil {
 		return err
 	}
 	s.arch = families[s.m.arch.ModelType()]()

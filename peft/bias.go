@@ -114,6 +114,10 @@ func (c LoraConfig) refuseBeyondLoRA(what string) error {
 		field = "lora_bias true"
 	case c.Bias != BiasNone:
 		field = fmt.Sprintf("bias %q", c.Bias)
+	case len(c.ModulesToSave) > 0:
+		field = "modules_to_save " + moduleNames(c.ModulesToSave).String()
+	case len(c.TrainableTokenIndices) > 0:
+		field = fmt.Sprintf("trainable_token_indices %v", c.TrainableTokenIndices)
 	default:
 		return nil
 	}

@@ -58,8 +58,12 @@ type LoraConfig struct {
 
 	// Bias says which biases of the base are trained: BiasNone, also for "", BiasAll or BiasLoraOnly. Unlike in PEFT, they
 	// are each adapter's own.
-	Bias     string `json:"bias"`
-	LoraBias bool   `json:"lora_bias"` // trains a bias of B: y += Scaling · (B(A x) + b)
+	Bias string `json:"bias"`
+	// ModulesToSave are trained in full, each adapter's own copy: "embed_tokens", "lm_head".
+	ModulesToSave []string `json:"modules_to_save"`
+	// TrainableTokenIndices are tokens of which the embedding's rows are trained, and those of a head that is tied to it.
+	TrainableTokenIndices []int `json:"trainable_token_indices"`
+	LoraBias              bool  `json:"lora_bias"` // trains a bias of B: y += Scaling · (B(A x) + b)
 
 	// TargetModules gets adapters, ExcludeModules does not even if targeted. Nil targets are those that PEFT's table has
 	// for the model type, q_proj and v_proj for most; nil excludes are none.
@@ -86,10 +90,8 @@ type LoraConfig struct {
 
 	// Refused unless they have PEFT's default.
 
-	FanInFanOut           bool     `json:"fan_in_fan_out"`  // weights stored [in, out], GPT-2's Conv1D
-	ModulesToSave         []string `json:"modules_to_save"` // modules trained in full
-	TrainableTokenIndices []int    `json:"trainable_token_indices"`
-	TargetParameters      []string `json:"target_parameters"`
+	FanInFanOut      bool     `json:"fan_in_fan_out"` // weights stored [in, out], GPT-2's Conv1D
+	TargetParameters []string `json:"target_parameters"`
 }
 
 // WithDefaults returns the config with PEFT's defaults in its zero fields. TargetModules stay, they depend on the model.
@@ -224,17 +226,16 @@ func (c LoraConfig) checkSupported() error {
 		return fmt.Errorf("task_type %q is unknown; PEFT has %s", c.TaskType, strings.Join(taskTypes, ", "))
 	case c.FanInFanOut:
 		return unsupported("fan_in_fan_out", "true", "the linears here store their weights [out, in]; use false")
-	case len(c.ModulesToSave) > 0:
-		return unsupported("modules_to_save", moduleNames(c.ModulesToSave).String(), dissolveRemedy)
-	case len(c.TrainableTokenIndices) > 0:
-		return unsupported("trainable_token_indices", fmt.Sprint(c.TrainableTokenIndices), dissolveRemedy)
 	case len(c.TargetParameters) > 0:
 		return unsupported("target_parameters", moduleNames(c.TargetParameters).String(), dissolveRemedy)
 	}
 	if err := c.checkInit(); err != nil {
 		return err
 	}
-	return c.checkBias()
+	if err := c.checkBias(); err != nil {
+		return err
+	}
+	return c.checkEnds()
 }
 
 // dissolveRemedy is what to do with a trained adapter that cannot be loaded here.

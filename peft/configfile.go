@@ -111,6 +111,9 @@ func (c LoraConfig) fields(inferenceMode bool) object {
 	if c.InitLoraWeights == InitEVA {
 		o = append(o, member{"eva_config", c.EvaConfig.withDefaults().json()})
 	}
+	if len(c.TrainableTokenIndices) > 0 {
+		o = append(o, member{"trainable_token_indices", c.TrainableTokenIndices})
+	}
 	if c.LoraBias {
 		o = append(o, member{"lora_bias", true})
 	}

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+
+	"github.com/loris-ml/loris/models"
 )
 
 // configParser collects the keys of a config.
@@ -97,8 +99,18 @@ func (p *configParser) otherField(key string, v jsontext.Value) error {
 		if off(v) {
 			return nil
 		}
-		if err := decodeOptional(v, &p.c.TrainableTokenIndices, nil); err != nil { // or an object by module names
-			return errors.New("not supported yet: " + dissolveRemedy)
+		if v.Kind() == '[' {
+			return decodeOptional(v, &p.c.TrainableTokenIndices, errors.New("must be a list of token ids, or an object of such lists by modules"))
+		}
+		var byModule map[string][]int
+		if err := json.Unmarshal(v, &byModule); err != nil {
+			return errors.New("must be a list of token ids, or an object of such lists by modules")
+		}
+		for name, ids := range byModule {
+			if len(byModule) > 1 || name != "embed_tokens" && name != models.EmbeddingPath {
+				return errors.New("not supported yet but for embed_tokens: " + dissolveRemedy)
+			}
+			p.c.TrainableTokenIndices = ids
 		}
 	case key == "runtime_config":
 		p.warnings = append(p.warnings, "runtime_config is ignored: it concerns a running program")

@@ -58,6 +58,9 @@ func (p *PeftModel) InitializeEVA(ctx context.Context, batches []EVABatch) error
 	if loras, err = p.addShifts(&fresh, loras, nil); err != nil {
 		return fmt.Errorf("EVA: %w", err)
 	}
+	if loras, err = p.addEnds(&fresh, loras, nil); err != nil {
+		return fmt.Errorf("EVA: %w", err)
+	}
 	if fresh.weights, err = p.base.NewAdapters(loras); err != nil {
 		return err
 	}

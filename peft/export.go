@@ -69,7 +69,7 @@ func (p *PeftModel) CheckExport(target ExportTarget) (ExportReport, error) {
 	case ExportVLLM:
 		r.vllm(s)
 	case ExportLlamaCpp:
-		r.llamaCpp(s)
+		r.llamaCpp(p, s)
 	case ExportTransformers:
 		r.note(s.cfg.BaseModelNameOrPath == "", "base_model_name_or_path is empty: from_pretrained on the adapter's folder will not find the base; use load_adapter on the base")
 	default:
@@ -103,7 +103,7 @@ func (r *ExportReport) vllm(s *adapterSet) {
 	// vLLM scales all modules by lora_alpha and r (or √r with use_rslora) of the config.
 	r.problem(s.scalingsDiffer(), ExportProblem{Field: "rank_pattern, alpha_pattern", Value: "given", Silent: true,
 		Problem: "vLLM scales all modules by lora_alpha and r", Remedy: plainRemedy})
-	r.lmHead(s, "vLLM refuses the copy of the base's weight that PEFT's files have beside it")
+	r.ends(s, "vLLM takes A and B alone")
 	most := s.maxRank()
 	if i := slices.IndexFunc(vllmRanks, func(n int) bool { return n >= most }); i >= 0 {
 		r.note(most > 16, "start vLLM with --max-lora-rank %d; its default is 16", vllmRanks[i])
@@ -113,10 +113,13 @@ func (r *ExportReport) vllm(s *adapterSet) {
 	}
 }
 
-func (r *ExportReport) llamaCpp(s *adapterSet) {
+func (r *ExportReport) llamaCpp(p *PeftModel, s *adapterSet) {
 	r.changedBase(s)
 	r.dora(s, "convert_lora_to_gguf.py stops at lora_magnitude_vector")
 	r.biases(s, "convert_lora_to_gguf.py stops at biases")
+	r.ends(s, "convert_lora_to_gguf.py stops at whole weights of embed_tokens and lm_head")
+	r.problem(p.base.Tied() && slices.ContainsFunc(s.targets, func(t Target) bool { return t.Path == models.HeadPath }), ExportProblem{
+		Field: "target_modules", Value: models.HeadPath, Problem: "the base's head is tied to its embedding, and llama.cpp has no lm_head then", Remedy: "merge (SaveMerged)"})
 	// llama.cpp scales every module by lora_alpha over the rank of its own tensors.
 	r.problem(s.cfg.UseRSLora, ExportProblem{Field: "use_rslora", Value: "true", Silent: true,
 		Problem: "llama.cpp scales by lora_alpha/r", Remedy: plainRemedy + ", or write it with SaveGGUF"})
@@ -147,10 +150,11 @@ func (r *ExportReport) dora(s *adapterSet, problem string) {
 	r.problem(s.cfg.UseDora, ExportProblem{Field: "use_dora", Value: "true", Problem: problem, Remedy: "merge (SaveMerged)"})
 }
 
-// lmHead reports adapters on the output embedding.
-func (r *ExportReport) lmHead(s *adapterSet, problem string) {
-	on := slices.ContainsFunc(s.targets, func(t Target) bool { return t.Path == "lm_head" })
-	r.problem(on, ExportProblem{Field: "target_modules", Value: "lm_head", Problem: problem, Remedy: "merge (SaveMerged)"})
+// ends reports what is trained of the model's ends in full.
+func (r *ExportReport) ends(s *adapterSet, problem string) {
+	r.problem(len(s.full) > 0, ExportProblem{Field: "modules_to_save", Value: moduleNames(s.cfg.ModulesToSave).String(), Problem: problem, Remedy: "merge (SaveMerged)"})
+	r.problem(len(s.cfg.TrainableTokenIndices) > 0, ExportProblem{Field: "trainable_token_indices", Value: fmt.Sprint(s.cfg.TrainableTokenIndices),
+		Problem: problem, Remedy: "merge (SaveMerged)"})
 }
 
 func (s *adapterSet) maxRank() (most int) {

@@ -75,6 +75,9 @@ func (h *hotswap) lay(cfg LoraConfig, loras []models.LoRA) ([]models.LoRA, error
 	if cfg.LoraBias || cfg.WithDefaults().Bias != BiasNone {
 		return nil, fmt.Errorf("bias %q, lora_bias %v: adapters that take turns train no biases", cfg.Bias, cfg.LoraBias)
 	}
+	if slices.ContainsFunc(loras, func(l models.LoRA) bool { return atEnd(l.Path) }) {
+		return nil, errors.New("adapters that take turns have nothing at the model's ends: embed_tokens, lm_head")
+	}
 	if cfg.UseDora != h.dora {
 		return nil, fmt.Errorf("use_dora is %v, that of others %v: adapters that take turns must agree", cfg.UseDora, h.dora)
 	}

@@ -6,6 +6,8 @@ import (
 	"math"
 
 	"gonum.org/v1/gonum/mat"
+
+	"github.com/loris-ml/loris/models"
 )
 
 // InitAdapter returns the values that a new adapter on the module at path starts from: A [r, in] and B [out, r], row-major.
@@ -27,6 +29,10 @@ func InitAdapter(seed int64, path string, how Init, r, in, out int) (a, b []floa
 	}
 	if how.changesBase() {
 		return nil, nil, fmt.Errorf("init_lora_weights %q needs the base's weights: use GetPeftModel", string(how))
+	}
+	if path == models.EmbeddingPath {
+		a, b = initEmbedding(seed, path, how, r, in, out)
+		return a, b, nil
 	}
 	if how == InitOrthogonal {
 		return orthogonalInit(seed, path, r, in, out)

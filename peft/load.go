@@ -62,12 +62,15 @@ var magnitudeKey = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?
 
 // biasKeys take the keys of biases apart: the module's path, and the name of the adapter.
 var (
-	biasBKey    = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+)\.lora_B(?:\.([^.]+))?\.bias$`)
-	baseBiasKey = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+?)(?:\.base_layer)?\.bias$`)
+	biasBKey     = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+)\.lora_B(?:\.([^.]+))?\.bias$`)
+	embeddingKey = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+)\.lora_embedding_([AB])(?:\.([^.]+))?$`)
+	tokensKey    = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+)\.token_adapter\.trainable_tokens_delta(?:\.([^.]+))?$`)
+	fullKey      = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(lm_head|model\.embed_tokens)\.weight$`)
+	baseBiasKey  = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+?)(?:\.base_layer)?\.bias$`)
 )
 
 // pair is what a file holds for a module: keys.
-type pair struct{ a, b, magnitude, bBias, baseBias string }
+type pair struct{ a, b, magnitude, bBias, baseBias, full, rows string }
 
 // keyParts returns the path of the module that a key belongs to, which of its tensors it is, and the name of the adapter.
 func keyParts(key string) (path, which, adapter string, ok bool) {
@@ -79,6 +82,15 @@ func keyParts(key string) (path, which, adapter string, ok bool) {
 	}
 	if m := biasBKey.FindStringSubmatch(key); m != nil {
 		return m[1], "bBias", m[2], true
+	}
+	if m := embeddingKey.FindStringSubmatch(key); m != nil {
+		return m[1], m[2], m[3], true
+	}
+	if m := tokensKey.FindStringSubmatch(key); m != nil {
+		return m[1], "rows", m[2], true
+	}
+	if m := fullKey.FindStringSubmatch(key); m != nil {
+		return m[1], "full", "", true
 	}
 	if m := baseBiasKey.FindStringSubmatch(key); m != nil {
 		return m[1], "baseBias", "", true
@@ -96,6 +108,10 @@ func (p *pair) at(which string) *string {
 		return &p.magnitude
 	case "bBias":
 		return &p.bBias
+	case "full":
+		return &p.full
+	case "rows":
+		return &p.rows
 	}
 	return &p.baseBias
 }
@@ -141,10 +157,11 @@ func sortKeys(names []string) (pairs map[string]pair, warnings []string, err err
 			warnings = append(warnings, fmt.Sprintf("tensor %q is ignored: it is a copy of the base model's weight", key))
 			continue
 		}
-		if first == "" && which != "baseBias" {
+		bare := which == "baseBias" || which == "full" // their keys have no adapter's name
+		if first == "" && !bare {
 			adapter, first = name, key
 		}
-		if name != adapter && which != "baseBias" {
+		if name != adapter && !bare {
 			return nil, nil, fmt.Errorf("tensors %q and %q belong to different adapters; save one adapter to a folder", first, key)
 		}
 		p := pairs[path]
@@ -165,29 +182,46 @@ func sortKeys(names []string) (pairs map[string]pair, warnings []string, err err
 func foreignKey(key string) string {
 	what := "it is neither lora_A nor lora_B of a linear; modules_to_save, trained biases and resized vocabularies leave such tensors"
 	switch {
-	case strings.Contains(key, ".lora_embedding_"):
-		what = "adapters on embeddings"
-	case strings.Contains(key, ".trainable_tokens_"):
-		what = "trainable_token_indices"
 	}
 	return what + ": not supported yet; merge the adapter into its base in PEFT (merge_and_unload) and load the result as a model"
 }
+
+// readVectors reads what a module without a LoRA has.
+func (p pair) readVectors(file *safetensors.File, path string) (w AdapterWeight, err error) {
+	w = AdapterWeight{Path: path}
+	for _, v := range []struct {
+		key string
+		dst *[]float32
+	}{{p.baseBias, &w.BaseBias}, {p.full, &w.Full}, {p.rows, &w.Rows}} {
+		if v.key == "" {
+			continue
+		}
+		if *v.dst, err = file.Float32(v.key); err != nil {
+			return w, err
+		}
+		info, _ := file.Info(v.key)
+		if w.Out = info.Shape[0]; len(info.Shape) == 2 {
+			w.In = info.Shape[1]
+		}
+	}
+	return w, nil
+}
+
+// counterpart takes the key of an A to that of its B, and back.
+var counterpart = strings.NewReplacer(".lora_A", ".lora_B", ".lora_B", ".lora_A", ".lora_embedding_A", ".lora_embedding_B", ".lora_embedding_B", ".lora_embedding_A")
 
 func (p pair) read(file *safetensors.File, path string, s *scaler) (w AdapterWeight, err error) {
 	if p.a == "" && p.b == "" {
 		if p.magnitude != "" || p.bBias != "" {
 			return w, fmt.Errorf("tensor %q has no lora_A and lora_B beside it: the file is incomplete", p.magnitude+p.bBias)
 		}
-		w = AdapterWeight{Path: path}
-		w.BaseBias, err = file.Float32(p.baseBias)
-		w.Out = len(w.BaseBias)
-		return w, err
+		return p.readVectors(file, path)
 	}
 	if p.a == "" {
-		return w, fmt.Errorf("tensor %q has no counterpart %q: the file is incomplete", p.b, strings.Replace(p.b, ".lora_B", ".lora_A", 1))
+		return w, fmt.Errorf("tensor %q has no counterpart %q: the file is incomplete", p.b, counterpart.Replace(p.b))
 	}
 	if p.b == "" {
-		return w, fmt.Errorf("tensor %q has no counterpart %q: the file is incomplete", p.a, strings.Replace(p.a, ".lora_A", ".lora_B", 1))
+		return w, fmt.Errorf("tensor %q has no counterpart %q: the file is incomplete", p.a, counterpart.Replace(p.a))
 	}
 	infoA, _ := file.Info(p.a)
 	infoB, _ := file.Info(p.b)

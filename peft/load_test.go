@@ -187,11 +187,11 @@ func TestWrongWeightsAreErrorsThatNameTensors(t *testing.T) {
 		"DoRA unannounced":  {[]safetensors.Tensor{a, b, tensor(q+".lora_magnitude_vector", "F32", 5)}, `its magnitude has 5 values, with use_dora false`},
 		"magnitude alone":   {[]safetensors.Tensor{tensor(q+".lora_magnitude_vector", "F32", 5)}, `has no lora_A and lora_B beside it`},
 		"magnitude's shape": {[]safetensors.Tensor{a, b, tensor(q+".lora_magnitude_vector", "F32", 6)}, `want [5], one for each output`},
-		"embedding":         {[]safetensors.Tensor{a, b, tensor("base_model.model.model.embed_tokens.lora_embedding_A", "F32", 8, 6)}, `adapters on embeddings: not supported yet`},
+		"embedding":         {[]safetensors.Tensor{a, b, tensor("base_model.model.model.embed_tokens.lora_embedding_A", "F32", 8, 6)}, `has no counterpart`},
 		"bias of B":         {[]safetensors.Tensor{a, b, tensor(q+".lora_B.bias", "F32", 5)}, `the bias of its B has 5 values, with lora_bias false`},
 		"bias":              {[]safetensors.Tensor{a, b, tensor(q+".base_layer.bias", "F32", 5)}, `its own bias was trained, with bias "none"`},
-		"tokens":            {[]safetensors.Tensor{a, b, tensor("base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta", "F32", 5, 6)}, `trainable_token_indices`},
-		"full module":       {[]safetensors.Tensor{a, b, tensor("base_model.model.lm_head.weight", "F32", 5, 6)}, `base_model.model.lm_head.weight": it is neither lora_A nor lora_B`},
+		"tokens":            {[]safetensors.Tensor{a, b, tensor("base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta", "F32", 5, 6)}, `rows of it were trained, without trainable_token_indices`},
+		"full module":       {[]safetensors.Tensor{a, b, tensor("base_model.model.lm_head.weight", "F32", 5, 6)}, `"lm_head": it was trained in full, with modules_to_save []`},
 		"nothing":           {nil, `it holds no lora_A and lora_B weights`},
 	} {
 		dir := t.TempDir()

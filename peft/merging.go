@@ -23,6 +23,11 @@ func (p *PeftModel) MergeAdapter(safe bool) error {
 	if err != nil {
 		return fmt.Errorf("merge: %w", err)
 	}
+	for _, n := range p.active {
+		if err := p.sets[n].refuseEnds("the model's ends are not merged in place; use SaveMerged"); err != nil {
+			return fmt.Errorf("merge: %w", err)
+		}
+	}
 	if err := p.checkBiases(loras); err != nil {
 		return fmt.Errorf("merge: %w", err)
 	}

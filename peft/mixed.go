@@ -103,6 +103,9 @@ func (p *PeftModel) newMixture() (*mixture, error) {
 		if err := s.cfg.refuseBeyondLoRA(fmt.Sprintf("adapter %q cannot be one row's among others", n)); err != nil {
 			return nil, err
 		}
+		if err := s.refuseEnds(fmt.Sprintf("what adapter %q has at the model's ends cannot be one row's among others", n)); err != nil {
+			return nil, err
+		}
 		values, err := s.loras()
 		if err != nil {
 			return nil, err

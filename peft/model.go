@@ -41,6 +41,8 @@ type adapterSet struct {
 	cfg     LoraConfig // defaults filled in
 	targets []Target   // in the model's order
 	biases  []trainedBias
+	hidden  int
+	full    []string // paths of the model's ends that are trained in full
 	weights models.Adapters
 }
 
@@ -120,6 +122,10 @@ func (p *PeftModel) TrainableParameters() string {
 	for name, set := range p.sets {
 		n := set.parameters()
 		all += n
+		if e := p.base.Embedding(); len(set.full)+len(set.cfg.TrainableTokenIndices) > 0 {
+			extra := int64(len(set.full)*e.In+len(set.cfg.TrainableTokenIndices)) * int64(e.Out)
+			n, all = n+extra, all+extra
+		}
 		if slices.Contains(p.active, name) {
 			trainable += n
 		}
@@ -223,7 +229,7 @@ func (s *adapterSet) values() (all []AdapterWeight, err error) {
 		a, b := unpadded(v, t)
 		all = append(all, AdapterWeight{Path: t.Path, A: a, B: b, Magnitude: v.Magnitude, R: t.R, In: t.In, Out: t.Out})
 	}
-	return s.addBiases(all, values), nil
+	return append(s.addBiases(all, values), s.endWeights(values)...), nil
 }
 
 // unpadded are the values of an adapter without the zeros that PrepareHotswap has put beside them.
@@ -262,5 +268,5 @@ func (s *adapterSet) loras() (all []models.LoRA, err error) {
 			all = append(all, models.LoRA{Path: b.Path, Shift: values[b.Path].Shift, ShiftScale: 1})
 		}
 	}
-	return all, nil
+	return append(all, s.endLoras(values)...), nil
 }

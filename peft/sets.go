@@ -121,6 +121,9 @@ func (p *PeftModel) make(cfg LoraConfig, stored map[string]AdapterWeight) (*adap
 	for _, w := range r.Warnings {
 		p.opts.logger.Warn(w)
 	}
+	if err := r.Config.checkEndTargets(r.Targets); err != nil {
+		return nil, nil, err
+	}
 	if stored != nil {
 		if err := p.checkStored(r.Targets, stored); err != nil {
 			return nil, nil, err
@@ -167,12 +170,17 @@ func (p *PeftModel) make(cfg LoraConfig, stored map[string]AdapterWeight) (*adap
 			return nil, nil, err
 		}
 	}
-	loras, err = p.addShifts(s, loras, stored)
+	if loras, err = p.addShifts(s, loras, stored); err != nil {
+		return nil, nil, err
+	}
+	loras, err = p.addEnds(s, loras, stored)
 	return s, loras, err
 }
 
 // modules are those of the base that may be targeted.
 func (p *PeftModel) modules() (all []Module) {
+	e := p.base.Embedding()
+	all = append(all, Module{Path: e.Path, In: e.In, Out: e.Out, IsEmbed: true})
 	for _, l := range p.base.Linears() {
 		all = append(all, Module{Path: l.Path, In: l.In, Out: l.Out, IsHead: l.Head})
 	}
@@ -194,6 +202,9 @@ func (p *PeftModel) checkStored(targets []Target, stored map[string]AdapterWeigh
 		delete(unused, t.Path)
 	}
 	for _, path := range slices.Sorted(maps.Keys(unused)) {
+		if unused[path].Full != nil || unused[path].Rows != nil {
+			continue // see addEnds
+		}
 		if unused[path].R == 0 && slices.ContainsFunc(p.base.Linears(), func(l models.Linear) bool { return l.Path == path && l.Bias }) {
 			continue // a bias alone
 		}

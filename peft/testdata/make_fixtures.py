@@ -139,10 +139,9 @@ def targets_of(model):
 # --- configs of unsupported features ----------------------------------------------------------------------------------
 
 REFUSED = {
-    "modules_to_save": dict(modules_to_save=["lm_head"]),
+    "modules_to_save": dict(modules_to_save=["mlp"]),
     "fan_in_fan_out": dict(fan_in_fan_out=True),
-    "trainable_token_indices": dict(trainable_token_indices=[1, 2]),
-    "trainable_token_indices of a module": dict(trainable_token_indices={"embed_tokens": [1, 2]}),
+    "trainable_token_indices of a module": dict(trainable_token_indices={"wte": [1, 2]}),
     "target_parameters": dict(target_parameters=["v_proj.weight"]),
     "layer_replication": dict(layer_replication=[[0, 1], [0, 2]]),
     "alora_invocation_tokens": dict(alora_invocation_tokens=[1, 2]),

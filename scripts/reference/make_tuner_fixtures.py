@@ -92,6 +92,13 @@ CASES = {
     "bias_lora_only": dict(base="qwen2", config=dict(bias="lora_only", r=2, use_dora=True, target_modules=["k_proj", "v_proj", "o_proj"])),
     "lora_bias": dict(base="qwen2", config=dict(lora_bias=True, r=2, lora_alpha=3, target_modules=["q_proj", "v_proj"])),
     "lora_bias_nf4": dict(base="llama", nf4=True, config=dict(lora_bias=True, r=2, lora_alpha=3, init_lora_weights=False, target_modules=["o_proj", "up_proj"])),
+    "ends_lora": dict(base="llama", config=dict(r=2, lora_alpha=3, target_modules=["embed_tokens", "lm_head", "v_proj"])),
+    "ends_lora_gemma2": dict(base="gemma2", unmerged=True, config=dict(  # a tied head, and an embedding that is scaled
+        r=2, lora_alpha=3, target_modules=["embed_tokens", "lm_head", "q_proj"])),
+    "ends_full": dict(base="llama", config=dict(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])),
+    "head_full_gemma2": dict(base="gemma2", config=dict(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])),
+    "tokens": dict(base="llama", config=dict(r=2, target_modules=["q_proj"], trainable_token_indices=[68, 3, 42])),
+    "tokens_gemma2": dict(base="gemma2", config=dict(r=2, target_modules=["q_proj"], trainable_token_indices=[30, 5, 66])),
     "eva_whiten": dict(base="phi3", eva=True, exact=True, config=dict(init_lora_weights="eva", r=2, target_modules="all-linear",
                                                           eva_config=EvaConfig(rho=1.5, tau=0.98, whiten=True, adjust_scaling_factors=False))),
 }
@@ -206,7 +213,9 @@ def write_case(name, case, out):
         if case.get("convert"):
             converted = copy.deepcopy(model)
             converted.save_pretrained(os.path.join(folder, "converted"), path_initial_model_for_weight_conversion=initial)
-    if not case.get("nf4"):
+    if case.get("unmerged"):  # PEFT's merge changes the tied head with the embedding, and with that what the model computes
+        tensors["merged.logits"] = tensors["logits"]
+    elif not case.get("nf4"):
         with torch.no_grad():
             tensors["merged.logits"] = model.merge_and_unload()(input_ids=ids).logits
     tidy(folder)
