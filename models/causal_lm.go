@@ -7,6 +7,7 @@ import (
 
 	"github.com/loris-ml/loris/internal/layerwise"
 	"github.com/loris-ml/loris/internal/offheap"
+	"github.com/loris-ml/loris/internal/seam"
 	"github.com/loris-ml/loris/internal/training"
 )
 
@@ -63,6 +64,9 @@ func (m *CausalLM) DeviceMemory() (peak, driver int64) {
 // CompiledPrograms is how many programs have been compiled for the model since it was loaded: what it takes to see that
 // something runs without compiling.
 func (m *CausalLM) CompiledPrograms() int64 { return m.run.Compiled() }
+
+// Profile runs a function that uses the model and returns what ran on its device meanwhile: for the programs under bench.
+func (m *CausalLM) Profile(run func() error) ([]seam.Execution, error) { return m.run.Profile(run) }
 
 // NumParameters counts the model's parameters, 4-bit ones by what they stand for.
 func (m *CausalLM) NumParameters() (n int64) {

@@ -33,13 +33,18 @@ func Mix(x *Node) *Node {
 }
 
 // Columns are uniform draws, uint32 [len(keys), n], for n columns of each row whose stream a key of keys, uint32 [rows],
-// is: Mix(key + column/2), turned by 16 bits in odd columns. So one hash serves two columns, whose upper halves, which
-// decide what Keep says but for one case in 65536, have no bit in common.
+// is: Mix(key + column/4), turned left by 8 bits for each column past a multiple of four. So one hash serves four columns,
+// whose upper bytes, which decide what Keep says but for one case in 256, have no bit in common.
 func Columns(keys *Node, n int) *Node {
 	g := keys.Graph()
 	column := Iota(g, shapes.Make(dtypes.Uint32, 1, n), 1)
-	h := Mix(Add(InsertAxes(keys, 1), BitwiseShiftRightLogicalScalar(column, uint32(1))))
-	turned := BitwiseOr(BitwiseShiftLeftScalar(h, uint32(16)), BitwiseShiftRightLogicalScalar(h, uint32(16)))
-	odd := Equal(BitwiseAnd(column, Const(g, uint32(1))), Const(g, uint32(1)))
-	return Where(BroadcastToShape(odd, shapes.Make(dtypes.Bool, h.Shape().Dimensions...)), turned, h)
+	h := Mix(Add(InsertAxes(keys, 1), BitwiseShiftRightLogicalScalar(column, uint32(2))))
+	number := BroadcastToShape(BitwiseAnd(column, Const(g, uint32(3))), h.Shape())
+	draws := h
+	for i := range 3 {
+		left := uint32(8 * (i + 1))
+		turned := BitwiseOr(BitwiseShiftLeftScalar(h, left), BitwiseShiftRightLogicalScalar(h, 32-left))
+		draws = Where(Equal(number, Const(g, uint32(i+1))), turned, draws)
+	}
+	return draws
 }

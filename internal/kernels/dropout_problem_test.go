@@ -38,8 +38,8 @@ func dropped(dtype dtypes.DType, rows, in, width int, ranks []int, rates []float
 	x, a, p := normal(random, dtype, 1, rows, width), normal(random, dtype, 1, n, in), normal(random, dtype, 1, rows, n)
 	keyArray := array{shape: shapes.Make(dtypes.Uint32, len(ranks), rows), bytes: raw}
 	kept := func(i, t, c int) bool {
-		h := murmur(keys[i*rows+t] + uint32(c/2))
-		return bits.RotateLeft32(h, 16*(c%2)) >= uint32(rates[i]*(1<<32))
+		h := murmur(keys[i*rows+t] + uint32(c/4))
+		return bits.RotateLeft32(h, 8*(c%4)) >= uint32(rates[i]*(1<<32))
 	}
 	low, product, gradient := make([]float64, rows*n), make([]float64, rows*in), make([]float64, n*in)
 	for t := range rows {

@@ -44,12 +44,12 @@ loris_dropout_product(const uint2* __restrict__ p, const uint2* __restrict__ a, 
 #pragma unroll
       for (int i = 0; i < 4; i++) { // 8 rows each
         const int t = begin + 8 * i + group, e = 2 * (i & 1);
-        const u32 pair = (t < T ? keys[(size_t)adapter * T + t] : 0u) + 4 * chunk;
+        const u32 key = (t < T ? keys[(size_t)adapter * T + t] : 0u) + 2 * chunk;
+        const u32 h[2] = {mix(key), mix(key + 1)};
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-          const u32 h = mix(pair + j);
-          if (h >= threshold) total[i >> 1][j][e] += part[i >> 1][j][e];
-          if (turned(h) >= threshold) total[i >> 1][j][e + 1] += part[i >> 1][j][e + 1];
+          if (turned(h[j >> 1], 2 * (j & 1)) >= threshold) total[i >> 1][j][e] += part[i >> 1][j][e];
+          if (turned(h[j >> 1], 2 * (j & 1) + 1) >= threshold) total[i >> 1][j][e + 1] += part[i >> 1][j][e + 1];
         }
       }
     }

@@ -82,7 +82,7 @@ func gatedBackwardProblem(a Activation, dtype dtypes.DType, rows, f, r, pad int,
 			gate, up, dact := in[0].at(t, i), in[0].at(t, f+i), in[1].at(t, i)
 			act, slope := activation(a, gate)
 			dgate, dup := dact*up*slope, dact*act
-			if h := murmur(keys[t] + uint32(i/2)); bits.RotateLeft32(h, 16*(i%2)) < threshold(rate) {
+			if h := murmur(keys[t] + uint32(i/4)); bits.RotateLeft32(h, 8*(i%4)) < threshold(rate) {
 				act = 0
 			}
 			d[t*(2*f+pad)+i], d[t*(2*f+pad)+f+i] = dgate, dup

@@ -88,8 +88,12 @@ func (p problem) make(t *testing.T, d *backend.Device) *set {
 	var loras []*tensors.Tensor
 	for _, g := range groups {
 		out := 0
+		as, bs := map[string][]float32{}, map[string][]float32{}
 		for _, l := range g {
 			out += l.Out
+			if r := p.ranks[l.Name]; r > 0 {
+				as[l.Name], bs[l.Name] = values(r*l.In, 0.2), values(r*l.Out, 0.2)
+			}
 		}
 		w := values(out*g[0].In, 0.1)
 		stands := w // what the weight stands for
@@ -127,7 +131,7 @@ func (p problem) make(t *testing.T, d *backend.Device) *set {
 			if r := p.ranks[l.Name]; r > 0 {
 				a := nn.Adapter{R: r, Scaling: 1.5, Dropout: p.dropout, DoRA: p.dora && l.Name != "k" && l.Name != "gate", Rows: p.rows}
 				adapters.Adapter(l, a)
-				loras = append(loras, upload(shapes.Make(dtypes.Float32, r, l.In), values(r*l.In, 0.2)), upload(shapes.Make(dtypes.Float32, l.Out, r), values(r*l.Out, 0.2)))
+				loras = append(loras, upload(shapes.Make(dtypes.Float32, r, l.In), as[l.Name]), upload(shapes.Make(dtypes.Float32, l.Out, r), bs[l.Name]))
 				if p.rows > 0 {
 					loras = append(loras, upload(shapes.Make(dtypes.Float32, p.rows, r), values(p.rows*r, 1)))
 				}
