@@ -19,6 +19,7 @@ type Session struct {
 	model   *Model
 	spans   []span
 	ends    *group   // nil unless the model's ends are trained
+	edge    *ends    // adapters at the model's ends, nil if there are none
 	groups  []*group // of groupSpans spans each
 	optim   optimizer
 	steps   int // optimizer steps done
@@ -67,6 +68,17 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		}
 		s.groups = append(s.groups, g)
 		trained += len(g.params)
+	}
+	if s.edge = m.endsOf(adapters); s.edge != nil {
+		if m.Trainable {
+			return nil, errors.New("adapters at the model's ends, whose own weights are trained: choose one of the two")
+		}
+		s.dropout = s.dropout || s.edge.drops()
+		s.ends = &group{}
+		for _, t := range s.edge.w.Layout.Trainable() {
+			s.ends.params = append(s.ends.params, param{at: &s.edge.w.Tensors[t], decay: s.edge.w.Layout.Slots[t].Decay})
+		}
+		trained += len(s.ends.params)
 	}
 	if m.Trainable {
 		s.ends = &group{params: []param{{at: &m.Embed.Table, decay: true, fullMoments: true}, {at: &m.Norm}}}
