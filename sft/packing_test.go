@@ -13,6 +13,22 @@ func examplesOf(rows [][]int32) (examples []example) {
 	return examples
 }
 
+// fitted cuts examples as before packing by BFD.
+func fitted(t *testing.T, examples []example, length int) (kept []example) {
+	t.Helper()
+	report := &DataReport{}
+	for _, e := range examples {
+		e, ok, err := report.fit(e, SFTConfig{MaxLength: length, PackingStrategy: BFD}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok {
+			kept = append(kept, e)
+		}
+	}
+	return kept
+}
+
 func flatten(rows []packedRow) (ids [][]int32, lengths [][]int) {
 	for _, row := range rows {
 		var all []int32
@@ -44,11 +60,7 @@ func TestPackEqualsTRLsTests(t *testing.T) {
 	} {
 		examples := examplesOf(c.in)
 		if c.strategy == BFD { // what is too long is cut before
-			kept, err := new(DataReport).fit(examples, SFTConfig{MaxLength: c.length, PackingStrategy: BFD}, true)
-			if err != nil {
-				t.Fatal(err)
-			}
-			examples = kept
+			examples = fitted(t, examples, c.length)
 		}
 		ids, lengths := flatten(pack(examples, c.length, c.strategy))
 		if !reflect.DeepEqual(ids, c.want) || !reflect.DeepEqual(lengths, c.lengths) {
@@ -82,11 +94,7 @@ func TestPackEqualsTRLOnRandomRows(t *testing.T) {
 		}
 		examples := examplesOf(in)
 		if c.Strategy == BFD {
-			kept, err := new(DataReport).fit(examples, SFTConfig{MaxLength: c.Length, PackingStrategy: BFD}, true)
-			if err != nil {
-				t.Fatal(err)
-			}
-			examples = kept
+			examples = fitted(t, examples, c.Length)
 		}
 		ids, lengths := flatten(pack(examples, c.Length, c.Strategy))
 		var first, sums, rows []int

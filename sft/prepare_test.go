@@ -29,7 +29,7 @@ func TestPrepareEqualsTRL(t *testing.T) {
 		t.Run(want.Name, func(t *testing.T) {
 			in := decodeRows(t, want.Rows)
 			c := readConfig(t, want.Options).withDefaults()
-			d, _, err := prepare(in, tok, c, c.Packing, "training")
+			d, _, err := prepare(FromRows(in), tok, c, c.Packing, "training")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -55,16 +55,8 @@ func TestPrepareEqualsTRL(t *testing.T) {
 
 func decodeRows(t *testing.T, text []byte) (rows []Row) {
 	t.Helper()
-	var raw []json.RawMessage
-	if err := json.Unmarshal(text, &raw); err != nil {
+	if err := json.Unmarshal(text, &rows); err != nil {
 		t.Fatal(err)
-	}
-	for _, r := range raw {
-		row, err := decodeRow(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		rows = append(rows, row)
 	}
 	return rows
 }

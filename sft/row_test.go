@@ -35,11 +35,15 @@ func TestToolsAndCallsKeepTheOrderOfTheirKeys(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		messages, err := rows[0].Messages("messages")
+		row, err := rows.First()
 		if err != nil {
 			t.Fatal(err)
 		}
-		o, err := chatOptions(rows[0])
+		messages, err := row.Messages("messages")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := chatOptions(row)
 		if err != nil {
 			t.Fatal(err)
 		}

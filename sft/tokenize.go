@@ -127,7 +127,7 @@ func (t *rowTokenizer) promptCompletion(r Row) (e example, err error) {
 // conversation renders the chat template, which is the only source of BOS and of end-of-turn tokens.
 func (t *rowTokenizer) conversation(r Row) (e example, err error) {
 	column := "messages"
-	if !r.has(column) && r.has("conversations") {
+	if !r.Has(column) && r.Has("conversations") {
 		column = "conversations"
 	}
 	messages, err := r.Messages(column)
@@ -169,10 +169,10 @@ func (t *rowTokenizer) conversationCompletion(r Row) (e example, err error) {
 }
 
 func chatOptions(r Row) (o tokenizer.ChatOptions, err error) {
-	if o.Tools, err = r.tools(); err != nil {
+	if o.Tools, err = r.Tools(); err != nil {
 		return o, err
 	}
-	o.Kwargs, err = r.templateKwargs()
+	o.Kwargs, err = r.Object("chat_template_kwargs")
 	return o, err
 }
 
@@ -190,15 +190,34 @@ func (t *rowTokenizer) render(messages []Message, o tokenizer.ChatOptions) (ids 
 	if err != nil {
 		return nil, nil, err
 	}
+	if t.cfg.LastTurnOnlyLoss {
+		spans = t.lastTurn(messages, o, spans)
+	}
 	enc, err := t.tok.EncodeFull(text, false)
 	if err != nil {
 		return nil, nil, err
 	}
 	mask, any := overlaps(enc.Offsets, spans)
 	if !any {
-		return nil, nil, errors.New("AssistantOnlyLoss is true, but the row has no assistant tokens: check the roles, and that the chat template marks the assistant's turns")
+		return nil, nil, errors.New("AssistantOnlyLoss or LastTurnOnlyLoss is true, but the row has no assistant tokens: check the roles, and that the chat template marks the assistant's turns")
 	}
 	return enc.IDs, mask, nil
+}
+
+// lastTurn keeps the spans of the assistant's last turn: those that the conversation before it does not have.
+func (t *rowTokenizer) lastTurn(messages []Message, o tokenizer.ChatOptions, spans [][2]int) [][2]int {
+	last := len(messages) - 1
+	for last >= 0 && messages[last]["role"] != "assistant" {
+		last--
+	}
+	if last <= 0 || len(spans) == 0 {
+		return spans
+	}
+	_, before, err := t.tok.ApplyChatTemplateSpans(messages[:last], o)
+	if err != nil { // templates may refuse a conversation that is cut short; a turn usually is one span
+		return spans[len(spans)-1:]
+	}
+	return spans[min(len(before), len(spans)):]
 }
 
 // stopTrained probes whether the last token that a turn of the assistant trains is a special one, which ends it.
@@ -263,11 +282,11 @@ func (t *rowTokenizer) complete(prompt, ids []int, assistant []bool) (e example,
 func (t *rowTokenizer) pretokenized(r Row) (e example, err error) {
 	var columns [4][]int32
 	for i, name := range []string{"input_ids", "labels", "completion_mask", "assistant_masks"} {
-		if columns[i], err = r.numbers(name); err != nil {
+		if columns[i], err = r.Ints(name); err != nil {
 			return e, err
 		}
 		if i == 0 && columns[0] == nil {
-			_, err := r.value(name)
+			_, err := r.Value(name)
 			return e, err
 		}
 		if columns[i] != nil && len(columns[i]) != len(columns[0]) {

@@ -124,7 +124,7 @@ func TestPrepareNamesTheRowAndColumn(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.config.Logger = quiet
-			_, _, err := prepare([]Row{good[c.first], c.row}, toyTokenizer{}, c.config.withDefaults(), false, "training")
+			_, _, err := prepare(FromRows([]Row{good[c.first], c.row}), toyTokenizer{}, c.config.withDefaults(), false, "training")
 			wantError(t, err, c.says...)
 		})
 	}
@@ -138,7 +138,7 @@ func TestPrepareRefusesDataSetsThatCannotBeMeant(t *testing.T) {
 		says   []string
 	}{
 		{"no rows", nil, SFTConfig{}, []string{"no rows"}},
-		{"unknown columns", []Row{{"question": "a", "answer": "b"}}, SFTConfig{}, []string{`row 1 has "answer", "question"`, `"text"`, `"messages"`}},
+		{"unknown columns", []Row{{"question": "a", "answer": "b"}}, SFTConfig{}, []string{`row 1 has the columns ["answer" "question"]`, `"text"`, `"messages"`}},
 		{"empty conversation first", []Row{{"messages": []any{}}}, SFTConfig{}, []string{"row 1", "empty list"}},
 		{"assistant of texts", []Row{{"text": "a"}}, SFTConfig{AssistantOnlyLoss: true}, []string{"AssistantOnlyLoss", "want conversations"}},
 		{"completion of texts", []Row{{"text": "a"}}, SFTConfig{CompletionOnlyLoss: new(true)}, []string{"CompletionOnlyLoss", `"prompt" and "completion"`}},
@@ -147,11 +147,11 @@ func TestPrepareRefusesDataSetsThatCannotBeMeant(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.config.Logger = quiet
-			_, _, err := prepare(c.rows, toyTokenizer{}, c.config.withDefaults(), c.config.Packing, "training")
+			_, _, err := prepare(FromRows(c.rows), toyTokenizer{}, c.config.withDefaults(), c.config.Packing, "training")
 			wantError(t, err, c.says...)
 		})
 	}
-	_, _, err := prepare([]Row{{"text": "a"}}, endless{}, SFTConfig{Logger: quiet}.withDefaults(), false, "training")
+	_, _, err := prepare(FromRows([]Row{{"text": "a"}}), endless{}, SFTConfig{Logger: quiet}.withDefaults(), false, "training")
 	wantError(t, err, "no EOS token", "SFTConfig.EOSToken")
 }
 
@@ -176,7 +176,7 @@ func (m merging) Decode(ids []int, skip bool) (string, error) {
 func TestCompletionStartsWherePromptAndWholePart(t *testing.T) {
 	log, said := logTo()
 	c := SFTConfig{Logger: log}.withDefaults()
-	d, report, err := prepare([]Row{{"prompt": "at", "completion": "he"}, {"prompt": "a", "completion": "b"}}, merging{}, c, false, "training")
+	d, report, err := prepare(FromRows([]Row{{"prompt": "at", "completion": "he"}, {"prompt": "a", "completion": "b"}}), merging{}, c, false, "training")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,20 +195,20 @@ func TestPrepareCountsAndReportsWhatIsLost(t *testing.T) {
 		{"prompt": "abcdefghijkl", "completion": "m"}, // 15: only its prompt would stay
 	}
 	log, said := logTo()
-	_, report, err := prepare(rows, toyTokenizer{}, SFTConfig{MaxLength: 10, Logger: log}.withDefaults(), false, "training")
+	_, report, err := prepare(FromRows(rows), toyTokenizer{}, SFTConfig{MaxLength: 10, Logger: log}.withDefaults(), false, "training")
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := DataReport{Rows: 3, Examples: 2, BatchRows: 2, Truncated: 2, TokensLost: 7, FullyMasked: 1, Tokens: 17, Labels: 3 + 6}
+	want := DataReport{Rows: 3, Examples: 2, BatchRows: 2, Truncated: 2, TokensLost: 7, LabelsLost: 4, FullyMasked: 1, Tokens: 17, Labels: 3 + 6}
 	if *report != want {
 		t.Errorf("got  %+v\nwant %+v", *report, want)
 	}
-	for _, s := range []string{"max_length=10", "truncated=2", "tokens_lost=7", "fully_masked=1"} {
+	for _, s := range []string{"max_length=10", "truncated=2", "tokens_lost=7", "labels_lost=4", "fully_masked=1"} {
 		if !strings.Contains(said.String(), s) {
 			t.Errorf("the log does not say %s:\n%s", s, said)
 		}
 	}
-	_, report, err = prepare(rows, toyTokenizer{}, SFTConfig{MaxLength: 10, Logger: quiet, ExcessLengthStrategy: "drop"}.withDefaults(), false, "training")
+	_, report, err = prepare(FromRows(rows), toyTokenizer{}, SFTConfig{MaxLength: 10, Logger: quiet, ExcessLengthStrategy: "drop"}.withDefaults(), false, "training")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +219,7 @@ func TestPrepareCountsAndReportsWhatIsLost(t *testing.T) {
 
 func TestPrepareWarnsOfDoubledBOS(t *testing.T) {
 	log, said := logTo()
-	if _, _, err := prepare([]Row{{"text": "<s>a"}, {"text": "b"}}, toyTokenizer{}, SFTConfig{Logger: log}.withDefaults(), false, "training"); err != nil {
+	if _, _, err := prepare(FromRows([]Row{{"text": "<s>a"}, {"text": "b"}}), toyTokenizer{}, SFTConfig{Logger: log}.withDefaults(), false, "training"); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(said.String(), "two BOS tokens") || !strings.Contains(said.String(), "rows=1") {
@@ -236,7 +236,7 @@ func TestAllNamesTheFirstFaultyRow(t *testing.T) {
 		}
 	}
 	for range 20 {
-		_, _, err := prepare(rows, toyTokenizer{}, SFTConfig{Logger: quiet}.withDefaults(), false, "training")
+		_, _, err := prepare(FromRows(rows), toyTokenizer{}, SFTConfig{Logger: quiet}.withDefaults(), false, "training")
 		wantError(t, err, "row 58:")
 	}
 }
@@ -259,7 +259,7 @@ func TestShuffleDatasetIsReproducible(t *testing.T) {
 	var prints []string
 	for _, seed := range []int64{1, 1, 2} {
 		c.Seed = seed
-		d, _, err := prepare(zen(), toyTokenizer{}, c.withDefaults(), false, "training")
+		d, _, err := prepare(FromRows(zen()), toyTokenizer{}, c.withDefaults(), false, "training")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -273,9 +273,9 @@ func TestShuffleDatasetIsReproducible(t *testing.T) {
 func TestNewSFTTrainerRefusesTokensOutsideTheVocabulary(t *testing.T) {
 	c := testConfig(t)
 	c.EOSToken, c.PadToken = "<eos>", "<pad>"
-	_, err := NewSFTTrainer(newToyModel(), toyTokenizer{}, zen(), c)
+	_, err := NewSFTTrainer(newToyModel(), toyTokenizer{}, FromRows(zen()), c)
 	wantError(t, err, "SFTConfig.EOSToken", `"<eos>"`, "SFTConfig.PadToken", `"<pad>"`)
-	_, err = NewSFTTrainer(nil, toyTokenizer{}, zen(), testConfig(t))
+	_, err = NewSFTTrainer(nil, toyTokenizer{}, FromRows(zen()), testConfig(t))
 	wantError(t, err, "nil")
 	if errors.Is(err, errBroken) {
 		t.Error(err)
@@ -297,7 +297,7 @@ func TestPrepareWarnsOfAnEndOfTurnThatIsNotTrained(t *testing.T) {
 	rows := []Row{{"messages": chat("user", "Hi", "assistant", "Ho")}}
 	for tok, want := range map[Tokenizer]bool{toyTokenizer{}: false, openEnded{}: true} {
 		log, said := logTo()
-		if _, _, err := prepare(rows, tok, SFTConfig{Logger: log, AssistantOnlyLoss: true}.withDefaults(), false, "training"); err != nil {
+		if _, _, err := prepare(FromRows(rows), tok, SFTConfig{Logger: log, AssistantOnlyLoss: true}.withDefaults(), false, "training"); err != nil {
 			t.Fatal(err)
 		}
 		if got := strings.Contains(said.String(), "may not learn to stop"); got != want {

@@ -91,8 +91,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if o.limit > 0 && o.limit < len(rows) {
-		rows = rows[:o.limit]
+	if o.limit > 0 {
+		rows = rows.Take(o.limit)
 	}
 	start := time.Now()
 	model, err := models.FromPretrained(ctx, o.model, o.loading(stderr))
