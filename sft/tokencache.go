@@ -198,34 +198,37 @@ func (w *summedWriter) finish() error {
 
 // openTokens reads a file of the cache. The examples' slices are parts of the file's memory. One that is not what was
 // written is an error.
-func openTokens(path string) (examples iter.Seq2[example, error], file *mapfile.File, err error) {
-	if file, err = mapfile.Open(path); err != nil {
+func openTokens(path string) (iter.Seq2[example, error], *mapfile.File, error) {
+	file, err := mapfile.Open(path)
+	if err != nil {
 		return nil, nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, file.Close())
-		}
-	}()
-	content := file.Bytes()
+	examples, err := parseTokens(file.Bytes())
+	if err != nil {
+		return nil, nil, errors.Join(err, file.Close())
+	}
+	return examples, file, nil
+}
+
+func parseTokens(content []byte) (iter.Seq2[example, error], error) {
 	body, sum := cutEnd(content, sha256.Size)
-	if !bytes.HasPrefix(content, []byte(tokenCacheMagic)) || sum == nil {
-		return nil, nil, errors.New("it is no file of tokens")
+	if !bytes.HasPrefix(body, []byte(tokenCacheMagic)) || sum == nil {
+		return nil, errors.New("it is no file of tokens")
 	}
 	if got := sha256.Sum256(body); !bytes.Equal(got[:], sum) {
-		return nil, nil, errors.New("its checksum is wrong")
+		return nil, errors.New("its checksum is wrong")
 	}
-	body, length := cutEnd(body, 4)
 	var footer tokenCacheFooter
+	body, length := cutEnd(body, 4)
 	body, encoded := cutEnd(body, int(binary.LittleEndian.Uint32(length)))
 	if err := json.Unmarshal(encoded, &footer); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	body, index := cutEnd(body, 4*footer.Examples)
-	body = body[len(tokenCacheMagic):]
-	if len(body) != 8*footer.Tokens || len(index) != 4*footer.Examples {
-		return nil, nil, errors.New("its parts do not fit together")
+	if len(index) != 4*footer.Examples || len(body) != len(tokenCacheMagic)+8*footer.Tokens {
+		return nil, errors.New("its parts do not fit together")
 	}
+	body = body[len(tokenCacheMagic):]
 	return func(yield func(example, error) bool) {
 		rest := body
 		for at := 0; at < len(index); at += 4 {
@@ -240,7 +243,7 @@ func openTokens(path string) (examples iter.Seq2[example, error], file *mapfile.
 				return
 			}
 		}
-	}, file, nil
+	}, nil
 }
 
 // cutEnd cuts the last n bytes off; nil if there are fewer.
