@@ -1,6 +1,10 @@
 package sft
 
-import "github.com/loris-ml/loris/internal/training"
+import (
+	"runtime"
+
+	"github.com/loris-ml/loris/internal/training"
+)
 
 // Batch is Rows sequences of Length tokens; see [training.Batch].
 type Batch = training.Batch
@@ -34,6 +38,7 @@ func (d *dataset) layout(numbers []int, rows, length int, pad int32) *Batch {
 			b.NumTokens += len(e.ids)
 		}
 	}
+	runtime.KeepAlive(d) // which may hold the file that the tokens are in
 	return b
 }
 
