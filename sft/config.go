@@ -12,7 +12,7 @@ import (
 // and activation_offloading are replaced by ResidualBudget, padding_free by fixed-shape packing, several evaluation sets
 // by calls of Evaluate, trackers by Callbacks. NEFTune, label smoothing, the DFT loss, optimizers other than AdamW and Lion,
 // compute_metrics, auto_find_batch_size and pushing to a hub are not offered. One default differs on purpose: unpacked
-// batches are padded to a multiple of 64, so that few shapes are compiled (PadToMultipleOf). Rows are shuffled (ShuffleDataset)
+// batches are padded to few lengths, so that few shapes are compiled (PadToMultipleOf). Rows are shuffled (ShuffleDataset)
 // and visited (TrainSamplingStrategy "random") in the order that the same seeds give in TRL.
 type SFTConfig struct {
 	// OutputDir receives the folders checkpoint-<step>, trainer_state.json and loss.png. "" is "trainer_output".
@@ -32,7 +32,8 @@ type SFTConfig struct {
 	PackingStrategy string `json:"packing_strategy"`
 	// EvalPacking is whether EvalDataset is packed too; nil: as Packing.
 	EvalPacking *bool `json:"eval_packing"`
-	// PadToMultipleOf rounds the length of unpacked batches up. 0 is 64, but not beyond MaxLength.
+	// PadToMultipleOf rounds the length of unpacked batches up. 0 is 64, and for more than 1024 tokens the eighth of a power of
+	// two, so that few shapes are compiled; but not beyond MaxLength.
 	PadToMultipleOf int `json:"pad_to_multiple_of"`
 
 	// DatasetTextField is the column of plain-text rows. "" is "text".
@@ -174,9 +175,6 @@ const (
 	LastCheckpoint = "last" // the highest checkpoint of OutputDir
 	AutoCheckpoint = "auto" // LastCheckpoint if there is one, else a fresh start
 )
-
-// defaultBucket is the multiple to which unpacked batches are padded.
-const defaultBucket = 64
 
 // withDefaults replaces zero fields by what they stand for.
 func (c SFTConfig) withDefaults() SFTConfig {

@@ -101,6 +101,20 @@ func ExampleSFTConfig_resumeFromCheckpoint() {
 	// 6 steps, cancelled: false
 }
 
+func ExamplePreview() {
+	rows := []sft.Row{{"prompt": "What is 2 + 2?", "completion": " 4"}, {"prompt": "And 3 + 3?", "completion": " 6"}}
+	report, err := sft.Preview(os.Stdout, sft.ToyTokenizer, sft.FromRows(rows), sft.SFTConfig{Packing: true, Logger: silent}, 1)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(report.Tokens, "tokens,", report.Labels, "labels")
+	// Output:
+	// row 0: documents 2, tokens 32, trained 6
+	// <s>What is 2 + 2?⟦ 4</s>⟧
+	// <s>And 3 + 3?⟦ 6</s>⟧
+	// 32 tokens, 6 labels
+}
+
 func ExampleSFTTrainer_Preview() {
 	dir := temp()
 	defer os.RemoveAll(dir)

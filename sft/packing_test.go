@@ -199,3 +199,18 @@ func TestBatchLengthsAreFew(t *testing.T) {
 		}
 	}
 }
+
+func TestBucketsAreFewAndWasteLittle(t *testing.T) {
+	const longest = 1 << 17
+	lengths := map[int]bool{}
+	for n := 1; n <= longest; n++ {
+		length := roundUp(n, bucket(n))
+		lengths[length] = true
+		if length < n || n > 512 && 8*(length-n) > n {
+			t.Fatalf("%d tokens are padded to %d", n, length)
+		}
+	}
+	if want := 16 + 7*8; len(lengths) != want { // up to 1024, and seven doublings
+		t.Errorf("%d lengths, want %d", len(lengths), want)
+	}
+}

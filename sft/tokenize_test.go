@@ -323,4 +323,23 @@ func TestPreviewShowsDocumentsAndWhatIsTrained(t *testing.T) {
 	}
 	_, err = trainer.Preview(1)
 	wantError(t, err, "row 1", "there are 1")
+	_, err = trainer.PreviewTokens(-1)
+	wantError(t, err, "row -1", "there are 1")
+	tokens, err := trainer.PreviewTokens(0)
+	if err != nil || len(tokens) != 10 {
+		t.Fatalf("%d tokens (%v), want 10", len(tokens), err)
+	}
+	for i, want := range map[int]PreviewToken{0: {0, 128, "<s>", Ignored, false}, 3: {0, 'c', "c", 'c', true}, 9: {1, 129, "</s>", 129, true}} {
+		if tokens[i] != want {
+			t.Errorf("token %d is %+v, want %+v", i, tokens[i], want)
+		}
+	}
+	coloured, err := trainer.train.preview(trainer.tok, 0, colourMarks)
+	if want := "\x1b[90m<s>ab\x1b[0m\x1b[32mcd</s>\x1b[0m\n\x1b[90m<s>e\x1b[0m\x1b[32mf</s>\x1b[0m\n"; err != nil || coloured != want {
+		t.Errorf("in colours %q (%v), want %q", coloured, err, want)
+	}
+	var written strings.Builder
+	if err := trainer.WritePreview(&written, 5); err != nil || written.String() != "row 0: documents 2, tokens 10, trained 5\n"+got {
+		t.Errorf("written %q (%v)", written.String(), err)
+	}
 }
