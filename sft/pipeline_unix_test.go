@@ -32,14 +32,23 @@ func benchmarkTokenizer(b *testing.B) *tokenizer.Tokenizer {
 	return tok
 }
 
-// writeConversations writes conversations of the words of examples/qlora's answers, in varying order, about size bytes.
+// writeConversations writes conversations of the words of the repository's own documents, in varying order, about size bytes.
 func writeConversations(b *testing.B, size int) string {
 	b.Helper()
-	raw, err := os.ReadFile(filepath.Join("..", "examples", "qlora", "data", "train.jsonl"))
-	if err != nil {
-		b.Fatal(err)
+	var words []string
+	for _, pattern := range []string{"*.md", "*/*.md", "*/*/*.md", "sft/*.go"} {
+		files, err := filepath.Glob(filepath.Join("..", filepath.FromSlash(pattern)))
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, file := range files {
+			raw, err := os.ReadFile(file)
+			if err != nil {
+				b.Fatal(err)
+			}
+			words = append(words, strings.Fields(strings.ToValidUTF8(string(raw), ""))...)
+		}
 	}
-	words := strings.Fields(string(raw))
 	path := filepath.Join(b.TempDir(), "chats.jsonl")
 	f, err := os.Create(path)
 	if err != nil {
