@@ -45,7 +45,8 @@ type SFTConfig struct {
 	// CompletionOnlyLoss trains only completions of prompt-completion rows. nil: yes if the first row has both.
 	CompletionOnlyLoss *bool `json:"completion_only_loss"`
 	// AssistantOnlyLoss trains only the assistant's turns of conversational rows: what {% generation %} marks in the chat
-	// template, or for templates without it what each turn adds, with its end-of-turn token.
+	// template. A published template without it is replaced by the variant that TRL trains with
+	// (tokenizer.Tokenizer.TrainingTemplate); of another one it is what each turn adds, with its end-of-turn token.
 	AssistantOnlyLoss bool `json:"assistant_only_loss"`
 	// LastTurnOnlyLoss trains only the assistant's last turn of conversational rows. It says more than AssistantOnlyLoss,
 	// which it implies. TRL has no such field.

@@ -2,6 +2,8 @@ package sft
 
 import (
 	"encoding/json"
+	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -47,6 +49,60 @@ func TestPrepareEqualsTRL(t *testing.T) {
 				}
 				if want.SeqLengths != nil && !slices.Equal(lengths, want.SeqLengths[i]) {
 					t.Errorf("row %d: documents of %v, TRL %v", i, lengths, want.SeqLengths[i])
+				}
+			}
+		})
+	}
+}
+
+// withTemplate is the fixtures' tokenizer with another chat template.
+func withTemplate(t *testing.T, file string) *tokenizer.Tokenizer {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join("testdata", "tokenizer"))); err != nil {
+		t.Fatal(err)
+	}
+	template, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "chat_template.jinja"), template, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	tok, err := tokenizer.FromPretrained(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tok
+}
+
+func TestAssistantMasksOfPublishedTemplatesEqualTRLs(t *testing.T) {
+	var fixture struct {
+		Cases []struct {
+			Template string
+			Rows     json.RawMessage
+			InputIDs [][]int32 `json:"input_ids"`
+			Labels   [][]int32
+		}
+	}
+	readFixture(t, "templates.json", &fixture)
+	if len(fixture.Cases) == 0 {
+		t.Fatal("no cases")
+	}
+	for i, want := range fixture.Cases {
+		t.Run(fmt.Sprint(i, " ", want.Template), func(t *testing.T) {
+			tok := withTemplate(t, filepath.Join("..", "tokenizer", "testdata", want.Template+".jinja"))
+			c := SFTConfig{AssistantOnlyLoss: true, Logger: quiet}.withDefaults()
+			d, _, err := prepare(FromRows(decodeRows(t, want.Rows)), tok, c, false, "training")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(d.rows) != len(want.InputIDs) {
+				t.Fatalf("%d rows, TRL %d", len(d.rows), len(want.InputIDs))
+			}
+			for i, row := range d.rows {
+				if !slices.Equal(row[0].ids, want.InputIDs[i]) || !slices.Equal(row[0].labels, want.Labels[i]) {
+					t.Errorf("row %d:\n ids %v\nTRL %v\n labels %v\nTRL    %v", i, row[0].ids, want.InputIDs[i], row[0].labels, want.Labels[i])
 				}
 			}
 		})

@@ -43,7 +43,7 @@ func TestToolsAndCallsKeepTheOrderOfTheirKeys(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o, err := chatOptions(row)
+		o, err := new(rowTokenizer).chatOptions(row)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -102,8 +102,8 @@ func (t *rowTokenizer) cacheKey(data *Dataset) (string, error) {
 	if c, ok := t.tok.(interface{ ChatTemplate() string }); ok && t.format.conversational() && strings.Contains(c.ChatTemplate(), "strftime_now") {
 		day = time.Now().Format(time.DateOnly) // what such templates print
 	}
-	key := sha256.Sum256(fmt.Appendf(nil, "%s%s %s %s %d %t %t %t %q %q", tokenCacheMagic, rows, does, day, t.format, t.completionOnly,
-		t.cfg.AssistantOnlyLoss, t.cfg.LastTurnOnlyLoss, t.cfg.DatasetTextField, t.eos))
+	key := sha256.Sum256(fmt.Appendf(nil, "%s%s %s %s %d %t %t %t %q %q %q", tokenCacheMagic, rows, does, day, t.format, t.completionOnly,
+		t.cfg.AssistantOnlyLoss, t.cfg.LastTurnOnlyLoss, t.cfg.DatasetTextField, t.eos, t.template))
 	return hex.EncodeToString(key[:16]), nil
 }
 

@@ -3,6 +3,8 @@ package sft
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/loris-ml/loris/tokenizer"
@@ -54,6 +56,7 @@ type rowTokenizer struct {
 	format         format
 	completionOnly bool
 	eos            string
+	template       string // the chat template to train with, "": the tokenizer's own
 }
 
 func newRowTokenizer(tok Tokenizer, first Row, c SFTConfig) (*rowTokenizer, error) {
@@ -71,6 +74,11 @@ func newRowTokenizer(tok Tokenizer, first Row, c SFTConfig) (*rowTokenizer, erro
 	}
 	if t.eos == "" && (f == plainText || f == promptCompletion) {
 		return nil, errors.New("sft: the tokenizer has no EOS token, so the model could not learn to stop: set SFTConfig.EOSToken to a token of its vocabulary")
+	}
+	if known, ok := tok.(interface{ TrainingTemplate() (string, error) }); ok && c.AssistantOnlyLoss && f.conversational() {
+		if t.template, err = known.TrainingTemplate(); err != nil {
+			return nil, fmt.Errorf("sft: %w", err)
+		}
 	}
 	return t, nil
 }
@@ -134,7 +142,7 @@ func (t *rowTokenizer) conversation(r Row) (e example, err error) {
 	if err != nil {
 		return e, err
 	}
-	o, err := chatOptions(r)
+	o, err := t.chatOptions(r)
 	if err != nil {
 		return e, err
 	}
@@ -148,7 +156,7 @@ func (t *rowTokenizer) conversation(r Row) (e example, err error) {
 func (t *rowTokenizer) conversationCompletion(r Row) (e example, err error) {
 	prompt, err1 := r.Messages("prompt")
 	completion, err2 := r.Messages("completion")
-	o, err3 := chatOptions(r)
+	o, err3 := t.chatOptions(r)
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return e, err
 	}
@@ -157,7 +165,7 @@ func (t *rowTokenizer) conversationCompletion(r Row) (e example, err error) {
 		return e, err
 	}
 	o.AddGenerationPrompt = true
-	text, err := t.tok.ApplyChatTemplate(prompt, o)
+	text, err := t.tok.ApplyChatTemplate(withReasoning(prompt), o)
 	if err != nil {
 		return e, err
 	}
@@ -168,7 +176,8 @@ func (t *rowTokenizer) conversationCompletion(r Row) (e example, err error) {
 	return t.complete(promptIDs, ids, mask)
 }
 
-func chatOptions(r Row) (o tokenizer.ChatOptions, err error) {
+func (t *rowTokenizer) chatOptions(r Row) (o tokenizer.ChatOptions, err error) {
+	o.Template = t.template
 	if o.Tools, err = r.Tools(); err != nil {
 		return o, err
 	}
@@ -176,8 +185,31 @@ func chatOptions(r Row) (o tokenizer.ChatOptions, err error) {
 	return o, err
 }
 
+// withReasoning gives the reasoning of messages all the names under which templates read it, in copies: reasoning_content,
+// and thinking, which those of gpt-oss read (transformers.utils.chat_template_utils, since 5.24).
+func withReasoning(messages []Message) []Message {
+	named := slices.Clone(messages)
+	for i, m := range messages {
+		for _, name := range [...]string{"reasoning_content", "thinking", "reasoning"} {
+			v := m[name]
+			if v == nil {
+				continue
+			}
+			m = maps.Clone(m)
+			if _, ok := m["thinking"]; !ok {
+				m["thinking"] = v
+			}
+			m["reasoning_content"] = v
+			named[i] = m
+			break
+		}
+	}
+	return named
+}
+
 // render tokenizes a conversation. mask tells the tokens that the assistant said, nil without AssistantOnlyLoss.
 func (t *rowTokenizer) render(messages []Message, o tokenizer.ChatOptions) (ids []int, mask []bool, err error) {
+	messages = withReasoning(messages)
 	if !t.cfg.AssistantOnlyLoss {
 		text, err := t.tok.ApplyChatTemplate(messages, o)
 		if err != nil {
@@ -223,7 +255,7 @@ func (t *rowTokenizer) lastTurn(messages []Message, o tokenizer.ChatOptions, spa
 // stopTrained probes whether the last token that a turn of the assistant trains is a special one, which ends it.
 func (t *rowTokenizer) stopTrained() bool {
 	probe := []Message{{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "a"}}
-	ids, mask, err := t.render(probe, tokenizer.ChatOptions{})
+	ids, mask, err := t.render(probe, tokenizer.ChatOptions{Template: t.template})
 	if err != nil {
 		return false
 	}
