@@ -55,6 +55,9 @@ type SFTConfig struct {
 	// masks; it may be shared by several runs, and its files deleted while none runs. Tokens are then read from its files as
 	// they are needed, instead of being held in memory. "": none is kept. TRL has datasets' cache for it.
 	TokenCache string `json:"token_cache"`
+	// ChatTemplatePath is a Jinja file (.jinja or .j2) whose text becomes the tokenizer's chat template, as with its
+	// SetChatTemplate. "": the tokenizer's own stays. (TRL also takes another tokenizer here, and adds its tokens.)
+	ChatTemplatePath string `json:"chat_template_path"`
 	// EOSToken ends plain-text examples and completions. "" is the tokenizer's.
 	EOSToken string `json:"eos_token"`
 	// PadToken fills short rows; no number depends on it. "" is the tokenizer's, or its EOS token.

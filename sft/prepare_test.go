@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/loris-ml/loris/tokenizer"
@@ -107,6 +108,35 @@ func TestAssistantMasksOfPublishedTemplatesEqualTRLs(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestChatTemplatePathChangesTheTokenizersTemplate(t *testing.T) {
+	tok, err := tokenizer.FromPretrained(filepath.Join("testdata", "tokenizer"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := FromRows([]Row{{"messages": chat("user", "a", "assistant", "b")}})
+	c := testConfig(t)
+	c.ChatTemplatePath = write(t, "mine.jinja", "{% for m in messages %}[{{ m.content }}]{% endfor %}")
+	var text strings.Builder
+	if _, err := Preview(&text, tok, rows, c, 1); err != nil || !strings.Contains(text.String(), "[⟦a][b]⟧") {
+		t.Errorf("%q (%v)", text.String(), err)
+	}
+	saved := t.TempDir()
+	if err := tok.SavePretrained(saved); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(saved, "chat_template.jinja")); err != nil || !strings.Contains(string(got), "[{{ m.content }}]") {
+		t.Errorf("saved %q (%v)", got, err)
+	}
+	for says, path := range map[string]string{"want a .jinja": "org/name", "no such file": "missing.jinja", "broken.j2": write(t, "broken.j2", "{% if %}")} {
+		c.ChatTemplatePath = path
+		_, err := NewSFTTrainer(newToyModel(), tok, rows, c)
+		wantError(t, err, "ChatTemplatePath", says)
+	}
+	c.ChatTemplatePath = write(t, "mine.jinja", "x")
+	_, err = NewSFTTrainer(newToyModel(), toyTokenizer{}, rows, c)
+	wantError(t, err, "ChatTemplatePath", "toyTokenizer", "SetChatTemplate")
 }
 
 func decodeRows(t *testing.T, text []byte) (rows []Row) {

@@ -60,6 +60,9 @@ func Preview(w io.Writer, tok Tokenizer, rows *Dataset, cfg SFTConfig, n int) (*
 	if err := checkTokens(tok, cfg); err != nil {
 		return nil, err
 	}
+	if err := setChatTemplate(tok, cfg); err != nil {
+		return nil, err
+	}
 	d, report, err := prepare(rows, tok, cfg, cfg.Packing, "training")
 	if err != nil {
 		return nil, err

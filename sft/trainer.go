@@ -61,6 +61,9 @@ func NewSFTTrainer(model Model, tok Tokenizer, rows *Dataset, cfg SFTConfig) (*S
 	if err := checkWritable(cfg.OutputDir); err != nil {
 		return nil, err
 	}
+	if err := setChatTemplate(tok, cfg); err != nil {
+		return nil, err
+	}
 	t := &SFTTrainer{model: model, tok: tok, cfg: cfg, pad: padID(tok, cfg)}
 	train, report, err := prepare(rows, tok, cfg, cfg.Packing, "training")
 	if err != nil {
