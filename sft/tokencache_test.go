@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
@@ -254,4 +256,33 @@ func TestAnErrorOfTheDataSetEndsPreparation(t *testing.T) {
 		_, _, err := prepare(data, toyTokenizer{}, SFTConfig{Logger: quiet}.withDefaults(), false, "training")
 		wantError(t, err, says)
 	}
+}
+
+func TestStreamsAreTokenizedInConstantMemory(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(20))
+	const rows, length = 8000, 250 // 16 MB of ids and labels
+	stream := source.FromSeq(func(yield func(Row, error) bool) {
+		for i := range rows {
+			if !yield(Row{"text": strings.Repeat(string(rune('a'+i%26)), length)}, nil) {
+				return
+			}
+		}
+	})
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	d, _ := preparedWith(t, stream, knownTokenizer{}, SFTConfig{TokenCache: t.TempDir(), Logger: quiet})
+	grown := heap() - before
+	if len(d.rows) != rows || d.rows[rows-1].length() != length+2 {
+		t.Fatalf("%d rows, the last of %d tokens", len(d.rows), d.rows[rows-1].length())
+	}
+	t.Logf("%d bytes for each of %d rows of %d tokens", grown/rows, rows, length)
+	if grown > 4<<20 {
+		t.Errorf("the heap grew by %d bytes; the tokens are %d", grown, rows*length*8)
+	}
+	runtime.KeepAlive(d)
 }
