@@ -1,6 +1,6 @@
 // Package dataset reads rows to train on and puts them together: datasets of Hugging Face for Go.
 //
-//	Load        a file, a folder, a pattern or a hub id: JSON lines, JSON, CSV, Parquet, text    load.go, files.go
+//	Load        a file, a folder, a pattern or a hub id: JSON, CSV, Parquet, Arrow, text    load.go, files.go
 //	FromRows    rows in memory
 //	FromSeq     any iter.Seq2[Row, error]
 //

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/loris-ml/loris/hub"
 )
@@ -54,6 +55,11 @@ func findPattern(pattern string) ([]string, error) {
 func (o Options) findInHub(ctx context.Context, id string) ([]string, error) {
 	if !o.Download {
 		dir, err := hub.FindDataset(id, o.Revision)
+		if errors.Is(err, fs.ErrNotExist) && o.Revision == "" {
+			if prepared := o.findPrepared(id); prepared != "" {
+				return o.findIn(prepared)
+			}
+		}
 		if err != nil {
 			return nil, fmt.Errorf("dataset: no such folder or file; %w; or set Options.Download", err)
 		}
@@ -84,7 +90,7 @@ func (o Options) findInHub(ctx context.Context, id string) ([]string, error) {
 	}
 	h.Files = nil
 	for _, name := range chosen {
-		h.Files = append(h.Files, regexp.MustCompile(`[\\*?\[]`).ReplaceAllString(name, `\$0`))
+		h.Files = append(h.Files, globEscape(name))
 	}
 	dir, err := hub.Download(ctx, id, h)
 	if err != nil {
@@ -92,6 +98,47 @@ func (o Options) findInHub(ctx context.Context, id string) ([]string, error) {
 	}
 	return under(dir, chosen), nil
 }
+
+// findPrepared returns the newest folder that datasets has prepared of a data set, "" if there is none: under
+// $HF_DATASETS_CACHE, else $HF_HOME/datasets, ORG___NAME/CONFIGURATION/VERSION/HASH.
+func (o Options) findPrepared(id string) string {
+	cache := os.Getenv("HF_DATASETS_CACHE")
+	if cache == "" {
+		models, err := hub.CacheDir()
+		if err != nil {
+			return ""
+		}
+		cache = filepath.Join(filepath.Dir(models), "datasets")
+	}
+	namespace, name, ok := strings.Cut(id, "/")
+	folder := snakeCase(namespace)
+	if ok {
+		folder = namespace + "___" + snakeCase(name)
+	}
+	folders, err := filepath.Glob(filepath.Join(globEscape(filepath.Join(cache, folder)), cmp.Or(globEscape(o.Name), "*"), "*", "*"))
+	if err != nil {
+		return ""
+	}
+	newest, when := "", time.Time{}
+	for _, folder := range folders {
+		if info, err := os.Stat(filepath.Join(folder, "dataset_info.json")); err == nil && info.ModTime().After(when) {
+			newest, when = folder, info.ModTime()
+		}
+	}
+	return newest
+}
+
+var capitals = []*regexp.Regexp{regexp.MustCompile(`([A-Z]+)([A-Z][a-z])`), regexp.MustCompile(`([a-z\d])([A-Z])`)}
+
+// snakeCase is datasets.naming.camelcase_to_snakecase.
+func snakeCase(name string) string {
+	for _, c := range capitals {
+		name = c.ReplaceAllString(name, "${1}_${2}")
+	}
+	return strings.ToLower(name)
+}
+
+func globEscape(s string) string { return regexp.MustCompile(`[\\*?\[]`).ReplaceAllString(s, `\$0`) }
 
 // findIn finds the files of a split in a folder.
 func (o Options) findIn(dir string) ([]string, error) {
@@ -146,7 +193,7 @@ func (o Options) choose(names []string, readme string) ([]string, error) {
 		}
 		slices.Sort(known)
 		if len(known) == 0 {
-			return nil, errors.New("there are no data files; want .jsonl, .json, .csv, .tsv, .parquet or .txt")
+			return nil, errors.New("there are no data files; want .jsonl, .json, .csv, .tsv, .parquet, .arrow or .txt")
 		}
 		return nil, fmt.Errorf("there is no split %q (there is %s); set Options.Split", split, quoted(known))
 	}
@@ -161,10 +208,13 @@ func (o Options) isData(name string) bool {
 		}
 	}
 	switch path.Base(name) {
-	case readmeFile, "config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json":
+	case readmeFile, "config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json":
 		return false
 	}
 	ext, _ := extension(name)
+	if ext == ".arrow" && strings.HasPrefix(path.Base(name), "cache-") { // what datasets' map and filter have made
+		return false
+	}
 	return o.Format != "" || extensions[ext] != ""
 }
 

@@ -19,12 +19,13 @@ const (
 	JSON    = "json" // lines (.jsonl, .ndjson) or an array (.json)
 	CSV     = "csv"
 	Parquet = "parquet"
+	Arrow   = "arrow" // streams, as datasets writes into its cache and by save_to_disk
 	Text    = "text"
 )
 
 // Options says how Load finds and reads rows. The zero value is the common case.
 type Options struct {
-	// Format is JSON, CSV, Parquet or Text. "": by the files' extension: .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .txt,
+	// Format is JSON, CSV, Parquet, Arrow or Text. "": by the extension: .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, .txt,
 	// also with .gz or .zst behind.
 	Format string
 	// Streaming reads rows anew in every pass, in constant memory, instead of once into memory.
@@ -53,8 +54,8 @@ type Options struct {
 //
 //	a file                      rows.jsonl, rows.json.gz
 //	files of a pattern          data/part-*.parquet, in the order of their names
-//	a folder                    the files of Options.Split in it, as load_dataset(folder) finds them
-//	a hub data set              organization/name, in the cache that Python shares; see package hub
+//	a folder                    the files of Options.Split in it, as load_dataset(folder) finds them, or save_to_disk(folder) left them
+//	a hub data set              organization/name, in the caches of huggingface_hub (see package hub) or datasets
 //
 // JSON is one object a line, or an array of objects; CSV has a header line and cells that are all text; a row of text has the
 // column text. The network is used only where Options.Download allows it. An error names the file, and the line and column
@@ -94,7 +95,7 @@ func Load(ctx context.Context, path string, o Options) (*Dataset, error) {
 
 func (o Options) validate() error {
 	if _, ok := formats[o.Format]; !ok && o.Format != "" {
-		return fmt.Errorf("dataset: Options.Format is %q; want %s, %s, %s or %s", o.Format, JSON, CSV, Parquet, Text)
+		return fmt.Errorf("dataset: Options.Format is %q; want %s, %s, %s, %s or %s", o.Format, JSON, CSV, Parquet, Arrow, Text)
 	}
 	switch o.SampleBy {
 	case "", SampleByLine, SampleByParagraph, SampleByDocument:
@@ -112,12 +113,13 @@ var formats = map[string]struct {
 	JSON:    {readJSON, "one JSON object per line"},
 	CSV:     {readCSV, "a header line and a line for each row"},
 	Parquet: {nil, "rows"},
+	Arrow:   {readArrow, "rows"},
 	Text:    {readText, "lines of text"},
 }
 
 // extensions tell the format.
 var extensions = map[string]string{
-	".jsonl": JSON, ".ndjson": JSON, ".json": JSON, ".csv": CSV, ".tsv": CSV, ".parquet": Parquet, ".txt": Text,
+	".jsonl": JSON, ".ndjson": JSON, ".json": JSON, ".csv": CSV, ".tsv": CSV, ".parquet": Parquet, ".arrow": Arrow, ".txt": Text,
 }
 
 // extension is that of a file's name without .gz or .zst, which is the compression.
@@ -145,7 +147,7 @@ func (o Options) fileReader(files []string) (*fileReader, error) {
 		r.format = extensions[ext]
 	}
 	if r.format == "" {
-		return nil, fmt.Errorf("dataset: %s: the extension is %q; want a .jsonl, .json, .csv, .tsv, .parquet or .txt file, or set Options.Format", files[0], ext)
+		return nil, fmt.Errorf("dataset: %s: the extension is %q; want a .jsonl, .json, .csv, .tsv, .parquet, .arrow or .txt file, or set Options.Format", files[0], ext)
 	}
 	if r.format == Parquet && compression != "" {
 		return nil, fmt.Errorf("dataset: %s: Parquet is compressed inside; want the file without %s", files[0], compression)
@@ -187,7 +189,7 @@ func (r *fileReader) read(ctx context.Context, file string, yield func(Row, erro
 
 // selected keeps the columns that are to be read.
 func (r *fileReader) selected(row Row) (Row, error) {
-	if r.Columns == nil || r.format == Parquet {
+	if r.Columns == nil || r.format == Parquet || r.format == Arrow {
 		return row, nil
 	}
 	out := make(Row, len(r.Columns))

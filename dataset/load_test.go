@@ -59,6 +59,8 @@ func TestLoadNamesWhatIsWrong(t *testing.T) {
 		{"CSV without rows", "a.csv", "a,b\n", Options{}, []string{"a.csv", "no rows"}},
 		{"text not in UTF-8", "a.txt", "ok\nno \xff\n", Options{}, []string{"a.txt", "line 2", "0xff"}},
 		{"no Parquet", "a.parquet", "PAR1 nonsense PAR1", Options{}, []string{"a.parquet", "malformed Parquet"}},
+		{"no Arrow", "a.arrow", "nonsense", Options{}, []string{"a.arrow", "malformed Arrow"}},
+		{"Arrow with an index", "a.arrow", "ARROW1\x00\x00", Options{}, []string{"a.arrow", "Arrow stream"}},
 		{"Parquet in gzip", "a.parquet.gz", "x", Options{}, []string{"a.parquet.gz", "compressed inside"}},
 		{"no gzip", "a.jsonl.gz", "{}", Options{}, []string{"a.jsonl.gz", "gzip"}},
 		{"missing column", "a.jsonl", `{"text": "a"}`, Options{Columns: []string{"txt"}}, []string{"a.jsonl", "row 1", `"txt"`, `"text"`}},
@@ -90,29 +92,6 @@ func TestLoadRefusesShardsThatAreNotAllThere(t *testing.T) {
 	}
 	_, err := Load(t.Context(), dir, Options{})
 	wantError(t, err, "2 of 3 files", "train-*-of-00003.jsonl")
-}
-
-// FuzzParquet holds that a file from outside gives rows or an error.
-func FuzzParquet(f *testing.F) {
-	whole, err := os.ReadFile(filepath.Join("testdata", "rows.parquet"))
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(whole)
-	for _, at := range []int{5, 900, len(whole) / 2, len(whole) - 300, len(whole) - 10} {
-		broken := bytes.Clone(whole)
-		broken[at] ^= 0x55
-		f.Add(broken)
-	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		path := filepath.Join(t.TempDir(), "a.parquet")
-		if err := os.WriteFile(path, data, 0o666); err != nil {
-			t.Fatal(err)
-		}
-		if d, err := Load(t.Context(), path, Options{}); (d == nil) == (err == nil) {
-			t.Fatalf("%v, error %v", d, err)
-		}
-	})
 }
 
 func TestLoadReadsCompressedFilesAndPatterns(t *testing.T) {
@@ -246,21 +225,30 @@ func TestLoadFindsHubDataSetsInTheCacheAndDownloadsOnlyWhenAsked(t *testing.T) {
 	wantError(t, err, `no configuration "ja"`, `"default"`)
 }
 
-func TestDamagedParquetNeverPanics(t *testing.T) {
-	whole, err := os.ReadFile(filepath.Join("testdata", "rows.parquet"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	random := rand.New(rand.NewPCG(1, 2))
-	refused := 0
-	for range 200 {
-		broken := bytes.Clone(whole)
-		for range 1 + random.IntN(3) {
-			broken[random.IntN(len(broken))] ^= byte(1 + random.IntN(255))
+func TestDamagedFilesNeverPanic(t *testing.T) {
+	for _, file := range []string{"rows.parquet", "rows.arrow"} {
+		whole, err := os.ReadFile(filepath.Join("testdata", file))
+		if err != nil {
+			t.Fatal(err)
 		}
-		if _, err := Load(t.Context(), write(t, "a.parquet", string(broken)), Options{}); err != nil {
-			refused++
+		random := rand.New(rand.NewPCG(1, 2))
+		refused := 0
+		for i := range 200 {
+			broken := bytes.Clone(whole)
+			for range 1 + random.IntN(3) {
+				within := len(broken)
+				if file == "rows.arrow" && i%2 == 0 {
+					within = 4000 // the schema
+				}
+				broken[random.IntN(within)] ^= byte(1 + random.IntN(255))
+			}
+			if i%10 == 0 {
+				broken = broken[:random.IntN(len(broken))]
+			}
+			if _, err := Load(t.Context(), write(t, "a"+filepath.Ext(file), string(broken)), Options{}); err != nil {
+				refused++
+			}
 		}
+		t.Logf("%d of 200 damaged files %s are refused", refused, file)
 	}
-	t.Logf("%d of 200 damaged files are refused", refused)
 }

@@ -3,6 +3,7 @@ package dataset
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -203,50 +204,106 @@ func TestFoldersAreReadAsByDatasets(t *testing.T) {
 	}
 }
 
-func TestParquetEqualsDatasets(t *testing.T) {
-	raw, err := os.ReadFile(filepath.Join("testdata", "rows.json"))
+// readRows reads the rows that rows.json or added.json has, decoded from JSON.
+func readRows(t *testing.T, name string) (rows []map[string]any) {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join("testdata", name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var want []any
-	if err := json.Unmarshal(raw, &want); err != nil {
+	if err := json.Unmarshal(raw, &rows); err != nil {
 		t.Fatal(err)
 	}
-	d, err := Load(t.Context(), filepath.Join("testdata", "rows.parquet"), Options{})
-	if err != nil {
-		t.Fatal(err)
+	if len(rows) == 0 {
+		t.Fatal("no rows")
 	}
-	rows, err := d.Rows()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(rows) != len(want) {
-		t.Fatalf("%d rows, datasets %d", len(rows), len(want))
-	}
-	for i, row := range rows {
-		if bytes, ok := row["raw"].([]byte); ok {
-			list := []int{}
-			for _, b := range bytes {
-				list = append(list, int(b))
+	return rows
+}
+
+func TestParquetAndArrowEqualDatasets(t *testing.T) {
+	for _, file := range []string{"rows.parquet", "rows.arrow"} {
+		want := readRows(t, "rows.json")
+		if file == "rows.arrow" {
+			for i, more := range readRows(t, "added.json") {
+				maps.Copy(want[i], more)
 			}
-			row["raw"] = list
 		}
-		text, err := json.Marshal(row)
+		d, err := Load(t.Context(), filepath.Join("testdata", file), Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		var got any
-		if err := json.Unmarshal(text, &got); err != nil {
+		rows, err := d.Rows()
+		if err != nil {
 			t.Fatal(err)
 		}
-		if !reflect.DeepEqual(got, want[i]) {
-			t.Errorf("row %d:\n     got %s\ndatasets %v", i, text, want[i])
+		if len(rows) != len(want) {
+			t.Fatalf("%s: %d rows, datasets %d", file, len(rows), len(want))
+		}
+		for i, row := range rows {
+			if bytes, ok := row["raw"].([]byte); ok {
+				list := []int{}
+				for _, b := range bytes {
+					list = append(list, int(b))
+				}
+				row["raw"] = list
+			}
+			text, err := json.Marshal(row)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got map[string]any
+			if err := json.Unmarshal(text, &got); err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(got, want[i]) {
+				t.Errorf("%s, row %d:\n     got %s\ndatasets %v", file, i, text, want[i])
+			}
 		}
 	}
 }
 
-func TestParquetKeepsTheOrderThatTemplatesPrint(t *testing.T) {
-	d, err := Load(t.Context(), filepath.Join("testdata", "rows.parquet"), Options{Streaming: true, Columns: []string{"messages", "tools"}})
+func TestPreparedDataSetsAreFoundInTheCacheOfDatasets(t *testing.T) {
+	cache := t.TempDir()
+	t.Setenv("HF_DATASETS_CACHE", cache)
+	t.Setenv("HF_HUB_CACHE", t.TempDir())
+	rows, err := os.ReadFile(filepath.Join("testdata", "rows.arrow"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(cache, "Some-Org___my_chats", "default", "0.0.0", "abcdef")
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{"my_chats-train.arrow": rows, "my_chats-test.arrow": rows, "cache-0123.arrow": []byte("no"), "dataset_info.json": []byte("{}")} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"", "default"} {
+		d, err := Load(t.Context(), "Some-Org/MyChats", Options{Streaming: true, Name: name, Columns: []string{"text", "messages"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := d.Len(); err != nil || n != len(readRows(t, "rows.json")) {
+			t.Errorf("%d rows (%v)", n, err)
+		}
+		if row, err := d.First(); err != nil || len(row) != 2 {
+			t.Errorf("columns %v (%v)", row.Columns(), err)
+		}
+	}
+	_, err = Load(t.Context(), "Some-Org/MyChats", Options{Name: "other"})
+	wantError(t, err, "not in the cache")
+}
+
+func TestParquetAndArrowKeepTheOrderThatTemplatesPrint(t *testing.T) {
+	for _, file := range []string{"rows.parquet", "rows.arrow"} {
+		checkOrder(t, file)
+	}
+}
+
+func checkOrder(t *testing.T, file string) {
+	t.Helper()
+	d, err := Load(t.Context(), filepath.Join("testdata", file), Options{Streaming: true, Columns: []string{"messages", "tools"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -167,6 +167,15 @@ def parquet():
         )
     path = HERE / "rows.parquet"
     pq.write_table(pa.Table.from_pylist(table, schema=schema), path, row_group_size=50, data_page_size=256, write_batch_size=16, compression="zstd")
+    columns = pa.Table.from_pylist(table, schema=schema)
+    columns = columns.append_column("fixed", pa.array([None if i % 5 == 0 else [i, None] for i in range(len(table))], pa.list_(pa.int16(), 2)))
+    columns = columns.append_column("large", pa.array([None if i % 7 == 0 else ["x" * (i % 3)] for i in range(len(table))], pa.large_list(pa.large_string())))
+    columns = columns.append_column("never", pa.nulls(len(table)))
+    with pa.OSFile(str(HERE / "rows.arrow"), "wb") as f, pa.ipc.new_stream(f, columns.schema) as stream:
+        for batch in columns.to_batches(max_chunksize=50):
+            stream.write_batch(batch)
+    added = [{"fixed": r["fixed"], "large": r["large"], "never": None} for r in columns.select(["fixed", "large"]).to_pylist()]
+    (HERE / "added.json").write_text(json.dumps(added, separators=(",", ":")) + "\n")
     read = Dataset.from_parquet(str(path), cache_dir=tempfile.mkdtemp()).to_list()
     for r in read:
         r["when"] = r["when"] and r["when"].isoformat() + "Z"
