@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/loris-ml/loris/attention"
 	"github.com/loris-ml/loris/internal/reference"
 	"github.com/loris-ml/loris/quant"
 )
@@ -132,6 +133,8 @@ func TestWrongOptionsAndPathsAreErrors(t *testing.T) {
 		{dir, Options{DType: "int3"}, "int3"},
 		{dir, Options{Trainable: true, Quantization: nf4}, "cannot be trained"},
 		{dir, Options{Trainable: true, DType: Float16}, "ComputeDType float16"},
+		{dir, Options{Attention: 7}, "Options.Attention is Route(7)"},
+		{dir, Options{Attention: attention.RouteCuDNN}, "cuDNN is on CUDA only"},
 		{dir, Options{Quantization: &quant.BitsAndBytesConfig{LoadIn4Bit: true, LoadIn8Bit: true}}, "load_in_8bit"},
 		{filepath.Join(dir, "reference.json"), Options{}, "reference.json"},
 	} {

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/loris-ml/loris/attention"
 	"github.com/loris-ml/loris/internal/training"
 	"github.com/loris-ml/loris/models"
 	"github.com/loris-ml/loris/peft"
@@ -46,7 +47,9 @@ var shapes = map[string]models.LlamaConfig{
 type options struct {
 	shape, base, backend, budget, dtype, optim, profile string
 	layers, rank, batch, length, warmup, steps          int
-	limit                                               float64
+	limit, dropout                                      float64
+	tiled                                               bool
+	cap                                                 int64
 }
 
 func main() {
@@ -56,9 +59,12 @@ func main() {
 	flag.StringVar(&o.backend, "backend", "", "\"\" (pure Go), xla:cpu or xla:cuda")
 	flag.StringVar(&o.budget, "budget", "auto", "bytes of activations to keep: auto, 0, 12GiB")
 	flag.StringVar(&o.optim, "optim", "adamw_torch", "the optimizer, as SFTConfig.Optim")
-	flag.StringVar(&o.dtype, "dtype", "", "float32 or bfloat16; \"\": the backend's own")
+	flag.StringVar(&o.dtype, "dtype", "", "float32, bfloat16 or float16; \"\": the backend's own")
 	flag.IntVar(&o.layers, "layers", 0, "number of layers; 0: the shape's")
 	flag.IntVar(&o.rank, "r", 16, "rank of the adapters, on all linears")
+	flag.Float64Var(&o.dropout, "dropout", 0, "LoRA dropout")
+	flag.BoolVar(&o.tiled, "tiled", false, "attention in graph operations, as on cards that cuDNN's does not take")
+	flag.Int64Var(&o.cap, "cap", 0, "bytes of device memory that automatic budgets count on; 0: all")
 	flag.IntVar(&o.batch, "batch", 2, "rows")
 	flag.IntVar(&o.length, "length", 2048, "tokens per row")
 	flag.IntVar(&o.warmup, "warmup", 3, "steps before timing")
@@ -105,7 +111,10 @@ func run(ctx context.Context, o options, cases []string) (err error) {
 	if o.layers > 0 {
 		cfg.NumHiddenLayers = o.layers
 	}
-	m := models.Options{Backend: o.backend, DType: models.DType(o.dtype), Trainable: o.base == "full"}
+	m := models.Options{Backend: o.backend, DType: models.DType(o.dtype), Trainable: o.base == "full", MaxDeviceMemory: o.cap}
+	if o.tiled {
+		m.Attention = attention.RouteTiled
+	}
 	if o.base == "nf4" {
 		m.Quantization = &quant.BitsAndBytesConfig{
 			LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true, BNB4BitComputeDType: o.dtype,
@@ -118,7 +127,7 @@ func run(ctx context.Context, o options, cases []string) (err error) {
 	defer func() { err = errors.Join(err, model.Close()) }()
 	t := trial{options: o, model: model, trained: fmt.Sprintf("all %d parameters", model.NumParameters()), session: model.NewSession, cfg: cfg}
 	if !m.Trainable {
-		tuned, err := peft.GetPeftModel(model, peft.LoraConfig{R: o.rank, LoraAlpha: float64(o.rank), TargetModules: peft.AllLinear})
+		tuned, err := peft.GetPeftModel(model, peft.LoraConfig{R: o.rank, LoraAlpha: float64(o.rank), LoraDropout: o.dropout, TargetModules: peft.AllLinear})
 		if err != nil {
 			return err
 		}

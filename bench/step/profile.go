@@ -53,7 +53,7 @@ func profile(file string, s training.Session, steps int, step func() error) (err
 // kinds are parts of kernels' names, and what they stand for. What none of them fits is XLA's own: "elementwise".
 var kinds = []struct{ part, kind string }{
 	{"sdpa", "attention"}, {"cudnn", "attention"}, {"fmha", "attention"}, {"flash", "attention"},
-	{"loris_nf4", "dequantize"}, {"loris_swiglu", "swiglu"}, {"loris_rmsnorm", "norm"}, {"loris_rope", "rope"},
+	{"loris_nf4", "dequantize"}, {"loris_swiglu", "gated"}, {"loris_geglu", "gated"}, {"loris_dropout", "dropout"}, {"loris_rmsnorm", "norm"}, {"loris_rope", "rope"},
 	{"nvjet", "products"}, {"gemm", "products"}, {"splitK", "products"}, {"cutlass", "products"},
 	{"Memcpy", "copies"}, {"memcpy", "copies"}, {"Memset", "copies"},
 }

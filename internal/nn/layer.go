@@ -28,6 +28,7 @@ type Shape struct {
 	UnitOffset                      bool         // norms multiply by 1 + gain, before they round, as Gemma's do
 	Compute                         dtypes.DType // of activations and matrix products
 	Form                            Form
+	Attention                       attention.Route
 }
 
 // Batch are the inputs of a program that all layers share; B rows of S tokens.
@@ -121,6 +122,9 @@ func (l *Layer) gain(name string) (gain *Node, trained bool) {
 // the quotient in float32. Of heads it is the norm of each head's features.
 func (l *Layer) RMSNorm(x *Node, name string) *Node {
 	gain, trained := l.gain(name)
+	if x.Rank() == 3 && !trained && l.fused(x) { // a row of heads is too short for a block of its own
+		return l.fusedNorm(x, gain)
+	}
 	ins := []*Node{x}
 	if trained {
 		ins = append(ins, gain)
@@ -228,7 +232,7 @@ func (l *Layer) Attend(q, k, v *Node, o attention.Options) *Node {
 	if l.cache != nil {
 		return flat(l.cache.attend(q, k, v, o))[0]
 	}
-	o.Causal, o.SegmentIDs, o.MaxSegments = true, l.batch.Segments, l.batch.MaxSegments
+	o.Causal, o.SegmentIDs, o.MaxSegments, o.Route = true, l.batch.Segments, l.batch.MaxSegments, l.shape.Attention
 	q, k, v = l.tape.value(KeepAttention, q), l.tape.value(KeepAttention, k), l.tape.value(KeepAttention, v)
 	ins := []*Node{q, k, v}
 	if l.tape == nil || l.tape.keep&KeepAttention == 0 {
