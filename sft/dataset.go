@@ -106,6 +106,7 @@ func (t *rowTokenizer) all(rows []Row) ([]example, error) {
 				if examples[i], errs[i] = t.tokenize(rows[i]); errs[i] != nil {
 					failed.Store(true)
 				}
+				examples[i].row = i + 1
 			}
 		})
 	}
