@@ -23,6 +23,7 @@ func TensorBoard(dir string) Callback {
 		if file == nil {
 			return nil
 		}
+		e.seconds = float64(time.Now().UnixNano()) / 1e9
 		if _, err := file.Write(e.record()); err != nil {
 			return fmt.Errorf("sft: TensorBoard: %w", err)
 		}
@@ -44,7 +45,11 @@ func TensorBoard(dir string) Callback {
 			return err
 		}
 		args := event{step: 0, summary: textValue("args/text_summary", "```json\n"+string(settings)+"```")}
-		return errors.Join(write(event{version: "brain.Event:2"}), write(event{step: step + 1, start: step > 0}), write(args))
+		err = errors.Join(write(event{version: "brain.Event:2"}), write(args))
+		if step > 0 {
+			err = errors.Join(err, write(event{step: step + 1, start: true}))
+		}
+		return err
 	}
 	return Callback{
 		OnTrainBegin: open,
@@ -78,6 +83,7 @@ func tag(metric string) string {
 
 // event is TensorFlow's Event (tensorflow/core/util/event.proto).
 type event struct {
+	seconds float64 // since 1970
 	step    int64
 	version string // of the file format, in its first event
 	start   bool   // a SessionLog that starts here: later steps of earlier files do not count
@@ -88,9 +94,11 @@ type event struct {
 func (e event) record() []byte {
 	var data []byte
 	data = protowire.AppendTag(data, 1, protowire.Fixed64Type)
-	data = protowire.AppendFixed64(data, math.Float64bits(float64(time.Now().UnixNano())/1e9))
-	data = protowire.AppendTag(data, 2, protowire.VarintType)
-	data = protowire.AppendVarint(data, uint64(e.step))
+	data = protowire.AppendFixed64(data, math.Float64bits(e.seconds))
+	if e.step != 0 {
+		data = protowire.AppendTag(data, 2, protowire.VarintType)
+		data = protowire.AppendVarint(data, uint64(e.step))
+	}
 	if e.version != "" {
 		data = appendField(data, 3, []byte(e.version))
 	}
