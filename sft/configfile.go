@@ -21,27 +21,44 @@ import (
 // remedy otherwise. So is an explicit 0 where SFTConfig's zero stands for another default, as in "seed: 0". Errors name
 // file, line, key and value. The settings are not validated: NewSFTTrainer does.
 func LoadSFTConfig(path string) (SFTConfig, error) {
-	var c SFTConfig
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return c, fmt.Errorf("sft: %w", err)
+		return SFTConfig{}, fmt.Errorf("sft: %w", err)
 	}
+	c, err := parseConfig(text)
+	if err != nil {
+		return c, fmt.Errorf("sft: %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// ParseSFTConfig reads settings as LoadSFTConfig does, from the text of such a file.
+func ParseSFTConfig(text []byte) (SFTConfig, error) {
+	c, err := parseConfig(text)
+	if err != nil {
+		return c, fmt.Errorf("sft: settings: %w", err)
+	}
+	return c, nil
+}
+
+func parseConfig(text []byte) (SFTConfig, error) {
+	var c SFTConfig
 	var doc yaml.Node // JSON is YAML
 	if err := yaml.Unmarshal(text, &doc); err != nil {
-		return c, fmt.Errorf("sft: %s: %w", path, err)
+		return c, err
 	}
 	if doc.Kind == 0 { // an empty file
 		return c, nil
 	}
 	top := doc.Content[0]
 	if top.Kind != yaml.MappingNode {
-		return c, fmt.Errorf("sft: %s: line %d: want an object such as {max_length: 2048}", path, top.Line)
+		return c, fmt.Errorf("line %d: want an object such as {max_length: 2048}", top.Line)
 	}
 	fields := configFields(&c)
 	for i := 0; i+1 < len(top.Content); i += 2 {
 		key, value := top.Content[i], top.Content[i+1]
 		if err := setField(fields, key.Value, value); err != nil {
-			return SFTConfig{}, fmt.Errorf("sft: %s: line %d: %w", path, key.Line, err)
+			return SFTConfig{}, fmt.Errorf("line %d: %w", key.Line, err)
 		}
 	}
 	return c, nil
