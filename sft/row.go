@@ -17,6 +17,12 @@ type Message = map[string]any
 // that the trainer reads.
 type Row map[string]any
 
+// UnmarshalJSON reads a row as [LoadJSONL] does.
+func (r *Row) UnmarshalJSON(text []byte) (err error) {
+	*r, err = decodeRow(text)
+	return err
+}
+
 // Columns returns the names of the row's columns, sorted.
 func (r Row) Columns() []string { return slices.Sorted(maps.Keys(r)) }
 

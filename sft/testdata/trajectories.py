@@ -3,8 +3,8 @@ rate, number of tokens and accuracy of every step. Run: python trajectories.py [
 whose tokenizer and rows it uses; with names, it prints only)
 
 The models are in the repository: "lora" is the adapter of internal/reference/testdata/llama_a, "qlora" the same on four
-bits (NF4, double quantization), "full" all of its weights, "tiny" all of examples/tiny. TRL makes a quantized model's
-adapter bfloat16; it is put back to float32 here.
+bits (NF4, double quantization), "full" all of its weights, "tiny" all of examples/tiny. TRL rounds a quantized model's
+adapter to bfloat16; it is put back to what it was, in float32, here.
 """
 
 import json
@@ -66,7 +66,7 @@ BASE = {
     "save_strategy": "no",
     "max_length": 48,
 }
-SLOW = {"learning_rate": 1e-3, "weight_decay": 0.05}
+SLOW = {"learning_rate": 3e-4, "weight_decay": 0.05}
 CASES = [
     ("plain", "lora", IDS, {}),
     ("packing", "lora", IDS, {"packing": True, "max_length": 96, "per_device_train_batch_size": 2}),
@@ -75,11 +75,11 @@ CASES = [
     ("accumulation 4", "lora", IDS, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}),
     ("padding-free", "lora", IDS, {"padding_free": True, "max_length": None}),
     ("qlora", "qlora", IDS, {"lr_scheduler_type": "cosine"}),
-    ("dft", "lora", IDS, {"loss_type": "dft", "learning_rate": 2e-2}),
+    ("dft", "lora", IDS, {"loss_type": "dft", "learning_rate": 5e-3}),
     ("label smoothing", "lora", IDS, {"label_smoothing_factor": 0.1, "gradient_accumulation_steps": 2}),
     ("full training", "full", IDS, SLOW),
     ("full training, adafactor", "full", IDS, SLOW | {"optim": "adafactor"}),
-    ("full training, sgd", "full", IDS, {"learning_rate": 0.5, "optim": "sgd", "optim_args": "momentum=0.8,nesterov=true"}),
+    ("full training, sgd", "full", IDS, {"learning_rate": 0.03, "optim": "sgd", "optim_args": "momentum=0.8,nesterov=true"}),
     ("text", "tiny", TEXT, SLOW),
     ("completion only", "tiny", PAIRS, SLOW),
     ("assistant only", "tiny", CHATS, SLOW | {"assistant_only_loss": True, "max_length": 128}),
@@ -122,18 +122,20 @@ def train(kind, rows, options):
     tok = transformers.AutoTokenizer.from_pretrained(HERE / "tokenizer")
     if options.get("assistant_only_loss"):
         tok.chat_template = MARKED
+    model = load(kind)
+    initial = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
     with tempfile.TemporaryDirectory() as folder:
         args = SFTConfig(output_dir=folder, use_cpu=True, bf16=False, report_to="none", disable_tqdm=True, **options)
         trainer = SFTTrainer(
-            load(kind),
+            model,
             args,
             train_dataset=datasets.Dataset.from_list(rows),
             eval_dataset=datasets.Dataset.from_list(curves["eval_rows"]) if "eval_strategy" in options else None,
             processing_class=tok,
         )
-        for p in trainer.model.parameters():
+        for n, p in trainer.model.named_parameters():
             if p.requires_grad:
-                p.data = p.data.float()
+                p.data = initial[n]
         trainer.train()
     history = [line for line in trainer.state.log_history if "loss" in line]
     columns = ("loss", "grad_norm", "learning_rate", "num_tokens", "mean_token_accuracy")
