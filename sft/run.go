@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"gonum.org/v1/plot/plotter"
-
-	"github.com/loris-ml/loris/internal/training"
 )
 
 // run is one call of Train.
@@ -95,19 +93,6 @@ func (t *SFTTrainer) newSession() (Session, error) {
 		return nil, fmt.Errorf("sft: prepare the model for training: %w", err)
 	}
 	return s, nil
-}
-
-// loss is what the session minimizes; nil: the cross entropy.
-func (c SFTConfig) loss() *Loss {
-	switch {
-	case c.Loss != nil:
-		return c.Loss
-	case c.LossType == "dft":
-		return training.DFT()
-	case c.LabelSmoothingFactor > 0:
-		return training.Smoothed(c.LabelSmoothingFactor)
-	}
-	return nil
 }
 
 // learningRate is that of the step behind those done.

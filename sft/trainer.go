@@ -22,8 +22,6 @@ type (
 	ApplyOptions = training.ApplyOptions
 	// Stats are sums over a batch's labels.
 	Stats = training.Stats
-	// Loss is what training minimizes, as a function of logits and labels.
-	Loss = training.Loss
 	// Session trains one model: MicroStep sums gradients, Apply updates.
 	Session = training.Session
 )

@@ -34,8 +34,11 @@ const (
 
 // String names the optimizer as a saved state does: "adamw", "lion_8bit".
 func (o Optimizer) String() string {
-	if o.EightBit {
+	switch {
+	case o.EightBit:
 		return string(o.Rule) + "_8bit"
+	case o.Rule == SGD && o.Momentum > 0:
+		return "sgd_momentum"
 	}
 	return string(o.Rule)
 }

@@ -67,6 +67,14 @@ def digest(data):
     return h.hexdigest()
 
 
+def plain(read):
+    """The same model, not marked as read from GGUF, which the Trainer would refuse."""
+    config = transformers.LlamaConfig(**{k: v for k, v in read.config.to_dict().items() if k != "quantization_config"})
+    model = transformers.LlamaForCausalLM(config).float()
+    model.load_state_dict(read.state_dict())
+    return model
+
+
 def train(path, gguf):
     rows = json.loads(pathlib.Path(path).read_text())
     tok = transformers.PreTrainedTokenizerFast(
@@ -74,7 +82,7 @@ def train(path, gguf):
     )
     for r in rows:  # the template is the model's own but for the marks
         assert tok.apply_chat_template(r["messages"], tokenize=False) == gguf.render(r["messages"], False)
-    model, _ = adapt(gguf.model())
+    model, _ = adapt(plain(gguf.model()))
     with tempfile.TemporaryDirectory() as folder:
         args = SFTConfig(output_dir=folder, use_cpu=True, bf16=False, report_to="none", disable_tqdm=True, **OPTIONS)
         trainer = SFTTrainer(
