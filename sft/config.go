@@ -227,7 +227,7 @@ func (c SFTConfig) withDefaults() SFTConfig {
 	orDefault(&c.MaxSteps, -1)
 	orDefault(&c.LearningRate, 2e-5)
 	orDefault(&c.LRSchedulerType, Linear)
-	orDefault(&c.Optim, "adamw_torch")
+	orDefault(&c.Optim, "adamw_torch_fused")
 	orDefault(&c.AdamBeta1, 0.9)
 	orDefault(&c.AdamBeta2, 0.999)
 	orDefault(&c.AdamEpsilon, 1e-8)

@@ -146,7 +146,8 @@ func refuseZero(key string, field reflect.Value) error {
 // foreignKey answers a key that is no field.
 func foreignKey(fields map[string]reflect.Value, key string, value *yaml.Node) error {
 	if o, ok := otherKeys[key]; ok {
-		if o.any || value.Tag == "!!null" || slices.Contains(o.harmless, strings.ToLower(value.Value)) && value.Kind == yaml.ScalarNode {
+		empty := value.Kind != yaml.ScalarNode && len(value.Content) == 0
+		if o.any || value.Tag == "!!null" || empty || slices.Contains(o.harmless, strings.ToLower(value.Value)) && value.Kind == yaml.ScalarNode {
 			return nil
 		}
 		return fmt.Errorf("%s is %s: %s", key, shown(value), o.remedy)
@@ -235,6 +236,7 @@ var otherKeys = func() map[string]otherKey {
 	add(otherKey{remedy: "GaLore and APOLLO are not offered; leave the key out"}, "optim_target_modules")
 	add(otherKey{harmless: off, remedy: "one device trains one adapter here; leave the key out"}, "fsdp fsdp_config deepspeed parallelism_config")
 	add(otherKey{harmless: off, remedy: "write your own with SFTConfig.Callbacks; leave the key out"}, "trackio_space_id trackio_bucket_id trackio_static_space_id")
+	add(otherKey{harmless: off, remedy: "num_tokens is always logged; leave the key out"}, "include_num_input_tokens_seen")
 	add(otherKey{harmless: off, remedy: "it is not offered; leave the key out"}, "debug do_predict")
 	return keys
 }()

@@ -1,6 +1,7 @@
 package sft
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -120,4 +121,58 @@ func ExampleLoadSFTConfig() {
 	}
 	fmt.Println(c.LearningRate, c.Packing, c.MaxLength)
 	// Output: 0.0002 true 2048
+}
+
+// TRL's own defaults pass, whether there is a field for them or not, and mean what no value means.
+func TestEveryFieldOfTRLIsKnownAndHasItsDefault(t *testing.T) {
+	var fixture struct{ Fields map[string]json.RawMessage }
+	readFixture(t, "fields.json", &fixture)
+	otherwise := map[string]string{ // defaults that differ in name only, or on purpose
+		"data_seed":          "42",          // None is seed
+		"eval_steps":         "10",          // None is logging_steps
+		"eval_packing":       "false",       // None is packing
+		"greater_is_better":  "true",        // None follows from metric_for_best_model
+		"output_dir":         "trainer_output",
+		"run_name":           "trainer_output",
+		"max_grad_norm":      "1",
+		"report_to":          "[none]",
+		"pad_to_multiple_of": "0",
+	}
+	defaults := SFTConfig{}.withDefaults()
+	ours := configFields(&defaults)
+	for name, value := range fixture.Fields {
+		if name == "max_length" && string(value) == "null" {
+			continue
+		}
+		c, err := ParseSFTConfig(fmt.Appendf(nil, "{%q: %s}", name, value))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		field, ok := ours[name]
+		if !ok {
+			continue
+		}
+		c = c.withDefaults()
+		got, none := configFields(&c)[name], field
+		if a, b := plain(got), plain(none); a != b && otherwise[name] != a {
+			t.Errorf("%s: TRL's default is %s, which reads as %s; without it it is %s", name, value, a, b)
+		}
+	}
+	for name := range otherKeys {
+		if _, ok := fixture.Fields[name]; !ok {
+			t.Errorf("TRL has no %s", name)
+		}
+		if _, ok := ours[name]; ok {
+			t.Errorf("%s is a field", name)
+		}
+	}
+}
+
+// plain is a field's value behind its pointer.
+func plain(v reflect.Value) string {
+	if v.Kind() == reflect.Pointer && !v.IsNil() {
+		v = v.Elem()
+	}
+	return fmt.Sprint(v.Interface())
 }

@@ -144,7 +144,7 @@ func TestModelCardHasTheRunsFacts(t *testing.T) {
 	}
 	eval, _ := report.LogHistory[len(report.LogHistory)-2].Get("eval_loss")
 	for _, says := range []string{"# Model Card for faq", "| rows | 13 |", "| steps | 8 of 8 (2.00 epochs) |", "| batch size | 2 × 2 accumulated |",
-		"| learning rate | 0.03, linear, 0 warmup steps |", fmt.Sprintf("| eval_loss | %.4f | 8 |", eval), "| optimizer | adamw_torch |"} {
+		"| learning rate | 0.03, linear, 0 warmup steps |", fmt.Sprintf("| eval_loss | %.4f | 8 |", eval), "| optimizer | adamw_torch_fused |"} {
 		if !strings.Contains(body, says) {
 			t.Errorf("the card does not say %q:\n%s", says, body)
 		}
