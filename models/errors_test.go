@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/loris-ml/loris/attention"
 	"github.com/loris-ml/loris/internal/reference"
 	"github.com/loris-ml/loris/quant"
 )
@@ -132,6 +133,8 @@ func TestWrongOptionsAndPathsAreErrors(t *testing.T) {
 		{dir, Options{DType: "int3"}, "int3"},
 		{dir, Options{Trainable: true, Quantization: nf4}, "cannot be trained"},
 		{dir, Options{Trainable: true, DType: Float16}, "ComputeDType float16"},
+		{dir, Options{Attention: 7}, "Options.Attention is Route(7)"},
+		{dir, Options{Attention: attention.RouteCuDNN}, "cuDNN is on CUDA only"},
 		{dir, Options{Quantization: &quant.BitsAndBytesConfig{LoadIn4Bit: true, LoadIn8Bit: true}}, "load_in_8bit"},
 		{filepath.Join(dir, "reference.json"), Options{}, "reference.json"},
 	} {
@@ -191,6 +194,39 @@ func TestWrongIDsAndMasksAreErrors(t *testing.T) {
 	} {
 		if _, err := m.Logits(context.Background(), in[0], in[1]); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: got error %v, want one with %q", in, err, want)
+		}
+	}
+}
+
+func TestDamagedWeightFilesAreFileErrors(t *testing.T) {
+	dir := copyOf(t, "llama_a")
+	weights := filepath.Join(dir, "model.safetensors")
+	raw, err := os.ReadFile(weights)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ggufs, err := filepath.Glob("testdata/gguf/*.gguf")
+	if err != nil || len(ggufs) == 0 {
+		t.Fatalf("no fixtures (%v)", err)
+	}
+	whole, err := os.ReadFile(ggufs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut := filepath.Join(dir, "cut.gguf")
+	for _, c := range []struct {
+		path, load string
+		content    []byte
+	}{
+		{weights, dir, raw[:20]}, {weights, dir, append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f}, raw[8:]...)},
+		{cut, cut, whole[:40]}, {cut, cut, append([]byte("GGUF\x03\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff"), whole[16:]...)},
+	} {
+		if err := os.WriteFile(c.path, c.content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		_, err := FromPretrained(context.Background(), c.load, Options{})
+		if e, ok := errors.AsType[*FileError](err); !ok || e.Path != c.path {
+			t.Errorf("error %v, want a FileError of %s", err, c.path)
 		}
 	}
 }

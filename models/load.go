@@ -9,6 +9,7 @@ import (
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/tensors"
 
+	"github.com/loris-ml/loris/attention"
 	"github.com/loris-ml/loris/internal/backend"
 	"github.com/loris-ml/loris/internal/layerwise"
 	"github.com/loris-ml/loris/internal/nn"
@@ -85,7 +86,7 @@ func load(ctx context.Context, arch Architecture, src source, o Options) (_ *Cau
 	if err := l.formats(); err != nil {
 		return nil, err
 	}
-	m.Shape.Compute = l.compute
+	m.Shape.Compute, m.Shape.Attention = l.compute, o.Attention
 	if err := l.ends(lm, d); err != nil {
 		return nil, err
 	}
@@ -111,6 +112,9 @@ func openDevice(o Options) (*backend.Device, error) {
 	dev, err := backend.Open(o.Backend)
 	if err != nil {
 		return nil, err
+	}
+	if o.Attention == attention.RouteCuDNN && dev.Kind != backend.CUDA {
+		return nil, errors.Join(fmt.Errorf("Options.Attention is RouteCuDNN on %s: cuDNN is on CUDA only; use RouteAuto or RouteTiled", dev.Kind), dev.Close())
 	}
 	dev.MemoryLimit = o.MaxDeviceMemory
 	if o.ProgramCache == "" {

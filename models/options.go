@@ -7,6 +7,7 @@ import (
 
 	"github.com/gomlx/compute/dtypes"
 
+	"github.com/loris-ml/loris/attention"
 	"github.com/loris-ml/loris/internal/backend"
 	"github.com/loris-ml/loris/quant"
 )
@@ -56,6 +57,10 @@ type Options struct {
 	// given, else DType (where transformers would compute in float32, which no trainer does: TRL turns bfloat16 on).
 	ComputeDType DType
 
+	// Attention is the route of attention in training and over prompts; new tokens have their own. RouteAuto is the fastest that applies,
+	// RouteTiled runs everywhere in the same memory. (transformers' attn_implementation.)
+	Attention attention.Route
+
 	// Trainable makes all weights trainable (full fine-tuning); it excludes Quantization.
 	Trainable bool
 
@@ -85,6 +90,9 @@ type Options struct {
 func (o Options) Validate() error {
 	if o.MaxDeviceMemory < 0 {
 		return fmt.Errorf("Options.MaxDeviceMemory is %d, want a number of bytes, or 0 for no limit", o.MaxDeviceMemory)
+	}
+	if o.Attention < attention.RouteAuto || o.Attention > attention.RouteCuDNN {
+		return fmt.Errorf("Options.Attention is %v: want attention.RouteAuto, RouteTiled, RouteDense or RouteCuDNN", o.Attention)
 	}
 	if o.Trainable && o.DType == Float16 {
 		return fmt.Errorf("Options.Trainable with DType float16: updates of float16 weights are lost in rounding; leave DType empty and set ComputeDType float16")

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/loris-ml/loris/attention"
 	"github.com/loris-ml/loris/internal/backend"
 	"github.com/loris-ml/loris/internal/reference"
 )
@@ -15,9 +16,14 @@ func TestCompiledProgramsComeFromTheirFolder(t *testing.T) {
 	ref := reference.LoadLlama(t, "llama_a")
 	reference.OnBackends(t, func(t *testing.T, spec string) {
 		dir := filepath.Join(t.TempDir(), "programs")
-		run := func() (loaded, compiled int) {
+		count := func() int {
+			files, _ := filepath.Glob(filepath.Join(dir, "*"))
+			return len(files)
+		}
+		run := func() (loaded, compiled, files int) {
 			m := mustLoad(t, ref.Dir, Options{Backend: spec, DType: Float32, ProgramCache: dir})
 			loaded0, compiled0, _ := m.run.Device.CachedPrograms()
+			files0 := count() // opening a device tries its kernels, which are programs too
 			logits, err := m.Logits(context.Background(), ref.InputIDs[0], ref.AttentionMask[0])
 			if err != nil {
 				t.Fatal(err)
@@ -27,19 +33,18 @@ func TestCompiledProgramsComeFromTheirFolder(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-			return loaded - loaded0, compiled - compiled0
+			return loaded - loaded0, compiled - compiled0, count() - files0
 		}
-		_, first := run()
-		loaded, second := run()
-		files, _ := filepath.Glob(filepath.Join(dir, "*"))
+		_, first, files := run()
+		loaded, second, more := run()
 		if spec == "" {
-			if len(files) != 0 || first+second+loaded != 0 {
-				t.Errorf("the Go backend compiled %d programs, %d files are there", first+second, len(files))
+			if count() != 0 || first+second+loaded != 0 {
+				t.Errorf("the Go backend compiled %d programs, %d files are there", first+second, count())
 			}
 			return
 		}
-		if first == 0 || len(files) != first || loaded != first || second != 0 {
-			t.Errorf("compiled %d programs, then %d with %d loaded; %d files are there", first, second, loaded, len(files))
+		if first == 0 || files != first || loaded != first || second != 0 || more != 0 {
+			t.Errorf("compiled %d programs to %d files, then %d to %d with %d loaded", first, files, second, more, loaded)
 		}
 		if err := os.Chmod(dir, 0o777); err != nil {
 			t.Fatal(err)
@@ -80,4 +85,18 @@ func TestMaxDeviceMemoryBoundsWhatIsCountedAsFree(t *testing.T) {
 	if _, err := FromPretrained(context.Background(), dir, Options{MaxDeviceMemory: -1}); err == nil || !strings.Contains(err.Error(), "MaxDeviceMemory") {
 		t.Errorf("a negative limit: error %v", err)
 	}
+}
+
+func TestEveryRouteOfAttentionGivesTheReferencesLogits(t *testing.T) {
+	ref := reference.LoadLlama(t, "llama_a")
+	reference.OnBackends(t, func(t *testing.T, spec string) {
+		for _, route := range []attention.Route{attention.RouteTiled, attention.RouteDense} {
+			m := mustLoad(t, ref.Dir, Options{Backend: spec, DType: Float32, Attention: route})
+			logits, err := m.Logits(context.Background(), ref.InputIDs[0], ref.AttentionMask[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			ref.CheckLogits(t, "base.logits", logits, 1e-5)
+		}
+	})
 }

@@ -7,6 +7,7 @@ package draw
 
 import (
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/support/exceptions"
 )
@@ -29,4 +30,21 @@ func Mix(x *Node) *Node {
 	x = BitwiseXor(x, BitwiseShiftRightLogicalScalar(x, uint32(13)))
 	x = Mul(x, Const(g, uint32(0xc2b2ae35)))
 	return BitwiseXor(x, BitwiseShiftRightLogicalScalar(x, uint32(16)))
+}
+
+// Columns are uniform draws, uint32 [len(keys), n], for n columns of each row whose stream a key of keys, uint32 [rows],
+// is: Mix(key + column/4), turned left by 8 bits for each column past a multiple of four. So one hash serves four columns,
+// whose upper bytes, which decide what Keep says but for one case in 256, have no bit in common.
+func Columns(keys *Node, n int) *Node {
+	g := keys.Graph()
+	column := Iota(g, shapes.Make(dtypes.Uint32, 1, n), 1)
+	h := Mix(Add(InsertAxes(keys, 1), BitwiseShiftRightLogicalScalar(column, uint32(2))))
+	number := BroadcastToShape(BitwiseAnd(column, Const(g, uint32(3))), h.Shape())
+	draws := h
+	for i := range 3 {
+		left := uint32(8 * (i + 1))
+		turned := BitwiseOr(BitwiseShiftLeftScalar(h, left), BitwiseShiftRightLogicalScalar(h, 32-left))
+		draws = Where(Equal(number, Const(g, uint32(i+1))), turned, draws)
+	}
+	return draws
 }

@@ -2,6 +2,7 @@ package draw_test
 
 import (
 	"fmt"
+	"math"
 	"reflect"
 	"strings"
 	"testing"
@@ -66,4 +67,41 @@ func ExampleKeep() {
 	}
 	fmt.Println(out.Value())
 	// Output: [false false true false true false]
+}
+
+// Of four columns that share a hash, each is dropped at the rate, and any two together at its square.
+func TestColumnsAreDroppedIndependently(t *testing.T) {
+	d, err := backend.Open("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	const rows, columns = 1 << 14, 16
+	keys := make([]uint32, rows)
+	for i := range keys {
+		keys[i] = uint32(i)
+	}
+	for _, p := range []float64{0.05, 0.1, 0.5} {
+		out, err := CallOnce(d.Backend, func(keys *Node) *Node { return draw.Keep(draw.Columns(draw.Mix(keys), columns), p) }, keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept := out.Value().([][]bool)
+		for a := range columns {
+			for b := a; b < columns; b++ {
+				both, want := 0, p*p
+				for _, row := range kept {
+					if !row[a] && !row[b] {
+						both++
+					}
+				}
+				if a == b {
+					want = p
+				}
+				if got, spread := float64(both)/rows, math.Sqrt(want*(1-want)/rows); math.Abs(got-want) > 4.5*spread {
+					t.Errorf("rate %g: columns %d and %d are dropped together in %.5f of the rows, want %.5f ± %.5f", p, a, b, got, want, spread)
+				}
+			}
+		}
+	}
 }

@@ -2,7 +2,9 @@ package kernels
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/gomlx/compute/dtypes"
@@ -23,7 +25,7 @@ const (
 func filled(s shapes.Shape) array {
 	r := rand.New(rand.NewPCG(1, uint64(s.Size())))
 	var pattern []byte
-	if s.DType == dtypes.Uint8 {
+	if !s.DType.IsFloat() {
 		for range 1 << 16 {
 			pattern = append(pattern, byte(r.Uint32()))
 		}
@@ -134,35 +136,55 @@ func BenchmarkDequantize(b *testing.B) {
 }
 
 func BenchmarkRMSNorm(b *testing.B) {
-	form := func(f func(x, gain, xa *Node, pad int, eps float64) (h, rstd, low *Node)) func(in []*Node) []*Node {
+	form := func(f func(x, gain, xa *Node, pad int, eps float64, offset bool) (h, rstd, low *Node)) func(in []*Node) []*Node {
 		return func(in []*Node) []*Node {
-			h, rstd, low := f(in[0], in[1], in[2], 64, 1e-5)
+			h, rstd, low := f(in[0], in[1], in[2], 64, 1e-5, false)
 			return []*Node{h, rstd, low}
 		}
 	}
 	benchmark(b, "forward", form(RMSNorm), form(rmsNormTwin),
 		bf16Shape(benchTokens, benchHidden), bf16Shape(benchHidden), f32Shape(benchTokens, 48))
-	back := func(f func(x, rstd, gain, dh, dres *Node, pad int) *Node) func(in []*Node) []*Node {
-		return func(in []*Node) []*Node { return []*Node{f(in[0], in[1], in[2], in[3], in[4], 64)} }
+	back := func(f func(x, rstd, gain, dh, dres *Node, pad int, offset bool) *Node) func(in []*Node) []*Node {
+		return func(in []*Node) []*Node { return []*Node{f(in[0], in[1], in[2], in[3], in[4], 64, false)} }
 	}
 	benchmark(b, "backward", back(RMSNormBackward), back(rmsNormBackwardTwin),
 		bf16Shape(benchTokens, benchHidden), f32Shape(benchTokens), bf16Shape(benchHidden), bf16Shape(benchTokens, benchHidden),
 		bf16Shape(benchTokens, benchHidden+64))
 }
 
-func BenchmarkSwiGLU(b *testing.B) {
-	form := func(f func(gateUp *Node, pad int) *Node) func(in []*Node) []*Node {
-		return func(in []*Node) []*Node { return []*Node{f(in[0], 64)} }
-	}
-	benchmark(b, "forward", form(SwiGLU), form(swiGLUTwin), bf16Shape(benchTokens, 2*benchF))
-	back := func(f func(gateUp, dact, b, low, p *Node, pad int) (dGateUp, dLow, db, da *Node)) func(in []*Node) []*Node {
-		return func(in []*Node) []*Node {
-			dGateUp, dLow, db, da := f(in[0], in[1], in[2], in[3], in[4], 64)
-			return []*Node{dGateUp, dLow, db, da}
+func BenchmarkGated(b *testing.B) {
+	for _, a := range []Activation{SiLU, GELUTanh} {
+		benchmark(b, a.kernel()+"/forward", func(in []*Node) []*Node { return []*Node{Gated(a, in[0], 64)} },
+			func(in []*Node) []*Node { return []*Node{gatedTwin(a, in[0], 64)} }, bf16Shape(benchTokens, 2*benchF))
+		form := func(f func(a Activation, gateUp, dact, b, low, p *Node, pad int, drop *Dropout) (dGateUp, dLow, db, da *Node)) func(in []*Node) []*Node {
+			return func(in []*Node) []*Node {
+				dGateUp, dLow, db, da := f(a, in[0], in[1], in[2], in[3], in[4], 64, nil)
+				return []*Node{dGateUp, dLow, db, da}
+			}
 		}
+		benchmark(b, a.kernel()+"/backward", form(GatedBackward), form(gatedBackwardTwin),
+			bf16Shape(benchTokens, 2*benchF), bf16Shape(benchTokens, benchF), bf16Shape(2*benchF, 16), bf16Shape(benchTokens, 32), bf16Shape(benchTokens, 16))
 	}
-	benchmark(b, "backward", back(SwiGLUBackward), back(swiGLUBackwardTwin),
-		bf16Shape(benchTokens, 2*benchF), bf16Shape(benchTokens, benchF), bf16Shape(2*benchF, 16), bf16Shape(benchTokens, 32), bf16Shape(benchTokens, 16))
+}
+
+func BenchmarkDropout(b *testing.B) {
+	drop := func(keys *Node) Dropout {
+		n := keys.Shape().Dimensions[0]
+		return Dropout{keys, slices.Repeat([]float64{0.05}, n), slices.Repeat([]int{16}, n)}
+	}
+	for _, adapters := range []int{1, 3} {
+		x, a, p := bf16Shape(benchTokens, benchHidden), bf16Shape(16*adapters, benchHidden), bf16Shape(benchTokens, 16*adapters)
+		keys := shapes.Make(dtypes.Uint32, adapters, benchTokens)
+		one := func(f func(in []*Node) *Node) func(in []*Node) []*Node {
+			return func(in []*Node) []*Node { return []*Node{f(in)} }
+		}
+		benchmark(b, fmt.Sprint("low", adapters), one(func(in []*Node) *Node { return DropoutLow(in[0], in[1], drop(in[2])) }),
+			one(func(in []*Node) *Node { return dropoutLowTwin(in[0], in[1], drop(in[2]), benchHidden) }), x, a, keys)
+		benchmark(b, fmt.Sprint("product", adapters), one(func(in []*Node) *Node { return DropoutProduct(in[0], in[1], drop(in[2])) }),
+			one(func(in []*Node) *Node { return dropoutProductTwin(in[0], in[1], drop(in[2])) }), p, a, keys)
+		benchmark(b, fmt.Sprint("gradient", adapters), one(func(in []*Node) *Node { return DropoutGradient(in[0], in[1], benchHidden, drop(in[2])) }),
+			one(func(in []*Node) *Node { return dropoutGradientTwin(in[0], in[1], benchHidden, drop(in[2])) }), p, x, keys)
+	}
 }
 
 func BenchmarkRoPEBackward(b *testing.B) {

@@ -1,5 +1,5 @@
 // Package kernels has the operations of a training step for which Loris brings CUDA kernels of its own: decoding 4-bit
-// weights, RMSNorm, SwiGLU and rotary embeddings, forward and backward, in forms that leave adapters nearly for free.
+// weights, RMSNorm, gated activations, rotary embeddings and dropout before adapters, forward and backward, in forms that leave adapters nearly for free.
 //
 // Every operation is a function on graph nodes with one contract and two ways to compute it: a kernel (*.cu, embedded as
 // PTX), where [Available] says so and dtype and shape fit, and otherwise its plain twin out of GoMLX's operations. They

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/gomlx/compute/dtypes"
@@ -27,7 +28,7 @@ func TestKernelsEqualTheirTwinsOnTheHost(t *testing.T) {
 	d := open(t, "go")
 	kernels := map[string]int{}
 	for _, p := range problems(t) {
-		if p.launch == nil || p.launch.kernel == "swiglu_backward" && p.operands == nil {
+		if p.launch == nil || strings.HasSuffix(p.launch.kernel, "glu_backward") && p.operands == nil {
 			continue
 		}
 		kernels[p.launch.kernel]++

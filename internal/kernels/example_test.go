@@ -30,7 +30,7 @@ func Example() {
 		a := DivScalar(Ones(g, f32(1, 64)), 64)
 		xa := Dot(x, Mul(a, InsertAxes(gain, 0))).General([]int{1}, nil, []int{1}, nil)
 
-		h, _, _ := kernels.RMSNorm(x, gain, xa, 8, 0)                            // [1, 64+8], a one and zeros behind 64 ones
+		h, _, _ := kernels.RMSNorm(x, gain, xa, 8, 0, false)                     // [1, 64+8], a one and zeros behind 64 ones
 		w := kernels.DequantizeColumns(layout, dtypes.Float32, b, codes, absmax) // [2, 64+8]
 		return []*Node{Dot(h, w).General([]int{1}, nil, []int{1}, nil)}
 	}
@@ -45,14 +45,14 @@ func Example() {
 	// Output: [[35 -11]]
 }
 
-func ExampleSwiGLU() {
+func ExampleGated() {
 	d, err := backend.Open("go")
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	defer d.Close()
-	y, err := CallOnce(d.Backend, func(gateUp *Node) *Node { return kernels.SwiGLU(gateUp, 8) }, [][]float32{{0, 1, 7, 10}})
+	y, err := CallOnce(d.Backend, func(gateUp *Node) *Node { return kernels.Gated(kernels.SiLU, gateUp, 8) }, [][]float32{{0, 1, 7, 10}})
 	if err != nil {
 		fmt.Println(err)
 		return

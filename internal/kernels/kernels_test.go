@@ -21,26 +21,30 @@ import (
 // reference tolerances: a result in bf16 is within one or two roundings of 2⁻⁹.
 var toReference = map[dtypes.DType]float64{dtypes.Float32: 3e-6, dtypes.BFloat16: 5e-3}
 
-// Between kernel and twin only a few roundings fall differently.
-var toTwin = map[dtypes.DType]float64{dtypes.BFloat16: 1e-3}
+// Between kernel and twin only a few roundings fall differently; but XLA may compute a narrow product without rounding its
+// operands to bf16 first (it permits itself excess precision), as products of adapters of low ranks are.
+var toTwin = map[dtypes.DType]float64{dtypes.BFloat16: 2.5e-3}
 
 // problems are small, and odd where a kernel or a twin may trip.
 func problems(t testing.TB) []problem {
 	var all []problem
 	for _, dtype := range []dtypes.DType{dtypes.Float32, dtypes.BFloat16} {
+		all = append(all, decodingProblems(t, dtype)...)
+		all = append(all, dropoutProblems(dtype)...)
 		all = append(all,
-			rmsNormProblem(dtype, 1, 64, 16, 64), rmsNormProblem(dtype, 7, 576, 48, 64), rmsNormProblem(dtype, 5, 1000, 1, 8),
-			rmsNormProblem(dtype, 3, 4096, 0, 0), rmsNormProblem(dtype, 2, 10000, 130, 136), rmsNormProblem(dtype, 3, 37, 5, 8),
-			rmsNormProblem(dtype, 3, 64, 0, 64), rmsNormProblem(dtype, 1, 16384, 96, 128), rmsNormProblem(dtype, 1, 16392, 1, 8),
-			rmsNormBackwardProblem(dtype, 1, 64, 64, 64), rmsNormBackwardProblem(dtype, 7, 576, 640, 64), rmsNormBackwardProblem(dtype, 5, 1000, 0, 8),
-			rmsNormBackwardProblem(dtype, 3, 4096, 4096, 0), rmsNormBackwardProblem(dtype, 2, 10000, 10064, 576), rmsNormBackwardProblem(dtype, 3, 37, 40, 8),
-			swiGLUProblem(dtype, 1, 8, 0), swiGLUProblem(dtype, 5, 1536, 64), swiGLUProblem(dtype, 3, 5000, 64), swiGLUProblem(dtype, 3, 37, 8),
-			swiGLUProblem(dtype, 2, 64, 4096),
+			rmsNormProblem(dtype, 1, 64, 16, 64, false), rmsNormProblem(dtype, 5, 1000, 1, 8, true), rmsNormBackwardProblem(dtype, 7, 576, 640, 64, true), rmsNormProblem(dtype, 7, 576, 48, 64, false), rmsNormProblem(dtype, 5, 1000, 1, 8, false),
+			rmsNormProblem(dtype, 3, 4096, 0, 0, false), rmsNormProblem(dtype, 2, 10000, 130, 136, false), rmsNormProblem(dtype, 3, 37, 5, 8, false),
+			rmsNormProblem(dtype, 3, 64, 0, 64, false), rmsNormProblem(dtype, 1, 16384, 96, 128, false), rmsNormProblem(dtype, 1, 16392, 1, 8, false),
+			rmsNormBackwardProblem(dtype, 1, 64, 64, 64, false), rmsNormBackwardProblem(dtype, 7, 576, 640, 64, false), rmsNormBackwardProblem(dtype, 5, 1000, 0, 8, false),
+			rmsNormBackwardProblem(dtype, 3, 4096, 4096, 0, false), rmsNormBackwardProblem(dtype, 2, 10000, 10064, 576, false), rmsNormBackwardProblem(dtype, 3, 37, 40, 8, false),
+			gatedProblem(SiLU, dtype, 1, 8, 0), gatedProblem(SiLU, dtype, 5, 1536, 64), gatedProblem(SiLU, dtype, 3, 5000, 64), gatedProblem(SiLU, dtype, 3, 37, 8),
+			gatedProblem(SiLU, dtype, 2, 64, 4096), gatedProblem(GELUTanh, dtype, 1, 8, 0), gatedProblem(GELUTanh, dtype, 3, 2600, 64),
 			ropeProblem(dtype, 1, 1, 1, 1, 16, 1, 0), ropeProblem(dtype, 2, 7, 4, 2, 64, 1, 64), ropeProblem(dtype, 3, 5, 9, 3, 48, 3, 8),
 			ropeProblem(dtype, 2, 3, 8, 1, 128, 1, 64), ropeProblem(dtype, 2, 3, 2, 2, 10, 2, 8),
-			swiGLUBackwardProblem(dtype, 1, 128, 16, 64), swiGLUBackwardProblem(dtype, 70, 256, 16, 64), swiGLUBackwardProblem(dtype, 150, 128, 16, 0),
-			swiGLUBackwardProblem(dtype, 65, 128, 8, 64), swiGLUBackwardProblem(dtype, 33, 128, 1, 8), swiGLUBackwardProblem(dtype, 9, 40, 3, 8),
-			swiGLUBackwardProblem(dtype, 20, 128, 32, 64),
+			gatedBackwardProblem(SiLU, dtype, 1, 128, 16, 64, 0), gatedBackwardProblem(SiLU, dtype, 70, 256, 16, 64, 0), gatedBackwardProblem(SiLU, dtype, 150, 128, 16, 0, 0),
+			gatedBackwardProblem(SiLU, dtype, 65, 128, 8, 64, 0), gatedBackwardProblem(SiLU, dtype, 33, 128, 1, 8, 0), gatedBackwardProblem(SiLU, dtype, 9, 40, 3, 8, 0),
+			gatedBackwardProblem(SiLU, dtype, 20, 128, 32, 64, 0), gatedBackwardProblem(SiLU, dtype, 70, 128, 16, 64, 0.3),
+			gatedBackwardProblem(GELUTanh, dtype, 70, 256, 16, 64, 0), gatedBackwardProblem(GELUTanh, dtype, 9, 40, 3, 8, 0.5),
 		)
 		for _, w := range []weight{
 			{[]int{64}, 64, quant.NF4, 64, false}, {[]int{64}, 64, quant.NF4, 64, true}, {[]int{96, 32, 32}, 576, quant.NF4, 64, true},
@@ -82,8 +86,8 @@ func TestLaunchesAreProgramsThatXLATakes(t *testing.T) {
 			}
 			seen[fmt.Sprint(p.launch.kernel, p.operands == nil)] = true
 			_, err := CallOnceN(d.Backend, func(in []*Node) []*Node {
-				if p.launch.kernel == "swiglu_backward" {
-					dGateUp, dLow, db, da := swiGLUBackwardCall(p.launch, in[0], in[1], in[2], in[3], in[4])
+				if strings.HasSuffix(p.launch.kernel, "glu_backward") && p.operands == nil {
+					dGateUp, dLow, db, da := gatedBackwardCall(p.launch, in[0], in[1], in[2], in[3], in[4], nil)
 					return []*Node{dGateUp, dLow, db, da}
 				}
 				return p.launch.call(in...)
@@ -92,7 +96,7 @@ func TestLaunchesAreProgramsThatXLATakes(t *testing.T) {
 				t.Errorf("%s: got error %v", p.name, err)
 			}
 		}
-		if len(seen) < 7 {
+		if len(seen) < 12 {
 			t.Errorf("%s: tried only %v", spec, seen)
 		}
 	}
@@ -101,12 +105,15 @@ func TestLaunchesAreProgramsThatXLATakes(t *testing.T) {
 func TestKernelsEqualTheirTwinsOnTheGPU(t *testing.T) {
 	for _, d := range cuda(t) {
 		all := append(problems(t),
-			rmsNormProblem(dtypes.BFloat16, 4096, 4096, 48, 64), rmsNormBackwardProblem(dtypes.BFloat16, 4096, 4096, 4160, 64),
-			swiGLUProblem(dtypes.BFloat16, 2048, 14336, 64), ropeProblem(dtypes.BFloat16, 2, 1024, 32, 8, 128, 1, 64),
-			swiGLUBackwardProblem(dtypes.BFloat16, 1024, 14336, 16, 64), swiGLUBackwardProblem(dtypes.BFloat16, 1000, 1536, 8, 64),
+			rmsNormProblem(dtypes.BFloat16, 4096, 4096, 48, 64, false), rmsNormBackwardProblem(dtypes.BFloat16, 4096, 4096, 4160, 64, false),
+			gatedProblem(SiLU, dtypes.BFloat16, 2048, 14336, 64), ropeProblem(dtypes.BFloat16, 2, 1024, 32, 8, 128, 1, 64),
+			gatedBackwardProblem(SiLU, dtypes.BFloat16, 1024, 14336, 16, 64, 0), gatedBackwardProblem(SiLU, dtypes.BFloat16, 1000, 1536, 8, 64, 0.1),
+			gatedProblem(GELUTanh, dtypes.BFloat16, 2048, 9216, 64), gatedBackwardProblem(GELUTanh, dtypes.BFloat16, 1000, 9216, 16, 64, 0.05),
 			dequantizeProblem(t, weight{[]int{4096, 1024, 1024}, 4096, quant.NF4, 64, true}, dtypes.BFloat16, 1, 64),
 			dequantizeProblem(t, weight{[]int{14336, 14336}, 1024, quant.NF4, 64, true}, dtypes.BFloat16, 0, 64),
 		)
+		all = append(all, dropped(dtypes.BFloat16, 512, 4096, 4096, []int{16, 16, 16}, []float64{0.05, 0.05, 0.05})...)
+		all = append(all, dropped(dtypes.BFloat16, 200, 14336, 14400, []int{16}, []float64{0.1})...)
 		for _, p := range all {
 			if p.launch == nil {
 				continue
@@ -165,19 +172,22 @@ func TestMisuseNamesWhatIsWrong(t *testing.T) {
 	f32 := func(g *Graph, dims ...int) *Node { return Zeros(g, shapes.Make(dtypes.Float32, dims...)) }
 	layout := quant.Layout{QuantType: quant.NF4, Blocksize: 64, Shape: []int{4, 64}}
 	for want, f := range map[string]func(g *Graph) *Node{
-		"pad is 7":          func(g *Graph) *Node { return SwiGLU(f32(g, 2, 8), 7) },
-		"9 columns":         func(g *Graph) *Node { return SwiGLU(f32(g, 2, 9), 0) },
-		"want a matrix":     func(g *Graph) *Node { return SwiGLU(f32(g, 2, 3, 8), 0) },
-		"gain has shape":    func(g *Graph) *Node { h, _, _ := RMSNorm(f32(g, 2, 8), f32(g, 4), nil, 0, 1e-5); return h },
-		"xa has 16 columns": func(g *Graph) *Node { h, _, _ := RMSNorm(f32(g, 2, 8), f32(g, 8), f32(g, 2, 16), 8, 1e-5); return h },
+		"pad is 7":       func(g *Graph) *Node { return Gated(SiLU, f32(g, 2, 8), 7) },
+		"9 columns":      func(g *Graph) *Node { return Gated(SiLU, f32(g, 2, 9), 0) },
+		"want a matrix":  func(g *Graph) *Node { return Gated(SiLU, f32(g, 2, 3, 8), 0) },
+		"gain has shape": func(g *Graph) *Node { h, _, _ := RMSNorm(f32(g, 2, 8), f32(g, 4), nil, 0, 1e-5, false); return h },
+		"xa has 16 columns": func(g *Graph) *Node {
+			h, _, _ := RMSNorm(f32(g, 2, 8), f32(g, 8), f32(g, 2, 16), 8, 1e-5, false)
+			return h
+		},
 		"rstd has shape": func(g *Graph) *Node {
-			return RMSNormBackward(f32(g, 2, 8), f32(g, 2, 1), f32(g, 8), f32(g, 2, 8), nil, 0)
+			return RMSNormBackward(f32(g, 2, 8), f32(g, 2, 1), f32(g, 8), f32(g, 2, 8), nil, 0, false)
 		},
 		"dres has shape": func(g *Graph) *Node {
-			return RMSNormBackward(f32(g, 2, 8), f32(g, 2), f32(g, 8), f32(g, 2, 8), f32(g, 2, 4), 0)
+			return RMSNormBackward(f32(g, 2, 8), f32(g, 2), f32(g, 8), f32(g, 2, 8), f32(g, 2, 4), 0, false)
 		},
 		"low has shape": func(g *Graph) *Node {
-			x, _, _, _ := SwiGLUBackward(f32(g, 2, 8), f32(g, 2, 4), f32(g, 8, 3), f32(g, 2, 3), f32(g, 2, 3), 0)
+			x, _, _, _ := GatedBackward(SiLU, f32(g, 2, 8), f32(g, 2, 4), f32(g, 8, 3), f32(g, 2, 3), f32(g, 2, 3), 0, nil)
 			return x
 		},
 		"cos has shape": func(g *Graph) *Node {

@@ -11,7 +11,7 @@ import (
 const testEps = 1e-5
 
 // rmsNormProblem is RMSNorm of rows, with n columns of an adapter's product, or none.
-func rmsNormProblem(dtype dtypes.DType, rows, hidden, n, pad int) problem {
+func rmsNormProblem(dtype dtypes.DType, rows, hidden, n, pad int, offset bool) problem {
 	r := rand.New(rand.NewPCG(uint64(rows), uint64(hidden+n)))
 	in := []array{normal(r, dtype, 1.7, rows, hidden), normal(r, dtype, 1, hidden)}
 	if n > 0 {
@@ -30,9 +30,9 @@ func rmsNormProblem(dtype dtypes.DType, rows, hidden, n, pad int) problem {
 		return in[2]
 	}
 	p := problem{
-		inputs: in, launch: rmsNormLaunch(dtype, rows, hidden, n, pad, testEps),
-		op:   func(in []*Node) []*Node { return results(RMSNorm(in[0], in[1], xa(in), pad, testEps)) },
-		twin: func(in []*Node) []*Node { return results(rmsNormTwin(in[0], in[1], xa(in), pad, testEps)) },
+		inputs: in, launch: rmsNormLaunch(dtype, rows, hidden, n, pad, testEps, offset),
+		op:   func(in []*Node) []*Node { return results(RMSNorm(in[0], in[1], xa(in), pad, testEps, offset)) },
+		twin: func(in []*Node) []*Node { return results(rmsNormTwin(in[0], in[1], xa(in), pad, testEps, offset)) },
 	}
 	if n == 0 {
 		p.operands = []array{in[0], in[1], in[1]}
@@ -43,7 +43,7 @@ func rmsNormProblem(dtype dtypes.DType, rows, hidden, n, pad int) problem {
 		rstd := rstdOf(in[0], t)
 		rstds[t] = rstd
 		for i := range hidden {
-			h[t*(hidden+pad)+i] = in[0].at(t, i) * rstd * in[1].at(i)
+			h[t*(hidden+pad)+i] = in[0].at(t, i) * rstd * (in[1].at(i) + float64(flag(offset)))
 		}
 		for i := range n {
 			low[t*n+i] = in[2].at(t, i) * rstd
@@ -51,7 +51,7 @@ func rmsNormProblem(dtype dtypes.DType, rows, hidden, n, pad int) problem {
 		}
 	}
 	p.want = [][]float64{h, rstds, low}[:len(in)]
-	return p.named("RMSNorm %s %dx%d, %d of %d besides", dtype, rows, hidden, n, pad)
+	return p.named("RMSNorm %s %dx%d, %d of %d besides, offset %v", dtype, rows, hidden, n, pad, offset)
 }
 
 func rstdOf(x array, row int) float64 {
@@ -64,7 +64,7 @@ func rstdOf(x array, row int) float64 {
 }
 
 // rmsNormBackwardProblem is the backward, with a residual gradient of so many columns, or none.
-func rmsNormBackwardProblem(dtype dtypes.DType, rows, hidden, residual, pad int) problem {
+func rmsNormBackwardProblem(dtype dtypes.DType, rows, hidden, residual, pad int, offset bool) problem {
 	r := rand.New(rand.NewPCG(uint64(rows), uint64(hidden+residual)))
 	x, gain, dh := normal(r, dtype, 1.7, rows, hidden), normal(r, dtype, 1, hidden), normal(r, dtype, 1, rows, hidden)
 	rstds := make([]float32, rows)
@@ -75,13 +75,13 @@ func rmsNormBackwardProblem(dtype dtypes.DType, rows, hidden, residual, pad int)
 	if residual > 0 {
 		in = append(in, normal(r, dtype, 0.5, rows, residual))
 	}
-	call := func(f func(x, rstd, gain, dh, dres *Node, pad int) *Node) func(in []*Node) []*Node {
+	call := func(f func(x, rstd, gain, dh, dres *Node, pad int, offset bool) *Node) func(in []*Node) []*Node {
 		return func(in []*Node) []*Node {
-			return []*Node{f(in[0], in[1], in[2], in[3], append(in, nil)[4], pad)}
+			return []*Node{f(in[0], in[1], in[2], in[3], append(in, nil)[4], pad, offset)}
 		}
 	}
 	p := problem{
-		inputs: in, launch: rmsNormBackwardLaunch(dtype, rows, hidden, residual, pad),
+		inputs: in, launch: rmsNormBackwardLaunch(dtype, rows, hidden, residual, pad, offset),
 		op: call(RMSNormBackward), twin: call(rmsNormBackwardTwin),
 	}
 	if residual == 0 {
@@ -91,10 +91,10 @@ func rmsNormBackwardProblem(dtype dtypes.DType, rows, hidden, residual, pad int)
 	for t := range rows {
 		rstd, mean := rstdOf(x, t), 0.0
 		for i := range hidden {
-			mean += dh.at(t, i) * gain.at(i) * x.at(t, i) / float64(hidden)
+			mean += dh.at(t, i) * (gain.at(i) + float64(flag(offset))) * x.at(t, i) / float64(hidden)
 		}
 		for i := range hidden {
-			d := rstd * (dh.at(t, i)*gain.at(i) - x.at(t, i)*rstd*rstd*mean)
+			d := rstd * (dh.at(t, i)*(gain.at(i)+float64(flag(offset))) - x.at(t, i)*rstd*rstd*mean)
 			if residual > 0 {
 				d += in[4].at(t, i)
 			}
@@ -102,7 +102,7 @@ func rmsNormBackwardProblem(dtype dtypes.DType, rows, hidden, residual, pad int)
 		}
 	}
 	p.want = [][]float64{dx}
-	return p.named("RMSNormBackward %s %dx%d, residual %d, pad %d", dtype, rows, hidden, residual, pad)
+	return p.named("RMSNormBackward %s %dx%d, residual %d, pad %d, offset %v", dtype, rows, hidden, residual, pad, offset)
 }
 
 // ropeProblem is the backward of rotary embeddings, with tables for each row of the batch or one for all.

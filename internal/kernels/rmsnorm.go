@@ -15,12 +15,13 @@ import (
 //	h [T, H+pad] = [x·rstd·gain | xa·rstd | 0], of x's dtype
 //	low [T, n]   = xa·rstd, of x's dtype
 //
-// gain is [H], of any dtype and used in x's; x·rstd is rounded to x's dtype before it is multiplied. xa [T, n] float32 is
+// gain is [H], of any dtype and used in x's; x·rstd is rounded to x's dtype before it is multiplied. With an offset the gain is
+// one more, and x·rstd·(1+gain) is computed in float32 and rounded once, as in Gemma. xa [T, n] float32 is
 // x·(gain·A)ᵀ for an adapter's A, so that low is h·Aᵀ without a second reading of h; n is at most pad. Without xa (nil)
 // low is nil.
 //
 // The kernel takes bfloat16, and H a multiple of 8 up to 16384.
-func RMSNorm(x, gain, xa *Node, pad int, eps float64) (h, rstd, low *Node) {
+func RMSNorm(x, gain, xa *Node, pad int, eps float64, offset bool) (h, rstd, low *Node) {
 	const op = "RMSNorm"
 	rows, hidden := checkMatrix(op, "x", x)
 	checkPad(op, pad)
@@ -34,9 +35,9 @@ func RMSNorm(x, gain, xa *Node, pad int, eps float64) (h, rstd, low *Node) {
 			panic(fmt.Errorf("kernels: %s: xa has %d columns, want 1 to pad, which is %d", op, n, pad))
 		}
 	}
-	k := rmsNormLaunch(x.DType(), rows, hidden, n, pad, eps).use(x.Graph())
+	k := rmsNormLaunch(x.DType(), rows, hidden, n, pad, eps, offset).use(x.Graph())
 	if k == nil {
-		return rmsNormTwin(x, gain, xa, pad, eps)
+		return rmsNormTwin(x, gain, xa, pad, eps, offset)
 	}
 	if xa == nil {
 		out := k.call(x, gain, gain) // the last is never read
@@ -46,11 +47,14 @@ func RMSNorm(x, gain, xa *Node, pad int, eps float64) (h, rstd, low *Node) {
 	return out[0], out[1], out[2]
 }
 
-func rmsNormTwin(x, gain, xa *Node, pad int, eps float64) (h, rstd, low *Node) {
+func rmsNormTwin(x, gain, xa *Node, pad int, eps float64, offset bool) (h, rstd, low *Node) {
 	d := x.Shape().Dimensions
 	w := wide(x)
 	r := Rsqrt(AddScalar(ReduceAndKeep(Mul(w, w), ReduceMean, 1), eps))
 	parts := []*Node{Mul(ConvertDType(Mul(w, r), x.DType()), InsertAxes(gain, 0))}
+	if offset {
+		parts[0] = ConvertDType(Mul(Mul(w, r), OnePlus(wide(InsertAxes(gain, 0)))), x.DType())
+	}
 	if xa != nil {
 		low = ConvertDType(Mul(xa, r), x.DType())
 		parts = append(parts, low)
@@ -75,14 +79,14 @@ func rowThreads(columns int) int {
 	return threads
 }
 
-func rmsNormLaunch(dtype dtypes.DType, rows, hidden, n, pad int, eps float64) *launch {
+func rmsNormLaunch(dtype dtypes.DType, rows, hidden, n, pad int, eps float64, offset bool) *launch {
 	threads := rowThreads(hidden)
 	if dtype != dtypes.BFloat16 || threads == 0 || rows == 0 || rows > maxRows {
 		return nil
 	}
 	k := &launch{
 		kernel: "rmsnorm", grid: [3]int{rows}, threads: threads,
-		sizes: []int32{int32(hidden / chunk), int32(n), int32(pad / chunk), int32(math.Float32bits(float32(eps)))},
+		sizes: []int32{int32(hidden / chunk), int32(n), int32(pad / chunk), int32(math.Float32bits(float32(eps))), flag(offset)},
 		out:   []shapes.Shape{shapes.Make(dtype, rows, hidden+pad), shapes.Make(dtypes.Float32, rows), shapes.Make(dtype, rows, n)},
 	}
 	if n == 0 {
@@ -95,12 +99,12 @@ func rmsNormLaunch(dtype dtypes.DType, rows, hidden, n, pad int, eps float64) *l
 //
 //	dx [T, H+pad] = [dres + rstd·(gain·dh − x·rstd²·mean(gain·dh·x)) | 0], of x's dtype.
 //
-// x [T, H], rstd [T] float32 and gain [H] are those of the forward, dh [T, H] is the gradient of its first H columns, dres
+// x [T, H], rstd [T] float32, gain [H] and offset are those of the forward (with an offset, gain above is one more), dh [T, H] is the gradient of its first H columns, dres
 // [T, H] or more columns, of which the first H count, that of the residual stream; nil is none. What lies between is
 // computed in float32.
 //
 // The kernel takes what that of RMSNorm takes, and dres of a multiple of 8 columns.
-func RMSNormBackward(x, rstd, gain, dh, dres *Node, pad int) *Node {
+func RMSNormBackward(x, rstd, gain, dh, dres *Node, pad int, offset bool) *Node {
 	const op = "RMSNormBackward"
 	rows, hidden := checkMatrix(op, "x", x)
 	checkPad(op, pad)
@@ -113,9 +117,9 @@ func RMSNormBackward(x, rstd, gain, dh, dres *Node, pad int) *Node {
 		_, residual = checkMatrix(op, "dres", dres)
 		check(op, "dres", dres, x.DType(), rows, max(residual, hidden))
 	}
-	k := rmsNormBackwardLaunch(x.DType(), rows, hidden, residual, pad).use(x.Graph())
+	k := rmsNormBackwardLaunch(x.DType(), rows, hidden, residual, pad, offset).use(x.Graph())
 	if k == nil {
-		return rmsNormBackwardTwin(x, rstd, gain, dh, dres, pad)
+		return rmsNormBackwardTwin(x, rstd, gain, dh, dres, pad, offset)
 	}
 	if dres == nil {
 		dres = dh // never read
@@ -123,10 +127,14 @@ func RMSNormBackward(x, rstd, gain, dh, dres *Node, pad int) *Node {
 	return k.call(x, rstd, gain, dh, dres)[0]
 }
 
-func rmsNormBackwardTwin(x, rstd, gain, dh, dres *Node, pad int) *Node {
+func rmsNormBackwardTwin(x, rstd, gain, dh, dres *Node, pad int, offset bool) *Node {
 	hidden := x.Shape().Dimensions[1]
 	w, r := wide(x), InsertAxes(rstd, 1)
-	a := Mul(wide(dh), wide(InsertAxes(gain, 0)))
+	factor := wide(InsertAxes(gain, 0))
+	if offset {
+		factor = OnePlus(factor)
+	}
+	a := Mul(wide(dh), factor)
 	mean := Mul(ReduceAndKeep(Mul(a, w), ReduceMean, 1), Mul(r, r))
 	d := Mul(r, Sub(a, Mul(w, mean)))
 	if dres != nil {
@@ -135,14 +143,22 @@ func rmsNormBackwardTwin(x, rstd, gain, dh, dres *Node, pad int) *Node {
 	return padTo(ConvertDType(d, x.DType()), hidden+pad)
 }
 
-func rmsNormBackwardLaunch(dtype dtypes.DType, rows, hidden, residual, pad int) *launch {
+func rmsNormBackwardLaunch(dtype dtypes.DType, rows, hidden, residual, pad int, offset bool) *launch {
 	threads := rowThreads(hidden)
 	if dtype != dtypes.BFloat16 || threads == 0 || rows == 0 || rows > maxRows || residual%chunk != 0 {
 		return nil
 	}
 	return &launch{
 		kernel: "rmsnorm_backward", grid: [3]int{rows}, threads: threads,
-		sizes: []int32{int32(hidden / chunk), int32(residual / chunk), int32(pad / chunk)},
+		sizes: []int32{int32(hidden / chunk), int32(residual / chunk), int32(pad / chunk), flag(offset)},
 		out:   []shapes.Shape{shapes.Make(dtype, rows, hidden+pad)},
 	}
+}
+
+// flag is a bool as a kernel takes it.
+func flag(b bool) int32 {
+	if b {
+		return 1
+	}
+	return 0
 }

@@ -4,7 +4,8 @@
 constexpr int HELD = 4;
 
 // x [T,H], rstd f32 [T], gain [H], dh [T,H], dres [T,8R] with R >= H/8, or unread if R is 0
-// -> dx [T,H+8X] = [dres + rstd*(gain*dh - x*rstd^2*mean(gain*dh*x)) | 0]. sizes = {H/8, R, X}; grid T.
+// -> dx [T,H+8X] = [dres + rstd*(gain*dh - x*rstd^2*mean(gain*dh*x)) | 0]. With an offset, gain is
+// one more. sizes = {H/8, R, X, offset}; grid T.
 extern "C" __global__ void __launch_bounds__(512)
 loris_rmsnorm_backward(const uint4* __restrict__ x, const float* __restrict__ rstd, const uint4* __restrict__ gain,
                        const uint4* __restrict__ dh, const uint4* __restrict__ dres, const int* __restrict__ sizes,
@@ -12,7 +13,7 @@ loris_rmsnorm_backward(const uint4* __restrict__ x, const float* __restrict__ rs
   __shared__ float sums[16];
   const int chunks = sizes[0], residual = sizes[1], X = sizes[2], tid = threadIdx.x;
   const size_t row = blockIdx.x, from = row * chunks, to = row * (chunks + X);
-  const float r = rstd[row];
+  const float r = rstd[row], offset = sizes[3] ? 1.f : 0.f;
   uint4 heldX[HELD], heldD[HELD], heldR[HELD];
   float sum = 0;
 #pragma unroll
@@ -33,6 +34,8 @@ loris_rmsnorm_backward(const uint4* __restrict__ x, const float* __restrict__ rs
       widen(d, heldD[k]);
       widen(g, gain[c]);
 #pragma unroll
+      for (int i = 0; i < 8; i++) g[i] += offset;
+#pragma unroll
       for (int i = 0; i < 8; i++) sum += a[i] * d[i] * g[i];
     }
   }
@@ -45,6 +48,8 @@ loris_rmsnorm_backward(const uint4* __restrict__ x, const float* __restrict__ rs
       widen(a, heldX[k]);
       widen(d, heldD[k]);
       widen(g, gain[c]);
+#pragma unroll
+      for (int i = 0; i < 8; i++) g[i] += offset;
       widen(f, heldR[k]);
 #pragma unroll
       for (int i = 0; i < 8; i++) f[i] += r * (d[i] * g[i] - a[i] * mean);

@@ -59,7 +59,7 @@ type spanPlan struct {
 
 // partTokens is how many tokens a backward program that computes much again takes at a time: as few as keep the matrix
 // products at full speed and the decoding of weights, which each part repeats, small beside them.
-const partTokens = 8192
+const partTokens = 4096
 
 // parts is in how many equal parts, of least tokens or more, rows of the given length can be cut.
 func parts(rows, length, least int) int {
@@ -85,7 +85,8 @@ const nearEnd = 2
 // plan says what each span keeps for batches of the given shape. The first plan for a shape stands.
 //
 // A span's input is always kept. Where the host's memory can be used, a span to which the budget gives nothing goes there
-// with the residual stream inside it: the copies run beside the matrix products, and cost no memory of the device.
+// with the residual stream inside it and with its attention, if there is room for that: the copies run beside the matrix
+// products, and cost no memory of the device.
 func (p *planner) plan(m *Model, spans []span, rows, length int) []spanPlan {
 	shape := [2]int{rows, length}
 	if got := p.plans[shape]; got != nil {
@@ -101,8 +102,10 @@ func (p *planner) plan(m *Model, spans []span, rows, length int) []spanPlan {
 	}
 	input := int64(rows*length*m.Shape.Hidden) * int64(m.Shape.Compute.Size())
 	least, far := levels[0], 0
-	if n := len(spans) - nearEnd; n > 1 && int64(n)*(input+size[1]) <= p.host {
-		least, far = levels[1], n
+	for _, i := range []int{1, 2} {
+		if n := len(spans) - nearEnd; n > 1 && int64(n)*(input+size[i]) <= p.host {
+			least, far = levels[i], n
+		}
 	}
 	plan := make([]spanPlan, len(spans))
 	for j := range plan {
@@ -121,7 +124,7 @@ func (p *planner) plan(m *Model, spans []span, rows, length int) []spanPlan {
 	}
 	for j := range plan {
 		plan[j].parts = 1
-		if plan[j].keep&nn.KeepAttention == 0 { // whose statistics need not lie row by row
+		if plan[j].keep&nn.KeepGate == 0 {
 			plan[j].parts = parts(rows, length, p.tokens)
 		}
 	}

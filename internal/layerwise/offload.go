@@ -12,12 +12,31 @@ import (
 // backward pass. Copies have streams of their own. Memory that a copy reads is taken by what is launched after it is freed,
 // and waits for the copy: so it is freed one span later, when the copy has long been done.
 
+// aheadSpans is how many spans the host launches ahead of the device where residuals go to the host's memory: results have
+// their memory from the launch on, and what is launched early, copies above all, would hold it for nothing.
+const aheadSpans = 3
+
+// pace waits until the device is at most aheadSpans behind, if span i has something in the host's memory.
+func (p *pass) pace(i int) error {
+	if i < 0 || !p.plan[i].host {
+		return nil
+	}
+	plugin, ok := seam.Of(p.s.model.Device.Backend)
+	if !ok {
+		return nil
+	}
+	return plugin.Limit(aheadSpans, aheadSpans*len(p.far(i)))
+}
+
 // largeEnough is from how many bytes on a tensor is copied to the host.
 const largeEnough = 1 << 20
 
 // offload copies what span i needs again to the host.
 func (p *pass) offload(i int) error {
 	if err := p.leave(); err != nil || !p.plan[i].host {
+		return err
+	}
+	if err := p.pace(i); err != nil {
 		return err
 	}
 	at := p.far(i)
@@ -54,6 +73,9 @@ func (p *pass) fetch(i int) error {
 func (p *pass) bring(i int) error {
 	if i < 0 || !p.plan[i].host {
 		return nil
+	}
+	if err := p.pace(i); err != nil {
+		return err
 	}
 	at := p.far(i)
 	moved, err := p.move(at, "device")

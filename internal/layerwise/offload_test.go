@@ -1,6 +1,7 @@
 package layerwise_test
 
 import (
+	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -56,13 +57,20 @@ func TestResidualsInTheHostsMemoryTrainTheSame(t *testing.T) {
 			return losses, norms, layerwise.OnHost(s)
 		}
 		losses, norms, _ := run("0", 0)
-		for budget, want := range map[string]int{"0": 4, "12MiB": 2} {
-			gotLosses, gotNorms, onHost := run(budget, math.MaxInt64)
-			if onHost != want {
-				t.Errorf("budget %s: %d spans are on the host, want %d", budget, onHost, want)
+		for _, c := range []struct {
+			budget string
+			pinned int64
+			want   int // spans on the host
+		}{
+			{"0", math.MaxInt64, 4}, {"12MiB", math.MaxInt64, 3}, // with their attention
+			{"0", 12 << 20, 4}, {"12MiB", 12 << 20, 2}, // there is no room for that
+		} {
+			gotLosses, gotNorms, onHost := run(c.budget, c.pinned)
+			if onHost != c.want {
+				t.Errorf("%+v: %d spans are on the host", c, onHost)
 			}
-			reference.CheckCurve(t, "losses with budget "+budget, gotLosses, losses, 1e-6)
-			reference.CheckCurve(t, "gradient norms with budget "+budget, gotNorms, norms, 1e-5)
+			reference.CheckCurve(t, fmt.Sprintf("losses of %+v", c), gotLosses, losses, 1e-6)
+			reference.CheckCurve(t, fmt.Sprintf("gradient norms of %+v", c), gotNorms, norms, 1e-5)
 		}
 	})
 }

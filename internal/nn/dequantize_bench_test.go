@@ -112,7 +112,7 @@ func (f *frozen) program(b *testing.B, d *backend.Device) *Exec {
 	}
 	e, err := NewExec(d.Backend, func(in []*Node) *Node {
 		l := nn.NewLayer(shape, nn.Batch{Cos: in[1], Sin: in[2]}, nil)
-		return block(l.Bind(f.layout, in[3:]), in[0])
+		return (problem{}).block(l.Bind(f.layout, in[3:]), in[0])
 	})
 	if err != nil {
 		b.Fatal(err)

@@ -10,6 +10,11 @@ import (
 	"github.com/loris-ml/loris/internal/draw"
 )
 
+// As in PEFT, the adapter of each linear sees inputs that were dropped for it alone: linears that share an input do not
+// share which of its elements are zero. An element's draw follows from the row's key, the layer, the linear, the position
+// and the column and from nothing else: forward and backward programs, any division of the rows among devices, and the
+// plain and the fused form draw the same.
+
 // dropRate is the probability with which inputs of the adapter are dropped in this program.
 func (l *Layer) dropRate(a boundAdapter) float64 {
 	if l.batch.RowKeys == nil {
@@ -18,23 +23,24 @@ func (l *Layer) dropRate(a boundAdapter) float64 {
 	return a.Dropout
 }
 
-// drop zeroes elements of x [B, S, in] with the adapter's probability p and scales the others by 1/(1-p). Which ones
-// follows from the row's key, the layer, the linear and the element alone: forward and backward programs, and any
-// division of the rows among devices, draw the same.
+// tokenKeys are the adapter's random streams of length tokens in each of the batch's rows, uint32 [B·length].
+func (l *Layer) tokenKeys(a boundAdapter, length int) *Node {
+	g := l.batch.RowKeys.Graph()
+	h := fnv.New32a()
+	h.Write([]byte(a.Linear))
+	row := draw.Mix(BitwiseXor(l.batch.RowKeys, draw.Mix(BitwiseXor(l.index, Const(g, h.Sum32())))))
+	token := draw.Mix(Iota(g, shapes.Make(dtypes.Uint32, 1, length), 1))
+	return Reshape(draw.Mix(Add(InsertAxes(row, 1), token)), -1)
+}
+
+// drop zeroes elements of x [B, S, in] with the adapter's probability p and scales the others by 1/(1-p).
 func (l *Layer) drop(x *Node, a boundAdapter) *Node {
 	p := l.dropRate(a)
 	if p == 0 {
 		return x
 	}
-	g, d := x.Graph(), x.Shape().Dimensions
-	h := fnv.New32a()
-	h.Write([]byte(a.Linear))
-	u32 := func(v uint32) *Node { return Const(g, v) }
-	key := draw.Mix(BitwiseXor(l.batch.RowKeys, draw.Mix(BitwiseXor(l.index, u32(h.Sum32())))))
-	element := Add(Mul(Iota(g, shapes.Make(dtypes.Uint32, 1, d[1], d[2]), 1), u32(uint32(d[2]))),
-		Iota(g, shapes.Make(dtypes.Uint32, 1, d[1], d[2]), 2))
-	bits := draw.Mix(Add(draw.Mix(element), Reshape(key, d[0], 1, 1)))
-	keep := draw.Keep(bits, p)
+	d := x.Shape().Dimensions
+	keep := Reshape(draw.Keep(draw.Columns(l.tokenKeys(a, d[1]), d[2]), p), d...)
 	scaled := MulScalar(x, 1/(1-p))
 	return Where(keep, scaled, ZerosLike(scaled))
 }

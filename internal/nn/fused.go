@@ -33,6 +33,9 @@ type fusion struct {
 	gated   map[*Node]int    // by a gated activation, whose backward takes adapters of that rank along
 	early   map[*Node]early  // by a gradient of a group's product
 	late    map[*Node]late   // by the gradient of a gated activation
+
+	// products, by a product of gate and up of few rows, return the activation of the one times the other.
+	products map[*Node]func(a kernels.Activation) *Node
 }
 
 // early are gradients of a group's factors that came with the gradient of its product.
@@ -45,10 +48,14 @@ type early struct {
 type late struct {
 	p    *Node          // dy·B of that linear [B·S, R]
 	addA func(dA *Node) // takes pᵀ·activation [R, in]
+	drop *dropping      // what the activation went through before A; nil: nothing
 }
 
 func newFusion() fusion {
-	return fusion{map[*Node]whole{}, map[*Node]buffer{}, map[*Node]*fused{}, map[*Node]int{}, map[*Node]early{}, map[*Node]late{}}
+	return fusion{
+		map[*Node]whole{}, map[*Node]buffer{}, map[*Node]*fused{}, map[*Node]int{}, map[*Node]early{}, map[*Node]late{},
+		map[*Node]func(a kernels.Activation) *Node{},
+	}
 }
 
 // whole is a product of a group, whose columns parts are.
@@ -149,10 +156,11 @@ type fused struct {
 	a        *Node // the As [n, in]
 	b        *Node // the Bs [out, n] times their scaling
 	low      *Node // x·Aᵀ [B·S, n]
+	drop     *dropping
 }
 
 // factors prepares the linears of these names for the fused form; nil where that does not cover them: parts of a group,
-// trained weights, dropout.
+// trained weights.
 func (l *Layer) factors(x *Node, names []string) *fused {
 	if !l.fused(x) {
 		return nil
@@ -166,20 +174,24 @@ func (l *Layer) factors(x *Node, names []string) *fused {
 			return nil
 		}
 	}
+	f := l.adapted(r)
+	if f.n > 0 {
+		f.pad = (f.n + room - 1) / room * room
+		f.stack(x.DType())
+		f.drop = l.dropping(x.Shape().Dim(1), f.adapters)
+	}
+	return f
+}
+
+// adapted are the linears of a whole group with their adapters.
+func (l *Layer) adapted(r run) *fused {
 	f := &fused{run: r, out: width(r.linears), in: r.linears[0].In}
 	at := 0
 	for _, lin := range r.linears {
 		if a, ok := l.adapters[lin.Name]; ok {
-			if l.dropRate(a) > 0 {
-				return nil
-			}
 			f.adapters, f.at, f.n = append(f.adapters, a), append(f.at, at), f.n+a.R
 		}
 		at += lin.Out
-	}
-	if f.n > 0 {
-		f.pad = (f.n + room - 1) / room * room
-		f.stack(x.DType())
 	}
 	return f
 }
@@ -250,13 +262,19 @@ func (f *fused) finish(y, x *Node) *Node {
 
 // fusedNormLinears is the group of linears of RMSNorm(x): [B, S, out].
 func (l *Layer) fusedNormLinears(x, gain *Node, f *fused) *Node {
-	rows := flat(x)
+	if l.few(x) {
+		return l.fewNormLinears(x, gain, f)
+	}
+	rows, factor := flat(x), ConvertDType(gain, dtypes.Float32)
+	if l.shape.UnitOffset {
+		factor = OnePlus(factor)
+	}
 	var xa *Node
 	if f.n > 0 {
-		scaled := Mul(f.wide, ExpandLeftToRank(ConvertDType(gain, dtypes.Float32), 2))
-		xa = contractWide(rows, 1, ConvertDType(scaled, x.DType()), 1)
+		scaled := Mul(f.wide, ExpandLeftToRank(factor, 2))
+		xa = f.drop.low(rows, ConvertDType(scaled, x.DType()))
 	}
-	h, rstd, low := kernels.RMSNorm(rows, gain, xa, f.pad, l.shape.NormEps)
+	h, rstd, low := kernels.RMSNorm(rows, gain, xa, f.pad, l.shape.NormEps, l.shape.UnitOffset)
 	y := f.finish(Dense(h, f.beside(x.DType())), x)
 	rstd = l.tape.constant(KeepSmall, rstd)
 	if f.n > 0 {
@@ -267,14 +285,27 @@ func (l *Layer) fusedNormLinears(x, gain *Node, f *fused) *Node {
 		dy, p := l.factorGradients(f, d[0])
 		if p != nil {
 			scaled := Mul(p, ConvertDType(InsertAxes(rstd, 1), p.DType()))
-			f.addA(l.tape, Mul(contractWide(scaled, 0, rows, 0), ExpandLeftToRank(ConvertDType(gain, dtypes.Float32), 2)))
+			f.addA(l.tape, Mul(f.drop.gradient(scaled, rows, f.in), ExpandLeftToRank(factor, 2)))
 		}
-		dh := matmul.Contract(dy, 1, f.below(x.DType()), 0)
+		dh := f.through(dy, p)
 		var past *Node
 		if arrived := l.tape.take(x); arrived != nil {
 			past = l.atLeast(arrived)
 		}
-		dx := kernels.RMSNormBackward(rows, rstd, gain, dh, past, room)
+		dx := kernels.RMSNormBackward(rows, rstd, gain, dh, past, room, l.shape.UnitOffset)
+		l.tape.add(x, l.head(dx, x, true))
+	})
+	return y
+}
+
+// fusedNorm is RMSNorm of x [B, S, features] with a gain that is not trained.
+func (l *Layer) fusedNorm(x, gain *Node) *Node {
+	rows := flat(x)
+	h, rstd, _ := kernels.RMSNorm(rows, gain, nil, 0, l.shape.NormEps, l.shape.UnitOffset)
+	rstd = l.tape.constant(KeepSmall, rstd)
+	y := Reshape(h, x.Shape().Dimensions...)
+	l.tape.record([]*Node{y}, func(d []*Node) {
+		dx := kernels.RMSNormBackward(rows, rstd, gain, flat(d[0]), nil, room, l.shape.UnitOffset)
 		l.tape.add(x, l.head(dx, x, true))
 	})
 	return y
@@ -282,6 +313,9 @@ func (l *Layer) fusedNormLinears(x, gain *Node, f *fused) *Node {
 
 // fusedLinears is the group of linears of x [B, S, in], added to residual [B, S, out] unless that is nil.
 func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
+	if l.few(x) {
+		return l.fewLinears(x, residual, f)
+	}
 	rows, roomy := flat(x), false
 	if b, ok := l.buffers[x]; ok && b.clean && b.data.Shape().Dim(1) == f.in+f.pad {
 		rows, roomy = b.data, true
@@ -291,10 +325,10 @@ func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 	case f.n == 0:
 		y = Dense(rows, f.weight(x.DType()))
 	case roomy:
-		f.low = l.tape.constant(KeepSmall, Dense(rows, padColumns(f.a, f.in+f.pad)))
+		f.low = l.tape.constant(KeepSmall, f.thin(rows))
 		y = Dense(put(rows, f.low, f.in), f.beside(x.DType()))
 	default:
-		f.low = l.tape.constant(KeepSmall, Dense(rows, f.a))
+		f.low = l.tape.constant(KeepSmall, f.thin(rows))
 		y = Dense(f.low, f.b)
 	}
 	if residual != nil {
@@ -310,12 +344,12 @@ func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 		if residual != nil {
 			l.tape.add(residual, d[0])
 		}
-		dx := Reshape(matmul.Contract(dy, 1, f.below(x.DType()), 0), x.Shape().Dimensions...)
+		dx := Reshape(f.through(dy, p), x.Shape().Dimensions...)
 		if p != nil {
 			if r, ok := l.gated[x]; ok && r == f.n {
-				l.late[dx] = late{p, func(dA *Node) { f.addA(l.tape, dA) }}
+				l.late[dx] = late{p, func(dA *Node) { f.addA(l.tape, dA) }, f.drop}
 			} else {
-				f.addA(l.tape, contractWide(p, 0, rows, 0))
+				f.addA(l.tape, f.drop.gradient(p, rows, f.in))
 			}
 		}
 		l.tape.add(x, dx)
@@ -332,16 +366,16 @@ func (f *fused) weight(dtype dtypes.DType) *Node {
 }
 
 // factorGradients adds dB of the group for d [B, S, out], the gradient of its product, and returns [dy | p | 0] and p; only
-// dy and nil for a group without adapters.
+// dy and nil for a group without adapters. Where p does not ride along, zeros are in its place.
 func (l *Layer) factorGradients(f *fused, d *Node) (dy, p *Node) {
 	if f.n == 0 {
 		return flat(d), nil
 	}
-	dy = l.roomy(d, f.pad)
+	dy = l.arrived(f, d)
 	e, ok := l.early[d]
 	if !ok {
-		p = matmul.Contract(dy, 1, pad(f.b, 0, f.out+f.pad), 0)
-		dy = put(dy, p, f.out)
+		p = matmul.Contract(dy, 1, pad(f.b, 0, dy.Shape().Dim(1)), 0)
+		dy = f.ride(dy, p)
 		dB := contractWide(dy, 0, f.low, 0) // [out+pad, n]
 		kept := OptimizationBarriers(dy, p, dB)
 		dy, p, dB = kept[0], kept[1], kept[2]
@@ -351,7 +385,7 @@ func (l *Layer) factorGradients(f *fused, d *Node) (dy, p *Node) {
 			column += a.R
 		}
 	} else {
-		kept := OptimizationBarriers(put(dy, e.p, f.out), e.p, e.dB)
+		kept := OptimizationBarriers(f.ride(dy, e.p), e.p, e.dB)
 		dy, p = kept[0], kept[1]
 		for i, a := range f.adapters {
 			f.addB(l.tape, i, SliceAxis(kept[2], 0, AxisRange(f.at[i], f.at[i]+a.b.Shape().Dim(0))))

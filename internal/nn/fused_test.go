@@ -28,6 +28,8 @@ type problem struct {
 	heads, kvHeads   int
 	packed, nested   bool
 	bias             bool
+	gelu             bool           // GeGLU in place of SwiGLU
+	dropout          float64        // before the adapters
 	ranks            map[string]int // by linear; others have no adapter
 	dtype            dtypes.DType
 }
@@ -86,7 +88,7 @@ func (p problem) make(t *testing.T, d *backend.Device) *set {
 		for _, l := range g {
 			out += l.Out
 			if r := p.ranks[l.Name]; r > 0 {
-				adapters.Adapter(l, nn.Adapter{R: r, Scaling: 1.5})
+				adapters.Adapter(l, nn.Adapter{R: r, Scaling: 1.5, Dropout: p.dropout})
 				loras = append(loras, upload(shapes.Make(dtypes.Float32, r, l.In), values(r*l.In, 0.2)), upload(shapes.Make(dtypes.Float32, l.Out, r), values(r*l.Out, 0.2)))
 			}
 		}
@@ -132,10 +134,14 @@ func (p problem) make(t *testing.T, d *backend.Device) *set {
 	return s
 }
 
-func block(l *nn.Layer, x *Node) *Node {
+func (p problem) block(l *nn.Layer, x *Node) *Node {
 	q, k, v := l.RotaryHeads(l.NormLinears(x, "norm1", "q", "k", "v"))
 	x = l.AddLinear(x, l.Attend(q, k, v, attention.Options{}), "o")
-	return l.AddLinear(x, l.SwiGLU(l.NormLinears(x, "norm2", "gate", "up")), "down")
+	gate := l.SwiGLU
+	if p.gelu {
+		gate = l.GeGLU
+	}
+	return l.AddLinear(x, gate(l.NormLinears(x, "norm2", "gate", "up")), "down")
 }
 
 // apply builds the layer over the first nodes of in and returns its output, its trainable nodes and the nodes left.
@@ -143,12 +149,16 @@ func (s *set) apply(form nn.Form, tape *nn.Tape, x *Node, in []*Node) (y *Node, 
 	shape := nn.Shape{
 		Hidden: s.p.hidden, Heads: s.p.heads, KVHeads: s.p.kvHeads, HeadDim: s.p.hidden / s.p.heads, NormEps: 1e-5, Compute: s.p.dtype, Form: form,
 	}
-	l := nn.NewLayer(shape, nn.Batch{Cos: in[0], Sin: in[1]}, tape)
+	b := nn.Batch{Cos: in[0], Sin: in[1]}
+	if s.p.dropout > 0 {
+		b.RowKeys = Const(x.Graph(), []uint32{77, 5, 1 << 31}[:s.p.batch])
+	}
+	l := nn.NewLayer(shape, b, tape).At(Const(x.Graph(), uint32(3)))
 	slots := in[2:]
 	n := len(s.base.Slots)
 	l.Bind(s.base, slots[:n])
 	l.Bind(s.adapter, slots[n:])
-	return block(l, x), slots[n:]
+	return s.p.block(l, x), slots[n:]
 }
 
 // step runs a forward and a backward program and returns y, dx and the adapters' gradients.
@@ -202,6 +212,10 @@ func TestFusedFormEqualsThePlainOneWhateverIsKept(t *testing.T) {
 		{name: "dense with biases, high rank", batch: 1, seq: 9, hidden: 40, features: 56, heads: 4, kvHeads: 2, bias: true, ranks: all(72)},
 		{name: "gate and up alone", batch: 1, seq: 4, hidden: 64, features: 64, heads: 4, kvHeads: 1, packed: true, ranks: map[string]int{"gate": 4, "up": 4}},
 		{name: "down alone", batch: 3, seq: 4, hidden: 64, features: 64, heads: 4, kvHeads: 1, packed: true, ranks: map[string]int{"down": 4}},
+		{name: "GeGLU", batch: 1, seq: 5, hidden: 64, features: 128, heads: 4, kvHeads: 2, packed: true, gelu: true, ranks: all(4)},
+		{name: "dropout", batch: 2, seq: 7, hidden: 64, features: 128, heads: 4, kvHeads: 2, packed: true, nested: true, dropout: 0.3, ranks: all(4)},
+		{name: "dropout, unequal ranks, dense", batch: 3, seq: 5, hidden: 40, features: 56, heads: 2, kvHeads: 1, bias: true, gelu: true, dropout: 0.1,
+			ranks: map[string]int{"q": 3, "v": 8, "o": 2, "up": 2, "gate": 5, "down": 72}},
 	}
 	reference.OnBackends(t, func(t *testing.T, spec string) {
 		d, err := backend.Open(spec)
@@ -237,11 +251,13 @@ func TestFusedFormIsAsPreciseAsThePlainOneInBFloat16(t *testing.T) {
 		problems := []problem{
 			{name: "small", batch: 2, seq: 24, hidden: 128, features: 256, heads: 2, kvHeads: 1, packed: true, nested: true, ranks: all(16)},
 			{name: "unequal ranks", batch: 1, seq: 33, hidden: 128, features: 128, heads: 2, kvHeads: 2, packed: true, ranks: map[string]int{"q": 4, "v": 8, "gate": 3, "down": 16}},
+			{name: "dropout", batch: 2, seq: 24, hidden: 128, features: 256, heads: 2, kvHeads: 1, packed: true, dropout: 0.1, gelu: true, ranks: all(16)},
 		}
 		if strings.HasPrefix(spec, "xla:cuda") {
 			problems = append(problems,
 				problem{name: "8B", batch: 1, seq: 512, hidden: 4096, features: 14336, heads: 32, kvHeads: 8, packed: true, nested: true, ranks: all(16)},
-				problem{name: "8B, rank 64", batch: 2, seq: 200, hidden: 4096, features: 14336, heads: 32, kvHeads: 8, packed: true, ranks: all(64)})
+				problem{name: "8B, rank 64", batch: 2, seq: 200, hidden: 4096, features: 14336, heads: 32, kvHeads: 8, packed: true, ranks: all(64)},
+				problem{name: "8B, dropout", batch: 1, seq: 512, hidden: 4096, features: 14336, heads: 32, kvHeads: 8, packed: true, nested: true, dropout: 0.05, ranks: all(16)})
 		}
 		d, err := backend.Open(spec)
 		if err != nil {

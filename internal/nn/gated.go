@@ -4,7 +4,6 @@ import (
 	"math"
 
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/loris-ml/loris/internal/kernels"
@@ -13,21 +12,29 @@ import (
 // SwiGLU is silu(gate) · up of gate and up [B, S, features], in float32 (arXiv:2002.05202). As outputs of one group of
 // linears the two are kept as one, and their backward pass takes the adapters before and behind it along.
 func (l *Layer) SwiGLU(gateUp []*Node) *Node {
-	if both := l.whole(gateUp); both != nil {
-		if f := l.groups[both]; f != nil {
-			return l.fusedSwiGLU(l.tape.value(KeepGate, both), gateUp[0], f)
-		}
-	}
-	return l.glu(gateUp, func(gate *Node) *Node { return Mul(gate, Sigmoid(gate)) })
+	return l.gate(kernels.SiLU, gateUp, func(gate *Node) *Node { return Mul(gate, Sigmoid(gate)) })
 }
 
 // GeGLU is gelu(gate) · up of gate and up [B, S, features], in float32 (arXiv:2002.05202), gelu by its approximation with
-// tanh (arXiv:1606.08415, transformers' gelu_pytorch_tanh). It has no kernel of its own.
+// tanh (arXiv:1606.08415, transformers' gelu_pytorch_tanh). Otherwise it is as [Layer.SwiGLU].
 func (l *Layer) GeGLU(gateUp []*Node) *Node {
-	return l.glu(gateUp, func(x *Node) *Node {
+	return l.gate(kernels.GELUTanh, gateUp, func(x *Node) *Node {
 		inner := MulScalar(Add(x, MulScalar(Mul(x, Mul(x, x)), 0.044715)), math.Sqrt(2/math.Pi))
 		return MulScalar(Mul(x, OnePlus(Tanh(inner))), 0.5)
 	})
+}
+
+// gate is the fused form of the activation where gate and up are the product of a group, else the plain one.
+func (l *Layer) gate(a kernels.Activation, gateUp []*Node, activate func(gate *Node) *Node) *Node {
+	if both := l.whole(gateUp); both != nil {
+		if product := l.products[both]; product != nil {
+			return product(a)
+		}
+		if f := l.groups[both]; f != nil {
+			return l.fusedGate(a, l.tape.value(KeepGate, both), gateUp[0], f)
+		}
+	}
+	return l.glu(gateUp, activate)
 }
 
 // glu is activate(gate) · up in float32.
@@ -48,24 +55,24 @@ func (l *Layer) glu(gateUp []*Node, activate func(gate *Node) *Node) *Node {
 	})[0]
 }
 
-// fusedSwiGLU is SwiGLU of both [B, S, 2·features], the product of f, with the shape of like.
-func (l *Layer) fusedSwiGLU(both, like *Node, f *fused) *Node {
+// fusedGate is the gated activation of both [B, S, 2·features], the product of f, with the shape of like.
+func (l *Layer) fusedGate(a kernels.Activation, both, like *Node, f *fused) *Node {
 	behind := 0 // room for the next linear's adapter, which this group's adapters foretell
 	if f.n > 0 {
 		behind = room
 	}
-	act := l.head(kernels.SwiGLU(flat(both), behind), like, true)
+	act := l.head(kernels.Gated(a, flat(both), behind), like, true)
 	if r, ok := f.pair(); ok {
 		l.gated[act] = r
 	}
 	l.tape.record([]*Node{act}, func(d []*Node) {
 		next, ok := l.late[d[0]]
 		if !ok {
-			l.tape.add(both, l.head(swiGLUGradient(flat(both), flat(d[0]), f.pad), both, true))
+			l.tape.add(both, l.head(kernels.GatedGradient(a, flat(both), flat(d[0]), f.pad), both, true))
 			return
 		}
-		dBoth, dLow, dB, dA := kernels.SwiGLUBackward(flat(both), flat(d[0]), f.compactB(both.DType()), f.low, next.p, f.pad)
-		next.addA(TransposeAllDims(dA, 1, 0))
+		dBoth, dLow, dB, dA := kernels.GatedBackward(a, flat(both), flat(d[0]), f.compactB(both.DType()), f.low, next.p, f.pad, next.drop.one())
+		next.addA(next.drop.times(TransposeAllDims(dA, 1, 0)))
 		g := l.head(dBoth, both, true)
 		l.early[g] = early{ConvertDType(dLow, both.DType()), dB}
 		l.tape.add(both, g)
@@ -73,13 +80,13 @@ func (l *Layer) fusedSwiGLU(both, like *Node, f *fused) *Node {
 	return act
 }
 
-// pair tells whether both of two linears have an adapter of one rank that kernels.SwiGLUBackward takes.
+// pair tells whether both of two linears have an adapter of one rank that kernels.GatedBackward takes.
 func (f *fused) pair() (r int, ok bool) {
 	if len(f.linears) != 2 || len(f.adapters) != 2 || f.adapters[0].R != f.adapters[1].R {
 		return 0, false
 	}
 	r = f.adapters[0].R
-	return r, r <= kernels.MaxSwiGLURank
+	return r, r <= kernels.MaxGatedRank
 }
 
 // compactB are the Bs [out, R] times their scaling, one below the other.
@@ -89,20 +96,4 @@ func (f *fused) compactB(dtype dtypes.DType) *Node {
 		bs = append(bs, MulScalar(a.b, a.Scaling))
 	}
 	return ConvertDType(concat(bs, 0), dtype)
-}
-
-// swiGLUGradient is [dgate | dup | 0], [T, 2F+pad], for gateUp [T, 2F] and the gradient d [T, F] of its SwiGLU.
-func swiGLUGradient(gateUp, d *Node, pad int) *Node {
-	n := d.Shape().Dim(1)
-	wide := func(x *Node) *Node { return ConvertDType(x, dtypes.Float32) }
-	gate, up, dOut := wide(SliceAxis(gateUp, 1, AxisRange(0, n))), wide(SliceAxis(gateUp, 1, AxisRange(n))), wide(d)
-	s := Sigmoid(gate)
-	parts := []*Node{
-		ConvertDType(Mul(Mul(Mul(dOut, up), s), OnePlus(Mul(gate, OneMinus(s)))), gateUp.DType()),
-		ConvertDType(Mul(Mul(dOut, gate), s), gateUp.DType()),
-	}
-	if pad > 0 {
-		parts = append(parts, Zeros(d.Graph(), shapes.Make(gateUp.DType(), d.Shape().Dim(0), pad)))
-	}
-	return Concatenate(parts, 1)
 }

@@ -28,6 +28,7 @@ type Shape struct {
 	UnitOffset                      bool         // norms multiply by 1 + gain, before they round, as Gemma's do
 	Compute                         dtypes.DType // of activations and matrix products
 	Form                            Form
+	Attention                       attention.Route
 }
 
 // Batch are the inputs of a program that all layers share; B rows of S tokens.
@@ -51,8 +52,9 @@ type Layer struct {
 	adapters map[string]boundAdapter
 	tape     *Tape
 	cache    *Cache
-	index    *Node // uint32 scalar, which layer of the model it is; for random streams
-	rope     int   // which table of Batch.Cos and Sin it rotates by
+	stacks   map[string]stacked // by a group's first linear
+	index    *Node              // uint32 scalar, which layer of the model it is; for random streams
+	rope     int                // which table of Batch.Cos and Sin it rotates by
 	fusion
 }
 
@@ -121,6 +123,9 @@ func (l *Layer) gain(name string) (gain *Node, trained bool) {
 // the quotient in float32. Of heads it is the norm of each head's features.
 func (l *Layer) RMSNorm(x *Node, name string) *Node {
 	gain, trained := l.gain(name)
+	if x.Rank() == 3 && !trained && l.fused(x) { // a row of heads is too short for a block of its own
+		return l.fusedNorm(x, gain)
+	}
 	ins := []*Node{x}
 	if trained {
 		ins = append(ins, gain)
@@ -225,6 +230,7 @@ func (l *Layer) RotaryHeads(qkv []*Node) (q, k, v *Node) {
 func (l *Layer) Attend(q, k, v *Node, o attention.Options) *Node {
 	d := q.Shape().Dimensions
 	flat := func(x *Node) []*Node { return []*Node{Reshape(x, d[0], d[1], d[2]*d[3])} }
+	o.Route = l.shape.Attention
 	if l.cache != nil {
 		return flat(l.cache.attend(q, k, v, o))[0]
 	}

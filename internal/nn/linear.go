@@ -19,7 +19,7 @@ type boundAdapter struct {
 // NormLinears is Linears of RMSNorm(x): the norm and the group of linears behind it.
 func (l *Layer) NormLinears(x *Node, norm string, names ...string) []*Node {
 	if f := l.factors(x, names); f != nil {
-		if gain, trained := l.gain(norm); !trained && !l.shape.UnitOffset { // the kernel rounds before it multiplies
+		if gain, trained := l.gain(norm); !trained {
 			return l.split(l.fusedNormLinears(x, gain, f), f.linears)
 		}
 	}

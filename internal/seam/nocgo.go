@@ -26,6 +26,7 @@ func (p *Plugin) Path() string                                       { return ""
 func (p *Plugin) SetDepth(n int) error                               { return errNoCgo }
 func (p *Plugin) Depth() int                                         { return 0 }
 func (p *Plugin) Sync() error                                        { return errNoCgo }
+func (p *Plugin) Limit(executions, copies int) error                 { return errNoCgo }
 func (p *Plugin) Pending() int                                       { return 0 }
 func (p *Plugin) SetCacheDir(dir string)                             {}
 func (p *Plugin) CacheStats() CacheStats                             { return CacheStats{Err: errNoCgo} }

@@ -159,6 +159,12 @@ func (p *Plugin) Depth() int {
 // Sync waits for all outstanding executions and copies, and returns the first error among them.
 func (p *Plugin) Sync() error { return takeError(C.seam_sync(p.slot)) }
 
+// Limit waits for the oldest executions and copies until at most so many of each are outstanding per device: whoever goes
+// on then holds no more memory for what is launched ahead. It returns the first error among those it waited for.
+func (p *Plugin) Limit(executions, copies int) error {
+	return takeError(C.seam_limit(p.slot, C.int(max(0, executions)), C.int(max(0, copies))))
+}
+
 // Pending is the number of executions and copies that have not been waited for; some of them may have ended.
 func (p *Plugin) Pending() int { return int(C.seam_pending(p.slot)) }
 

@@ -249,6 +249,11 @@ func TestDepthDoesNotChangeResults(t *testing.T) {
 			if n := p.Pending(); n > depth {
 				t.Fatalf("depth %d: %d executions are pending after call %d", depth, n, i)
 			}
+			if i%100 == 50 {
+				if err := p.Limit(3, 0); err != nil || p.Pending() > 3 {
+					t.Fatalf("depth %d: error %v, %d executions are pending, want at most 3", depth, err, p.Pending())
+				}
+			}
 			if i > 0 {
 				if err := x.FinalizeAll(); err != nil { // while it may still be read
 					t.Fatal(err)

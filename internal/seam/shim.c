@@ -320,6 +320,17 @@ char *seam_sync(int slot) {
   return seam_message(p->real, first);
 }
 
+char *seam_limit(int slot, int runs, int copies) {
+  plugin *p = &plugins[slot];
+  PJRT_Error *first = NULL;
+  int i = 0;
+  for (lane *l; (l = next_lane(p, &i));) {
+    first = seam_keep_first(p->real, first, drain(p, &l->runs, runs));
+    first = seam_keep_first(p->real, first, drain(p, &l->copies, copies));
+  }
+  return seam_message(p->real, first);
+}
+
 char *seam_set_depth(int slot, int depth) {
   plugin *p = &plugins[slot];
   pthread_mutex_lock(&p->mu);

@@ -31,6 +31,7 @@ typedef struct {
 char *seam_open(const char *path, int *slot, void **table);
 char *seam_set_depth(int slot, int depth);
 char *seam_sync(int slot);
+char *seam_limit(int slot, int runs, int copies);  // waits until at most so many are outstanding on each device
 char *seam_memory_stats(int slot, int device, seam_memory *out);
 int seam_pending(int slot);
 

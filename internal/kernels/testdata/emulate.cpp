@@ -2,7 +2,8 @@
 // argument, its size as int64 and its bytes, or -1-i for the same memory as argument i. Writes all arguments' bytes.
 // Arguments end at a page that cannot be touched, so that reading or writing past them ends the program.
 #define LORIS_EMULATE
-#include "../device.cuh"
+#include "../dropout.cuh"
+#include "../gated.cuh"
 
 #include <string>
 #include <sys/mman.h>
@@ -12,6 +13,9 @@
 namespace nf4 {
 #include "../nf4.cu"
 #include "../nf4_nested.cu"
+#include "../nf4_vector.cu"
+#include "../nf4_rows8.cu"
+#include "../nf4_rows32.cu"
 }
 namespace rmsnorm {
 #include "../rmsnorm.cu"
@@ -19,14 +23,28 @@ namespace rmsnorm {
 namespace rmsnorm_backward {
 #include "../rmsnorm_backward.cu"
 }
-namespace swiglu {
+namespace gates {
 #include "../swiglu.cu"
+#include "../geglu.cu"
 }
-namespace swiglu_backward {
+namespace gates_backward {
 #include "../swiglu_backward.cu"
+#include "../geglu_backward.cu"
 }
 namespace rope_backward {
 #include "../rope_backward.cu"
+}
+namespace dropout_low {
+#include "../dropout_low.cu"
+}
+namespace dropout_product {
+#include "../dropout_product.cu"
+}
+namespace dropout_gradient {
+#include "../dropout_gradient.cu"
+}
+namespace cache_attention {
+#include "../cache_attention.cu"
 }
 
 template <class... A, size_t... I>
@@ -43,9 +61,18 @@ static std::function<void()> find(const std::string& name, const std::vector<voi
   if (name == "nf4_nested") return prepare(nf4::loris_nf4_nested, arguments);
   if (name == "rmsnorm") return prepare(rmsnorm::loris_rmsnorm, arguments);
   if (name == "rmsnorm_backward") return prepare(rmsnorm_backward::loris_rmsnorm_backward, arguments);
-  if (name == "swiglu") return prepare(swiglu::loris_swiglu, arguments);
-  if (name == "swiglu_backward") return prepare(swiglu_backward::loris_swiglu_backward, arguments);
+  if (name == "swiglu") return prepare(gates::loris_swiglu, arguments);
+  if (name == "swiglu_backward") return prepare(gates_backward::loris_swiglu_backward, arguments);
+  if (name == "geglu") return prepare(gates::loris_geglu, arguments);
+  if (name == "geglu_backward") return prepare(gates_backward::loris_geglu_backward, arguments);
   if (name == "rope_backward") return prepare(rope_backward::loris_rope_backward, arguments);
+  if (name == "nf4_vector") return prepare(nf4::loris_nf4_vector, arguments);
+  if (name == "nf4_rows8") return prepare(nf4::loris_nf4_rows8, arguments);
+  if (name == "nf4_rows32") return prepare(nf4::loris_nf4_rows32, arguments);
+  if (name == "cache_attention") return prepare(cache_attention::loris_cache_attention, arguments);
+  if (name == "dropout_low") return prepare(dropout_low::loris_dropout_low, arguments);
+  if (name == "dropout_product") return prepare(dropout_product::loris_dropout_product, arguments);
+  if (name == "dropout_gradient") return prepare(dropout_gradient::loris_dropout_gradient, arguments);
   fail("no such kernel");
 }
 

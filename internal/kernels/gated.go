@@ -1,0 +1,221 @@
+package kernels
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/loris-ml/loris/internal/seam"
+)
+
+// Activation is what is applied to the gate of a gated activation (arXiv:2002.05202).
+type Activation int
+
+const (
+	SiLU     Activation = iota // x·sigmoid(x): SwiGLU
+	GELUTanh                   // x/2·(1+tanh(sqrt(2/π)·(x+0.044715x³))), transformers' gelu_pytorch_tanh: GeGLU
+)
+
+// kernel is how the kernels' names begin.
+func (a Activation) kernel() string { return [...]string{"swiglu", "geglu"}[a] }
+
+// sigmoid returns s such that the activation is x·s, and the factor by which the slope of the argument of its sigmoid
+// exceeds 1; nil where that is 1. x is in float32.
+func (a Activation) sigmoid(x *Node) (s, slope *Node) {
+	if a == SiLU {
+		return Sigmoid(x), nil
+	}
+	const cube = 0.044715
+	twice, square := 2*math.Sqrt(2/math.Pi), Mul(x, x)
+	return Sigmoid(MulScalar(Mul(x, OnePlus(MulScalar(square, cube))), twice)), MulScalar(OnePlus(MulScalar(square, 3*cube)), twice)
+}
+
+// slope is the derivative of the activation at x, for what sigmoid returned.
+func slope(x, s, inner *Node) *Node {
+	d := Mul(x, OneMinus(s))
+	if inner != nil {
+		d = Mul(d, inner)
+	}
+	return Mul(s, OnePlus(d))
+}
+
+// Gated is the activation of a gate times up, for gateUp [T, 2F], gate and up side by side: [act(gate)·up | 0], [T, F+pad],
+// of gateUp's dtype; computed in float32.
+//
+// The kernel takes bfloat16, and F a multiple of 8.
+func Gated(a Activation, gateUp *Node, pad int) *Node {
+	const op = "Gated"
+	rows, f := checkGateUp(op, gateUp)
+	checkPad(op, pad)
+	if k := gatedLaunch(a, gateUp.DType(), rows, f, pad).use(gateUp.Graph()); k != nil {
+		return k.call(gateUp)[0]
+	}
+	return gatedTwin(a, gateUp, pad)
+}
+
+func checkGateUp(op string, gateUp *Node) (rows, f int) {
+	rows, f = checkMatrix(op, "gateUp", gateUp)
+	if f%2 != 0 {
+		panic(fmt.Errorf("kernels: %s: gateUp has %d columns, want an even number", op, f))
+	}
+	return rows, f / 2
+}
+
+func gatedTwin(a Activation, gateUp *Node, pad int) *Node {
+	f := gateUp.Shape().Dimensions[1] / 2
+	gate, up := wide(columns(gateUp, 0, f)), wide(columns(gateUp, f, 2*f))
+	s, _ := a.sigmoid(gate)
+	return padTo(ConvertDType(Mul(Mul(gate, s), up), gateUp.DType()), f+pad)
+}
+
+func gatedLaunch(a Activation, dtype dtypes.DType, rows, f, pad int) *launch {
+	const threads = 256
+	blocks := max(1, ceilDiv(max(f, pad)/chunk, threads)) // for a row
+	if dtype != dtypes.BFloat16 || f%chunk != 0 || f == 0 || rows == 0 || rows*blocks > maxRows {
+		return nil
+	}
+	return &launch{
+		kernel: a.kernel(), grid: [3]int{rows * blocks}, threads: threads,
+		sizes: []int32{int32(f / chunk), int32(pad / chunk), int32(blocks)},
+		out:   []shapes.Shape{shapes.Make(dtype, rows, f+pad)},
+	}
+}
+
+// MaxGatedRank is the largest adapter rank that the kernel of [GatedBackward] takes.
+const MaxGatedRank = 16
+
+// GatedBackward is the backward of [Gated], together with the products that adapters of rank r on gate and up (before it)
+// and down (behind it) need from what it computes:
+//
+//	dGateUp [T, 2F+pad] = [dgate | dup | 0], of gateUp's dtype
+//	dLow [T, 2r]        = [dgate·B_gate | dup·B_up]
+//	db [2F, r]          = [dgateᵀ·low_gate ; dupᵀ·low_up]
+//	da [F, r]           = act(gate)·up, transposed, times p
+//
+// the last three in float32, of dgate, dup and act(gate)·up as rounded to gateUp's dtype. gateUp [T, 2F] is that of the
+// forward, dact [T, F] the gradient of its result; b [2F, r] are B_gate over B_up, low [T, 2r] the products of the input
+// with A_gate and A_up, p [T, r] that of down's arriving gradient with B_down. So db is the gradient of b, and da that of
+// A_down, transposed. Where act(gate)·up went through dropout before A_down, drop says which, of one adapter, and da is of
+// what it keeps; else it is nil.
+//
+// The kernel takes bfloat16, F a multiple of 128 and r up to [MaxGatedRank]; it adds up dLow in no fixed order, so its
+// last bits may differ from run to run.
+func GatedBackward(a Activation, gateUp, dact, b, low, p *Node, pad int, drop *Dropout) (dGateUp, dLow, db, da *Node) {
+	const op = "GatedBackward"
+	dtype := gateUp.DType()
+	rows, f := checkGateUp(op, gateUp)
+	checkPad(op, pad)
+	_, r := checkMatrix(op, "b", b)
+	check(op, "dact", dact, dtype, rows, f)
+	check(op, "b", b, dtype, 2*f, r)
+	check(op, "low", low, dtype, rows, 2*r)
+	check(op, "p", p, dtype, rows, r)
+	if drop != nil {
+		drop.check(op, rows)
+		if len(drop.Ranks) != 1 {
+			panic(fmt.Errorf("kernels: %s: dropout before %d adapters, want one", op, len(drop.Ranks)))
+		}
+	}
+	if k := gatedBackwardLaunch(a, dtype, rows, f, r, pad, drop).use(gateUp.Graph()); k != nil {
+		return gatedBackwardCall(k, gateUp, dact, b, low, p, drop)
+	}
+	return gatedBackwardTwin(a, gateUp, dact, b, low, p, pad, drop)
+}
+
+func gatedBackwardTwin(a Activation, gateUp, dact, b, low, p *Node, pad int, drop *Dropout) (dGateUp, dLow, db, da *Node) {
+	f, r := dact.Shape().Dimensions[1], p.Shape().Dimensions[1]
+	narrow := func(x *Node) *Node { return ConvertDType(x, gateUp.DType()) }
+	gate, up, d := wide(columns(gateUp, 0, f)), wide(columns(gateUp, f, 2*f)), wide(dact)
+	s, inner := a.sigmoid(gate)
+	open := Mul(gate, s)
+	act := narrow(Mul(open, up))
+	if drop != nil {
+		act = drop.kept(0, act)
+	}
+	dgate := narrow(Mul(Mul(d, up), slope(gate, s, inner)))
+	dup := narrow(Mul(d, open))
+
+	both := Concatenate([]*Node{dgate, dup}, 1)
+	bGate, bUp := Slice(b, AxisRange(0, f)), Slice(b, AxisRange(f, 2*f))
+	dLow = Concatenate([]*Node{product(dgate, 1, bGate), product(dup, 1, bUp)}, 1)
+	db = Concatenate([]*Node{product(dgate, 0, columns(low, 0, r)), product(dup, 0, columns(low, r, 2*r))}, 0)
+	return padTo(both, 2*f+pad), dLow, db, product(act, 0, p)
+}
+
+// GatedGradient is the first result of [GatedBackward] alone: [dgate | dup | 0], [T, 2F+pad]. It has no kernel.
+func GatedGradient(a Activation, gateUp, dact *Node, pad int) *Node {
+	const op = "GatedGradient"
+	rows, f := checkGateUp(op, gateUp)
+	checkPad(op, pad)
+	check(op, "dact", dact, gateUp.DType(), rows, f)
+	gate, up, d := wide(columns(gateUp, 0, f)), wide(columns(gateUp, f, 2*f)), wide(dact)
+	s, inner := a.sigmoid(gate)
+	both := Concatenate([]*Node{
+		ConvertDType(Mul(Mul(d, up), slope(gate, s, inner)), gateUp.DType()),
+		ConvertDType(Mul(d, Mul(gate, s)), gateUp.DType()),
+	}, 1)
+	return padTo(both, 2*f+pad)
+}
+
+// product contracts an axis of x with the first one of y, and returns float32.
+func product(x *Node, axis int, y *Node) *Node {
+	return Dot(wide(x), wide(y)).General([]int{axis}, nil, []int{0}, nil)
+}
+
+// What gated_backward.cuh has.
+const (
+	gatedColumns = 128 // of F that a block owns
+	gatedRows    = 64  // tokens that it takes at once
+	gatedThreads = 256
+	gatedShared  = 2 * ((3*gatedRows+2*MaxGatedRank)*(gatedColumns+8) + gatedRows*(2*MaxGatedRank+8) + gatedRows*(MaxGatedRank+8))
+)
+
+// residentBlocks is how many blocks run at once on the largest GPUs: two on each of 132 multiprocessors.
+const residentBlocks = 264
+
+func gatedBackwardLaunch(a Activation, dtype dtypes.DType, rows, f, r, pad int, drop *Dropout) *launch {
+	if dtype != dtypes.BFloat16 || f%gatedColumns != 0 || f == 0 || rows == 0 || rows > maxRows-gatedRows || r > MaxGatedRank || r == 0 {
+		return nil
+	}
+	limit := int32(0)
+	if drop != nil {
+		limit = int32(threshold(drop.Rates[0]))
+	}
+	stripes := f / gatedColumns
+	tiles := ceilDiv(rows, gatedRows)
+	perSplit := ceilDiv(tiles, max(1, residentBlocks/stripes)) // tiles
+	splits := ceilDiv(tiles, perSplit)
+	return &launch{
+		kernel: a.kernel() + "_backward", grid: [3]int{stripes, splits}, threads: gatedThreads, shared: gatedShared,
+		sizes: []int32{int32(f), int32(rows), int32(perSplit * gatedRows), int32(pad / chunk), limit},
+		out: []shapes.Shape{
+			shapes.Make(dtype, rows, 2*f+pad), shapes.Make(dtypes.Float32, rows, 2*MaxGatedRank),
+			shapes.Make(dtypes.Float32, splits, 2*f, MaxGatedRank), shapes.Make(dtypes.Float32, splits, f, MaxGatedRank),
+		},
+		aliases: []seam.Alias{{Result: 1, Operand: 6}}, // dLow is added to zeros
+	}
+}
+
+// swiGLUBackwardCall widens the factors to the kernel's rank, and cuts the results back.
+func gatedBackwardCall(k *launch, gateUp, dact, b, low, p *Node, drop *Dropout) (dGateUp, dLow, db, da *Node) {
+	r := p.Shape().Dimensions[1]
+	const full = MaxGatedRank
+	if r < full {
+		low = Concatenate([]*Node{padTo(columns(low, 0, r), full), padTo(columns(low, r, 2*r), full)}, 1)
+		b, p = padTo(b, full), padTo(p, full)
+	}
+	keys := Const(gateUp.Graph(), []uint32{0}) // never read
+	if drop != nil {
+		keys = drop.Keys
+	}
+	out := k.call(gateUp, dact, b, low, p, keys, Zeros(gateUp.Graph(), k.out[1]))
+	dLow, db, da = out[1], ReduceSum(out[2], 0), ReduceSum(out[3], 0)
+	if r < full {
+		dLow = Concatenate([]*Node{columns(dLow, 0, r), columns(dLow, full, full+r)}, 1)
+		db, da = columns(db, 0, r), columns(da, 0, r)
+	}
+	return out[0], dLow, db, da
+}

@@ -1,0 +1,171 @@
+// The backward of a gated activation, with the four thin products that the adapters around it need: gate, up and d(act) are read once,
+// and act, dgate and dup multiplied while they are in shared memory.
+//
+// A block owns COLUMNS columns of F and walks over its share of the tokens, ROWS at a time; eight warps. Products over
+// tokens (db, da) stay in registers to the end; the product over columns (p) is added up over blocks in memory.
+#pragma once
+#include "dropout.cuh"
+#include "gated.cuh"
+
+constexpr int COLUMNS = 128, ROWS = 64, RANK = 16, THREADS = 256;
+constexpr int TILE = COLUMNS + 8, LOW = 2 * RANK + 8, DOWN = RANK + 8; // padded rows, free of bank conflicts
+constexpr int HELD = ROWS * COLUMNS / 8 / THREADS; // chunks a thread holds of each tile
+// Where the tiles begin in shared memory.
+constexpr int GATE = 0, UP = GATE + ROWS * TILE, ACT = UP + ROWS * TILE;
+constexpr int B = ACT + ROWS * TILE, LOWS = B + 2 * RANK * TILE, DOWNS = LOWS + ROWS * LOW;
+
+struct Held {
+  uint4 gate[HELD], up[HELD], dact[HELD];
+};
+
+// fetch reads this thread's chunks of the next ROWS tokens, of which the first left exist; the others count as zero.
+__device__ __forceinline__ void fetch(Held& held, const uint4* gateUp, const uint4* dact, int chunks, int left) {
+  const uint4 zero = make_uint4(0, 0, 0, 0);
+#pragma unroll
+  for (int k = 0; k < HELD; k++) {
+    const bool exists = 16 * k < left - (int)(threadIdx.x >> 4);
+    held.gate[k] = exists ? __ldcs(gateUp + 32 * k * chunks) : zero;
+    held.up[k] = exists ? __ldcs(gateUp + (32 * k + 1) * chunks) : zero;
+    held.dact[k] = exists ? __ldcs(dact + 16 * k * chunks) : zero;
+  }
+}
+
+// gateUp [T,2F], dact [T,F], b [2F,16] of gate over up, low [T,32] and p [T,16], see the Go function; keys u32 [T] are
+// read if act goes through dropout before da, which a threshold above 0 says; zero f32 [T,32] is where dlow is. -> out [T,2F+8X] = [dgate | dup | 0], dlow f32 [T,32] += [dgate b | dup b],
+// db f32 [splits,2F,16] = dgate^T low over dup^T low, da f32 [splits,F,16] = act^T p.
+// sizes = {F, T, tokens for a split (a multiple of ROWS), X, threshold}; grid (F/COLUMNS, splits).
+template <class A>
+__device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, const uint4* __restrict__ dact, const u16* __restrict__ b,
+             const uint4* __restrict__ low, const uint4* __restrict__ p, const u32* __restrict__ keys,
+             const int* __restrict__ sizes, uint4* __restrict__ out, float* dlow, float* __restrict__ db,
+             float* __restrict__ da) {
+  DYNAMIC_SHARED(tiles);
+  const int F = sizes[0], X = sizes[3], chunks = F >> 3, outChunks = 2 * chunks + X;
+  const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, first = blockIdx.x * COLUMNS;
+  const int begin = blockIdx.y * sizes[2];
+  int left = min(sizes[2], sizes[1] - begin); // tokens
+  const u32 threshold = (u32)sizes[4];
+  const int row = tid >> 4, chunk = tid & 15, column = (first >> 3) + chunk;
+
+  for (int i = tid; i < COLUMNS * RANK; i += THREADS) { // b is used transposed
+    const int f = i / RANK, n = i % RANK;
+    tiles[B + n * TILE + f] = b[(size_t)(first + f) * RANK + n];
+    tiles[B + (RANK + n) * TILE + f] = b[(size_t)(F + first + f) * RANK + n];
+  }
+  out += (size_t)begin * outChunks;
+  if (blockIdx.x == 0) {
+    for (int i = tid; i < left * X; i += THREADS)
+      out[(size_t)(i / X) * outChunks + 2 * chunks + i % X] = make_uint4(0, 0, 0, 0);
+  }
+  // From here on, pointers are those of this thread's first element.
+  gateUp += (size_t)(begin + row) * 2 * chunks + column;
+  dact += (size_t)(begin + row) * chunks + column;
+  out += (size_t)row * outChunks + column;
+  low += (size_t)begin * (2 * RANK / 8) + tid;
+  p += (size_t)begin * (RANK / 8) + tid;
+  keys += threshold ? begin : 0;
+  Held held;
+  fetch(held, gateUp, dact, chunks, left);
+  float sums[3][2][4] = {}; // of 16 columns of F by the rank: dgate^T low, dup^T low, act^T p
+
+  // Where this lane's rows of the operands lie: li and lj number matrices' rows and matrices.
+  const int li = lane & 7, lj = lane >> 3, half = (lj & 1) << 3, other = (lj >> 1) << 3;
+  const SharedAddress base = shared(tiles);
+  const SharedAddress tileT = base + ((li + other) * TILE + warp * 16 + half) * 2;
+  const SharedAddress lowAt = base + (LOWS + (li + half) * LOW + other) * 2;
+  const SharedAddress pAt = base + (DOWNS + (li + half) * DOWN + other) * 2;
+  // For dlow, half of the warps take dgate, half dup, and each 16 tokens.
+  const int tokens = (warp & 3) * 16, side = warp >> 2;
+  dlow += (size_t)(begin + tokens + (lane >> 2)) * (2 * RANK) + side * RANK + 2 * (lane & 3);
+  const SharedAddress tileAt = base + ((side ? UP : GATE) + (tokens + li + half) * TILE + other) * 2;
+  const SharedAddress bAt = base + (B + (side * RANK + li + other) * TILE + half) * 2;
+
+  for (; left > 0; left -= ROWS) {
+    copyAsync(base + (LOWS + (tid >> 2) * LOW + (tid & 3) * 8) * 2, low, tid >> 2 < left);
+    if (tid < ROWS * RANK / 8) copyAsync(base + (DOWNS + (tid >> 1) * DOWN + (tid & 1) * 8) * 2, p, tid >> 1 < left);
+#pragma unroll
+    for (int k = 0; k < HELD; k++) {
+      float gate[8], up[8], d[8], act[8];
+      widen(gate, held.gate[k]);
+      widen(up, held.up[k]);
+      widen(d, held.dact[k]);
+#pragma unroll
+      for (int i = 0; i < 8; i++) {
+        const float s = sigmoid(A::inner(gate[i])), open = gate[i] * s, dup = d[i] * open;
+        act[i] = open * up[i];
+        gate[i] = d[i] * up[i] * s * (1.f + gate[i] * (1.f - s) * A::slope(gate[i]));
+        up[i] = dup;
+      }
+      const uint4 dgate = narrow(gate), dup = narrow(up);
+      const int t = row + 16 * k, at = t * TILE + chunk * 8;
+      if (t < left) {
+        out[16 * k * outChunks] = dgate;
+        out[16 * k * outChunks + chunks] = dup;
+      }
+      *(uint4*)(tiles + GATE + at) = dgate;
+      *(uint4*)(tiles + UP + at) = dup;
+      uint4 behind = narrow(act);
+      if (threshold) behind = kept(behind, t < left ? keys[t] : 0u, column, threshold);
+      *(uint4*)(tiles + ACT + at) = behind;
+    }
+    awaitCopies();
+    __syncthreads();
+    gateUp += ROWS * 2 * chunks;
+    dact += ROWS * chunks;
+    out += ROWS * outChunks;
+    low += ROWS * (2 * RANK / 8);
+    p += ROWS * (RANK / 8);
+    keys += threshold ? ROWS : 0;
+    if (ROWS < left) fetch(held, gateUp, dact, chunks, left - ROWS); // while the products run
+#pragma unroll
+    for (int k = 0; k < ROWS / 16; k++) {
+      u32 a[4], m[4];
+      matricesTransposed(m, lowAt + k * 16 * LOW * 2);
+      matricesTransposed(a, tileT + (GATE + k * 16 * TILE) * 2);
+      multiply(sums[0][0], a, m[0], m[1]);
+      multiply(sums[0][1], a, m[2], m[3]);
+      matricesTransposed(m, lowAt + k * 16 * LOW * 2 + RANK * 2);
+      matricesTransposed(a, tileT + (UP + k * 16 * TILE) * 2);
+      multiply(sums[1][0], a, m[0], m[1]);
+      multiply(sums[1][1], a, m[2], m[3]);
+      matricesTransposed(m, pAt + k * 16 * DOWN * 2);
+      matricesTransposed(a, tileT + (ACT + k * 16 * TILE) * 2);
+      multiply(sums[2][0], a, m[0], m[1]);
+      multiply(sums[2][1], a, m[2], m[3]);
+    }
+    float partial[2][4] = {};
+#pragma unroll
+    for (int k = 0; k < COLUMNS / 16; k++) {
+      u32 a[4], m[4];
+      matrices(a, tileAt + k * 32);
+      matrices(m, bAt + k * 32);
+      multiply(partial[0], a, m[0], m[1]);
+      multiply(partial[1], a, m[2], m[3]);
+    }
+#pragma unroll
+    for (int n = 0; n < 2; n++) {
+      const int t = tokens + (lane >> 2);
+      float* to = dlow + n * 8;
+      if (t < left) {
+        atomicAdd(to, partial[n][0]);
+        atomicAdd(to + 1, partial[n][1]);
+      }
+      if (t + 8 < left) {
+        atomicAdd(to + 8 * 2 * RANK, partial[n][2]);
+        atomicAdd(to + 8 * 2 * RANK + 1, partial[n][3]);
+      }
+    }
+    dlow += ROWS * (2 * RANK);
+    __syncthreads();
+  }
+#pragma unroll
+  for (int m = 0; m < 3; m++) {
+#pragma unroll
+    for (int n = 0; n < 2; n++) {
+      const int f = first + warp * 16 + (lane >> 2), r = n * 8 + 2 * (lane & 3);
+      float* to = m < 2 ? db + ((size_t)blockIdx.y * 2 * F + m * F + f) * RANK + r : da + ((size_t)blockIdx.y * F + f) * RANK + r;
+      *(float2*)to = make_float2(sums[m][n][0], sums[m][n][1]);
+      *(float2*)(to + 8 * RANK) = make_float2(sums[m][n][2], sums[m][n][3]);
+    }
+  }
+}

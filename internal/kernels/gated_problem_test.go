@@ -1,0 +1,110 @@
+package kernels
+
+import (
+	"encoding/binary"
+	"math"
+	"math/bits"
+	"math/rand/v2"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph"
+)
+
+// activation is act(x) and its derivative.
+func activation(a Activation, x float64) (y, slope float64) {
+	if a == SiLU {
+		s := 1 / (1 + math.Exp(-x))
+		return x * s, s * (1 + x*(1-s))
+	}
+	k := math.Sqrt(2 / math.Pi)
+	t := math.Tanh(k * (x + 0.044715*x*x*x))
+	return x / 2 * (1 + t), (1+t)/2 + x/2*(1-t*t)*k*(1+3*0.044715*x*x)
+}
+
+func gatedProblem(a Activation, dtype dtypes.DType, rows, f, pad int) problem {
+	in := []array{normal(rand.New(rand.NewPCG(uint64(rows), uint64(f))), dtype, 2, rows, 2*f)}
+	in[0].floats[0] = -200 // exp overflows
+	want := make([]float64, rows*(f+pad))
+	for t := range rows {
+		for i := range f {
+			act, _ := activation(a, in[0].at(t, i))
+			want[t*(f+pad)+i] = act * in[0].at(t, f+i)
+		}
+	}
+	return problem{
+		inputs: in, want: [][]float64{want}, launch: gatedLaunch(a, dtype, rows, f, pad),
+		op:   func(in []*Node) []*Node { return []*Node{Gated(a, in[0], pad)} },
+		twin: func(in []*Node) []*Node { return []*Node{gatedTwin(a, in[0], pad)} },
+	}.named("Gated %s %s %dx%d, pad %d", a.kernel(), dtype, rows, f, pad)
+}
+
+func gatedBackwardProblem(a Activation, dtype dtypes.DType, rows, f, r, pad int, rate float64) problem {
+	random := rand.New(rand.NewPCG(uint64(rows), uint64(f)))
+	in := []array{
+		normal(random, dtype, 1.5, rows, 2*f), normal(random, dtype, 1, rows, f), normal(random, dtype, 1, 2*f, r),
+		normal(random, dtype, 1, rows, 2*r), normal(random, dtype, 1, rows, r),
+	}
+	var raw []byte
+	keys := make([]uint32, rows)
+	for i := range keys {
+		keys[i] = random.Uint32()
+		raw = binary.NativeEndian.AppendUint32(raw, keys[i])
+	}
+	dropout := func(keys *Node) *Dropout { return &Dropout{keys, []float64{rate}, []int{r}} }
+	drop := func(in []*Node) *Dropout { return nil }
+	launch := gatedBackwardLaunch(a, dtype, rows, f, r, pad, nil)
+	unread := array{shape: shapes.Make(dtypes.Uint32, 1), bytes: make([]byte, 4)}
+	if rate > 0 {
+		drop = func(in []*Node) *Dropout { return dropout(in[5]) }
+		launch = gatedBackwardLaunch(a, dtype, rows, f, r, pad, dropout(nil))
+		unread = array{shape: shapes.Make(dtypes.Uint32, 1, rows), bytes: raw}
+		in = append(in, unread)
+	}
+	p := problem{
+		inputs: in, launch: launch,
+		op: func(in []*Node) []*Node {
+			dGateUp, dLow, db, da := GatedBackward(a, in[0], in[1], in[2], in[3], in[4], pad, drop(in))
+			return []*Node{dGateUp, dLow, db, da}
+		},
+		twin: func(in []*Node) []*Node {
+			dGateUp, dLow, db, da := gatedBackwardTwin(a, in[0], in[1], in[2], in[3], in[4], pad, drop(in))
+			return []*Node{dGateUp, dLow, db, da}
+		},
+	}
+	if p.launch != nil && r == MaxGatedRank { // the kernel alone; widening smaller ranks is graph operations
+		p.operands = append(in[:5:5], unread, floatArray(dtypes.Float32, make([]float32, rows*2*r), rows, 2*r))
+		p.finish = func(out []array) []array { return []array{out[0], out[1], sumSplits(out[2]), sumSplits(out[3])} }
+	}
+	d, dLow, db, da := make([]float64, rows*(2*f+pad)), make([]float64, rows*2*r), make([]float64, 2*f*r), make([]float64, f*r)
+	for t := range rows {
+		for i := range f {
+			gate, up, dact := in[0].at(t, i), in[0].at(t, f+i), in[1].at(t, i)
+			act, slope := activation(a, gate)
+			dgate, dup := dact*up*slope, dact*act
+			if h := murmur(keys[t] + uint32(i/4)); bits.RotateLeft32(h, 8*(i%4)) < threshold(rate) {
+				act = 0
+			}
+			d[t*(2*f+pad)+i], d[t*(2*f+pad)+f+i] = dgate, dup
+			for k := range r {
+				dLow[t*2*r+k] += dgate * in[2].at(i, k)
+				dLow[t*2*r+r+k] += dup * in[2].at(f+i, k)
+				db[i*r+k] += dgate * in[3].at(t, k)
+				db[(f+i)*r+k] += dup * in[3].at(t, r+k)
+				da[i*r+k] += act * up * in[4].at(t, k)
+			}
+		}
+	}
+	p.want = [][]float64{d, dLow, db, da}
+	return p.named("GatedBackward %s %s %dx%d, rank %d, pad %d, rate %g", a.kernel(), dtype, rows, f, r, pad, rate)
+}
+
+// sumSplits adds up the first axis.
+func sumSplits(a array) array {
+	d := a.shape.Dimensions
+	sum := make([]float32, d[1]*d[2])
+	for i, v := range a.floats {
+		sum[i%len(sum)] += v
+	}
+	return floatArray(dtypes.Float32, sum, d[1:]...)
+}
