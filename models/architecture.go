@@ -5,6 +5,7 @@ import (
 
 	"github.com/gomlx/gomlx/core/graph"
 
+	"github.com/loris-ml/loris/internal/fileerror"
 	"github.com/loris-ml/loris/internal/layerwise"
 	"github.com/loris-ml/loris/internal/nn"
 )
@@ -69,6 +70,9 @@ var classes = map[string]string{
 	"gemma": "GemmaForCausalLM", "gemma2": "Gemma2ForCausalLM", "gemma3_text": "Gemma3ForCausalLM", "phi3": "Phi3ForCausalLM",
 	"granite": "GraniteForCausalLM",
 }
+
+// FileError reports a GGUF or safetensors file that cannot be read as such: truncated, damaged, hostile, or of another kind.
+type FileError = fileerror.Error
 
 // UnsupportedError reports something valid that Loris does not implement.
 type UnsupportedError struct {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/loris-ml/loris/internal/layerwise"
 	"github.com/loris-ml/loris/internal/offheap"
+	"github.com/loris-ml/loris/internal/seam"
 	"github.com/loris-ml/loris/internal/training"
 )
 
@@ -57,6 +58,9 @@ func (m *CausalLM) DeviceMemory() (peak, driver int64) {
 	}
 	return peak, driver
 }
+
+// Profile runs a function that uses the model and returns what ran on its device meanwhile: for the programs under bench.
+func (m *CausalLM) Profile(run func() error) ([]seam.Execution, error) { return m.run.Profile(run) }
 
 // NumParameters counts the model's parameters, 4-bit ones by what they stand for.
 func (m *CausalLM) NumParameters() (n int64) {

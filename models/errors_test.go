@@ -197,3 +197,36 @@ func TestWrongIDsAndMasksAreErrors(t *testing.T) {
 		}
 	}
 }
+
+func TestDamagedWeightFilesAreFileErrors(t *testing.T) {
+	dir := copyOf(t, "llama_a")
+	weights := filepath.Join(dir, "model.safetensors")
+	raw, err := os.ReadFile(weights)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ggufs, err := filepath.Glob("testdata/gguf/*.gguf")
+	if err != nil || len(ggufs) == 0 {
+		t.Fatalf("no fixtures (%v)", err)
+	}
+	whole, err := os.ReadFile(ggufs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut := filepath.Join(dir, "cut.gguf")
+	for _, c := range []struct {
+		path, load string
+		content    []byte
+	}{
+		{weights, dir, raw[:20]}, {weights, dir, append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f}, raw[8:]...)},
+		{cut, cut, whole[:40]}, {cut, cut, append([]byte("GGUF\x03\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff"), whole[16:]...)},
+	} {
+		if err := os.WriteFile(c.path, c.content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		_, err := FromPretrained(context.Background(), c.load, Options{})
+		if e, ok := errors.AsType[*FileError](err); !ok || e.Path != c.path {
+			t.Errorf("error %v, want a FileError of %s", err, c.path)
+		}
+	}
+}

@@ -374,3 +374,27 @@ func TestFusedFormServesEveryFamily(t *testing.T) {
 		})
 	})
 }
+
+// Texts are generated in a form of their own: weights decoded within products, adapters stacked once.
+func TestFusedFormGeneratesWhatThePlainOneDoes(t *testing.T) {
+	nf4 := &quant.BitsAndBytesConfig{LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true}
+	reference.OnBackends(t, func(t *testing.T, backend string) {
+		eachFamily(t, backend, farApart, func(t *testing.T, f *family) {
+			var all [2][][]int
+			for i, form := range []nn.Form{nn.FormPlain, nn.FormFused} {
+				m, a := f.load(t, Options{Backend: backend, DType: Float32, Quantization: nf4, KeepPacked: true})
+				m.run.Shape.Form = form
+				out, err := m.GenerateBatchIDs(context.Background(), a, [][]int{f.Prompt, f.Prompt[:3]}, GenerationConfig{MaxNewTokens: 8})
+				if err != nil {
+					t.Fatal(err)
+				}
+				all[i] = out
+			}
+			for i := range all[0] {
+				if !slices.Equal(all[0][i], all[1][i]) {
+					t.Errorf("prompt %d: fused %v, plain %v", i, all[1][i], all[0][i])
+				}
+			}
+		})
+	})
+}

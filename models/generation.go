@@ -8,6 +8,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+
+	"github.com/loris-ml/loris/internal/layerwise"
 )
 
 // generatedRow is a prompt on the way.
@@ -37,19 +39,19 @@ func (m *CausalLM) generate(ctx context.Context, adapters Adapters, prompts [][]
 			out = append(out, r.ids[r.prompt:])
 		}
 	}()
-	logits, err := dec.Prefill(ctx)
+	err = dec.Prefill(ctx)
 	for n := 1; ; n++ {
 		if err != nil {
 			return nil, err
 		}
-		if open, err := c.extend(rows, logits, each); err != nil || open == 0 || n == limit {
+		var next []int32
+		if next, err = c.chooseEach(rows, dec); err != nil {
 			return nil, err
 		}
-		last := make([]int32, len(rows)) // rows that have ended go on unseen
-		for i, r := range rows {
-			last[i] = int32(r.ids[len(r.ids)-1])
+		if open, err := c.extend(rows, next, each); err != nil || open == 0 || n == limit {
+			return nil, err
 		}
-		logits, err = dec.Next(ctx, last)
+		err = dec.Next(ctx, next) // rows that have ended go on unseen
 	}
 }
 
@@ -82,16 +84,37 @@ func (c GenerationConfig) start(prompts [][]int) (rows []*generatedRow, ids [][]
 	return rows, ids, nil
 }
 
-// extend gives each open row the token that its logits tell and returns how many rows are open then.
-func (c GenerationConfig) extend(rows []*generatedRow, logits [][]float32, each func(row, id int) (bool, error)) (open int, err error) {
+// chooseEach returns the token that follows each row. Greedy ones are chosen on the device.
+func (c GenerationConfig) chooseEach(rows []*generatedRow, dec *layerwise.Decoder) ([]int32, error) {
+	if c.plain() {
+		if ids, ok, err := dec.Likeliest(); ok || err != nil {
+			return ids, err
+		}
+	}
+	logits, err := dec.Logits()
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]int32, len(rows))
 	for i, r := range rows {
 		if r.done {
 			continue
 		}
 		if err := checkLogits(logits[i]); err != nil {
-			return 0, fmt.Errorf("generate: prompt %d, after %d new tokens: %w", i, len(r.ids)-r.prompt, err)
+			return nil, fmt.Errorf("generate: prompt %d, after %d new tokens: %w", i, len(r.ids)-r.prompt, err)
 		}
-		id := c.choose(logits[i], r.ids, r.random)
+		ids[i] = int32(c.choose(logits[i], r.ids, r.random))
+	}
+	return ids, nil
+}
+
+// extend gives each open row its token of next and returns how many rows are open then.
+func (c GenerationConfig) extend(rows []*generatedRow, next []int32, each func(row, id int) (bool, error)) (open int, err error) {
+	for i, r := range rows {
+		if r.done {
+			continue
+		}
+		id := int(next[i])
 		r.ids = append(r.ids, id)
 		r.done = slices.Contains(c.EOSTokenIDs, id)
 		if each != nil {

@@ -57,7 +57,7 @@ type Options struct {
 	// given, else DType (where transformers would compute in float32, which no trainer does: TRL turns bfloat16 on).
 	ComputeDType DType
 
-	// Attention is the route of attention in training; generation has its own. RouteAuto is the fastest that applies,
+	// Attention is the route of attention in training and over prompts; new tokens have their own. RouteAuto is the fastest that applies,
 	// RouteTiled runs everywhere in the same memory. (transformers' attn_implementation.)
 	Attention attention.Route
 

@@ -10,7 +10,7 @@ import (
 // choose picks the token after seen, the prompt and what was generated so far, from its logits [vocab]: the likeliest,
 // or one drawn with DoSample.
 func (c GenerationConfig) choose(logits []float32, seen []int, random *rand.Rand) int {
-	if !c.DoSample && cmp.Or(c.RepetitionPenalty, 1) == 1 {
+	if c.plain() {
 		return likeliest(logits)
 	}
 	scores := c.process(logits, seen)
@@ -27,6 +27,9 @@ func (c GenerationConfig) choose(logits []float32, seen []int, random *rand.Rand
 	}
 	return best // rounding left a remainder
 }
+
+// plain tells whether the likeliest token is taken, as the model's logits have it.
+func (c GenerationConfig) plain() bool { return !c.DoSample && cmp.Or(c.RepetitionPenalty, 1) == 1 }
 
 // likeliest is the first of the largest scores.
 func likeliest[T cmp.Ordered](scores []T) (best int) {

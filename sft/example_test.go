@@ -184,9 +184,9 @@ func ExampleJSONLines() {
 }
 
 func ExampleSFTConfig_Validate() {
-	err := sft.SFTConfig{Optim: "adafactor", WarmupSteps: 2.5}.Validate()
+	err := sft.SFTConfig{Optim: "adagrad", WarmupSteps: 2.5}.Validate()
 	fmt.Println(err)
 	// Output:
-	// sft: SFTConfig.Optim is "adafactor": want one of adamw_8bit, adamw_bnb_8bit, adamw_torch, adamw_torch_fused, lion_32bit, lion_8bit, paged_adamw_32bit, paged_adamw_8bit, paged_lion_32bit, paged_lion_8bit
+	// sft: SFTConfig.Optim is "adagrad": want one of adafactor, adamw_8bit, adamw_bnb_8bit, adamw_torch, adamw_torch_fused, lion_32bit, lion_8bit, muon, paged_adamw_32bit, paged_adamw_8bit, paged_lion_32bit, paged_lion_8bit, sgd
 	// sft: SFTConfig.WarmupSteps is 2.5: want a whole number of steps, or a fraction of all steps below 1
 }

@@ -97,6 +97,7 @@ func (b *block) tokenize(t *rowTokenizer) {
 			b.err = fmt.Errorf("sft: row %d: %w", b.first+i+1, err)
 			break
 		}
+		e.row = b.first + i + 1
 		b.examples = append(b.examples, e)
 	}
 	b.rows = nil

@@ -141,7 +141,7 @@ func TestLayoutShiftsLabelsWithinDocuments(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			d := &dataset{rows: c.rows}
 			numbers := []int{0, 1}[:len(c.rows)]
-			b := d.layout(numbers, len(c.rows), c.length, c.pad)
+			b := mustBatch(t)(d.layout(numbers, len(c.rows), c.length, c.pad, nil))
 			for name, pair := range map[string][2][]int32{"ids": {b.IDs, c.ids}, "labels": {b.Labels, c.labels}, "positions": {b.Positions, c.positions}, "segments": {b.Segments, c.segments}} {
 				if !slices.Equal(pair[0], pair[1]) {
 					t.Errorf("%s\ngot  %v\nwant %v", name, pair[0], pair[1])
@@ -154,10 +154,20 @@ func TestLayoutShiftsLabelsWithinDocuments(t *testing.T) {
 	}
 }
 
+func mustBatch(t *testing.T) func(*Batch, error) *Batch {
+	return func(b *Batch, err error) *Batch {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+}
+
 func TestShortBatchesKeepTheirShape(t *testing.T) {
 	d := &dataset{rows: []packedRow{packedRow(examplesOf([][]int32{{1, 2, 3}})), packedRow(examplesOf([][]int32{{4, 5}})), packedRow(examplesOf([][]int32{{6}}))}}
 	c := SFTConfig{MaxLength: 8}
-	b := d.batch([]int{2}, 2, c, 9)
+	b := mustBatch(t)(d.batch([]int{2}, 2, c, 9))
 	if b.Rows != 2 || b.Length != 8 || b.NumTokens != 1 || !slices.Equal(b.RowSeeds, []uint64{2, 0}) {
 		t.Errorf("got %+v", b)
 	}
@@ -166,7 +176,7 @@ func TestShortBatchesKeepTheirShape(t *testing.T) {
 			t.Errorf("token %d of the empty row: %d, label %d, segment %d", i-8, b.IDs[i], b.Labels[i], b.Segments[i])
 		}
 	}
-	if b := d.batch([]int{0, 1, 2}, 8, c, 9); b.Rows != 3 {
+	if b := mustBatch(t)(d.batch([]int{0, 1, 2}, 8, c, 9)); b.Rows != 3 {
 		t.Errorf("a data set of 3 rows makes batches of %d", b.Rows)
 	}
 }

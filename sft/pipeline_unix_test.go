@@ -124,7 +124,11 @@ func BenchmarkPipeline(b *testing.B) {
 				}
 				order := d.order(c, 0)
 				for at := 0; at < len(order); at += 8 {
-					tokens += d.batch(order[at:min(at+8, len(order))], 8, c, 0).NumTokens
+					batch, err := d.batch(order[at:min(at+8, len(order))], 8, c, 0)
+					if err != nil {
+						b.Fatal(err)
+					}
+					tokens += batch.NumTokens
 				}
 			}
 			b.ReportMetric(float64(tokens)/b.Elapsed().Seconds(), "tokens/s")

@@ -234,7 +234,7 @@ func parseTokens(content []byte) (iter.Seq2[example, error], error) {
 		for at := 0; at < len(index); at += 4 {
 			entry := binary.LittleEndian.Uint32(index[at:])
 			n := int(entry >> 2)
-			e := example{ids: int32s(rest[:4*n]), labels: int32s(rest[4*n : 8*n]), twoBOS: entry&flagTwoBOS != 0}
+			e := example{ids: int32s(rest[:4*n]), labels: int32s(rest[4*n : 8*n]), row: at/4 + 1, twoBOS: entry&flagTwoBOS != 0}
 			if entry&flagDiverges != 0 {
 				e.diverges = footer.Divergence
 			}

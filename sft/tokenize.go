@@ -34,6 +34,7 @@ const Ignored = -100
 // example is one tokenized row. A label is the token's own id, or Ignored: batches shift them.
 type example struct {
 	ids, labels []int32
+	row         int // of the data set as it was given, from 1; 0: several
 
 	diverges string // the end of the prompt's tokens, decoded, if prompt + completion is tokenized differently
 	twoBOS   bool   // the text brought its own BOS token, and the tokenizer added one

@@ -202,7 +202,7 @@ func TestLossThatIsNotFiniteIsAnErrorThatNamesTheStep(t *testing.T) {
 		return nil
 	}
 	report, err := mustTrainer(t, model, zen(), c).Train(t.Context())
-	wantError(t, err, "step 3, micro-step 2 of 2", "loss is NaN", "LearningRate")
+	wantError(t, err, "step 3", "loss is NaN", "rows of the data set", "LearningRate")
 	if report.GlobalStep != 2 || model.sessions != 0 {
 		t.Errorf("%d steps done, %d sessions open", report.GlobalStep, model.sessions)
 	}

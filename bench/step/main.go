@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/loris-ml/loris/attention"
+	"github.com/loris-ml/loris/bench/measure"
 	"github.com/loris-ml/loris/internal/training"
 	"github.com/loris-ml/loris/models"
 	"github.com/loris-ml/loris/peft"
@@ -27,22 +28,6 @@ import (
 )
 
 var started = time.Now()
-
-// shapes are the models that can be timed.
-var shapes = map[string]models.LlamaConfig{
-	"llama-3-8b": {
-		VocabSize: 128256, HiddenSize: 4096, IntermediateSize: 14336, NumHiddenLayers: 32, NumAttentionHeads: 32,
-		NumKeyValueHeads: 8, MaxPositionEmbeddings: 8192, RMSNormEps: 1e-5, RopeTheta: 500000,
-	},
-	"smollm2-135m": {
-		VocabSize: 49152, HiddenSize: 576, IntermediateSize: 1536, NumHiddenLayers: 30, NumAttentionHeads: 9,
-		NumKeyValueHeads: 3, MaxPositionEmbeddings: 8192, RMSNormEps: 1e-5, RopeTheta: 100000, TieWordEmbeddings: true,
-	},
-	"tiny": {
-		VocabSize: 512, HiddenSize: 64, IntermediateSize: 172, NumHiddenLayers: 5, NumAttentionHeads: 8,
-		NumKeyValueHeads: 4, MaxPositionEmbeddings: 512, RMSNormEps: 1e-5, TieWordEmbeddings: true,
-	},
-}
 
 type options struct {
 	shape, base, backend, budget, dtype, optim, profile string
@@ -104,7 +89,7 @@ type result struct {
 }
 
 func run(ctx context.Context, o options, cases []string) (err error) {
-	cfg, ok := shapes[o.shape]
+	cfg, ok := measure.Shapes[o.shape]
 	if !ok {
 		return fmt.Errorf("unknown shape %q", o.shape)
 	}
@@ -200,10 +185,10 @@ func (o trial) run(ctx context.Context) (err error) {
 		}
 	}
 	if bytes, ok := session.MemoryInUse(); ok {
-		r.MemoryGiB = gib(bytes)
+		r.MemoryGiB = measure.GiB(bytes)
 	}
 	peak, driver := o.model.DeviceMemory()
-	r.PeakGiB, r.DriverGiB = gib(peak), gib(driver)
+	r.PeakGiB, r.DriverGiB = measure.GiB(peak), measure.GiB(driver)
 	slices.Sort(ms)
 	r.MinMS, r.MedianMS, r.MaxMS = ms[0], ms[len(ms)/2], ms[len(ms)-1]
 	r.TokensPerS = float64(o.batch*o.length) / r.MedianMS * 1e3
@@ -214,7 +199,23 @@ func (o trial) run(ctx context.Context) (err error) {
 	if err := json.NewEncoder(os.Stdout).Encode(r); err != nil || o.profile == "" {
 		return err
 	}
-	return profile(o.profile, session, 2, step)
+	p, ok := session.(measure.Profiler)
+	if !ok {
+		return errors.New("-profile: the session has no profiler")
+	}
+	const steps = 2
+	kinds, err := measure.Profile(o.profile, p, steps, func() error {
+		for range steps {
+			if err := step(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(map[string]any{"profile_ms": kinds})
 }
 
 // flops is what a training step must compute per token: the products with the weights forward and backward, those for the
@@ -231,9 +232,6 @@ func flops(c models.LlamaConfig, length int, full bool) float64 {
 	}
 	return 2*passes*weights + 3.5*float64(c.NumHiddenLayers)*2*float64(length)*queries
 }
-
-// gib is bytes in GiB; 0 where they are not known.
-func gib(bytes int64) float64 { return float64(max(0, bytes)) / (1 << 30) }
 
 // randomBatch is full rows of random tokens, every token but a row's first a label.
 func randomBatch(o options, vocab int) *training.Batch {

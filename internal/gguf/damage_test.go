@@ -1,11 +1,14 @@
 package gguf
 
 import (
+	"errors"
 	"math"
 	"os"
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/loris-ml/loris/internal/fileerror"
 )
 
 func TestDamagedFilesAreErrorsThatSayWhere(t *testing.T) {
@@ -135,8 +138,8 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("reading the header of a file of %d bytes took %d bytes of memory", len(content), took)
 		}
 		if err != nil {
-			if !strings.Contains(err.Error(), "x.gguf") {
-				t.Errorf("error %q does not name the file", err)
+			if e, ok := errors.AsType[*fileerror.Error](err); !ok || e.Path != "x.gguf" || !strings.Contains(err.Error(), "x.gguf") {
+				t.Errorf("error %q is not of its type or does not name the file", err)
 			}
 			return
 		}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/loris-ml/loris/internal/fileerror"
 	"github.com/loris-ml/loris/internal/safetensors/floats"
 )
 
@@ -58,14 +59,14 @@ func openFile(path string, osFile *os.File) (*File, error) {
 	return f, nil
 }
 
-// parse reads the header of the size bytes of data; path is for errors only.
+// parse reads the header of the size bytes of data; path is for errors only, which are of the type [fileerror.Error].
 func parse(path string, data io.ReaderAt, size int64) (*File, error) {
 	f := &File{path: path, data: data}
 	if err := f.readHeader(newReader(data, size)); err != nil {
 		if _, ok := errors.AsType[*unsupportedError](err); ok {
-			return nil, fmt.Errorf("read GGUF file %s: %w", path, err)
+			return nil, &fileerror.Error{Path: path, Err: fmt.Errorf("read GGUF file %s: %w", path, err)}
 		}
-		return nil, fmt.Errorf("read GGUF file %s: %w; the file is truncated or damaged: fetch it again", path, err)
+		return nil, &fileerror.Error{Path: path, Err: fmt.Errorf("read GGUF file %s: %w; the file is truncated or damaged: fetch it again", path, err)}
 	}
 	f.byName = make(map[string]int, len(f.tensors))
 	for i, t := range f.tensors {

@@ -29,6 +29,7 @@ var toTwin = map[dtypes.DType]float64{dtypes.BFloat16: 2.5e-3}
 func problems(t testing.TB) []problem {
 	var all []problem
 	for _, dtype := range []dtypes.DType{dtypes.Float32, dtypes.BFloat16} {
+		all = append(all, decodingProblems(t, dtype)...)
 		all = append(all, dropoutProblems(dtype)...)
 		all = append(all,
 			rmsNormProblem(dtype, 1, 64, 16, 64, false), rmsNormProblem(dtype, 5, 1000, 1, 8, true), rmsNormBackwardProblem(dtype, 7, 576, 640, 64, true), rmsNormProblem(dtype, 7, 576, 48, 64, false), rmsNormProblem(dtype, 5, 1000, 1, 8, false),

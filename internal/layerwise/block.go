@@ -29,6 +29,18 @@ func (l layer) stores() []*nn.Weights {
 	return []*nn.Weights{l.base, l.adapter}
 }
 
+// bind gives l the layer's tensors, which r reads, and returns the trainable ones.
+func (sl layer) bind(l *nn.Layer, r *reader) (trainable []*Node) {
+	for _, w := range sl.stores() {
+		nodes := r.take(len(w.Layout.Slots))
+		l.Bind(w.Layout, nodes)
+		for _, t := range w.Layout.Trainable() {
+			trainable = append(trainable, nodes[t])
+		}
+	}
+	return trainable
+}
+
 // spans cuts the model's layers into runs of n.
 func spans(base, adapters []*nn.Weights, n int) (out []span) {
 	for i := range base {
@@ -115,15 +127,9 @@ func (r *reader) batch(v variant) (b nn.Batch, index *Node) {
 func (m *Model) run(s span, r *reader, b nn.Batch, tape *nn.Tape, x *Node, prepare func(i int, l *nn.Layer)) (y *Node, trainable []*Node) {
 	for i, sl := range s.layers {
 		l := nn.NewLayer(m.Shape, b, tape)
+		trainable = append(trainable, sl.bind(l, r)...)
 		if prepare != nil {
 			prepare(i, l)
-		}
-		for _, w := range sl.stores() {
-			nodes := r.take(len(w.Layout.Slots))
-			l.Bind(w.Layout, nodes)
-			for _, t := range w.Layout.Trainable() {
-				trainable = append(trainable, nodes[t])
-			}
 		}
 		x = m.Block(l, x)
 	}

@@ -6,9 +6,11 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/support/exceptions"
 
 	"github.com/loris-ml/loris/internal/matmul"
 	"github.com/loris-ml/loris/internal/nn"
+	"github.com/loris-ml/loris/internal/training"
 )
 
 // IgnoreIndex marks a position without a label.
@@ -31,11 +33,15 @@ func (m *Model) scaled() bool { return m.Shape.Compute == dtypes.Float16 }
 
 // loss is the program x [B, S, hidden], labels [B, S] int32, norm, head, with gradient also the scale of the loss if it is
 // scaled → the scalars of lossOutputs and, with
-// gradient, dx of the summed cross entropy as the blocks take it; when the ends are trained, also the gradients of norm and head in float32.
+// gradient, dx of the summed loss as the blocks take it; when the ends are trained, also the gradients of norm and head in float32.
 // Position t is scored against label t: the caller has shifted.
-func (m *Model) loss(gradient bool) *program {
+func (m *Model) loss(l *training.Loss, gradient bool) *program {
 	train := gradient && m.Trainable
-	return m.programs.get(m.Device, "head_loss", fmt.Sprint(gradient, train), func(in []*Node) []*Node {
+	name := ""
+	if l != nil {
+		name = l.Name
+	}
+	return m.programs.get(m.Device, "head_loss", fmt.Sprintf("%v %v %q", gradient, train, name), func(in []*Node) []*Node {
 		x, labels, norm, head := in[0], in[1], in[2], in[3]
 		d := x.Shape().Dimensions
 		tokens := d[0] * d[1]
@@ -45,7 +51,7 @@ func (m *Model) loss(gradient bool) *program {
 		if gradient && m.scaled() {
 			scale = in[4]
 		}
-		sums, dHidden, dHead := m.chunks(hidden, Reshape(labels, tokens), w, scale, gradient, train)
+		sums, dHidden, dHead := m.chunks(l, hidden, Reshape(labels, tokens), w, scale, gradient, train)
 		if !gradient {
 			return sums
 		}
@@ -66,7 +72,7 @@ func (m *Model) loss(gradient bool) *program {
 }
 
 // chunks walks over the tokens, chunk after chunk, so that only one chunk's logits are alive.
-func (m *Model) chunks(hidden, labels, w, scale *Node, gradient, train bool) (sums []*Node, dHidden, dHead *Node) {
+func (m *Model) chunks(loss *training.Loss, hidden, labels, w, scale *Node, gradient, train bool) (sums []*Node, dHidden, dHead *Node) {
 	tokens, size := hidden.Shape().Dim(0), m.chunkTokens(hidden.Shape().Dim(0))
 	var parts []*Node
 	for at := 0; at < tokens; at += size {
@@ -76,7 +82,7 @@ func (m *Model) chunks(hidden, labels, w, scale *Node, gradient, train bool) (su
 			after := OptimizationBarriers(append([]*Node{h}, sums...)...)
 			h, sums = after[0], after[1:]
 		}
-		s, dLogits := m.crossEntropy(nn.Dense(h, w), l, gradient)
+		s, dLogits := m.lossOf(loss, nn.Dense(h, w), l, gradient)
 		if gradient {
 			if scale != nil {
 				dLogits = Mul(dLogits, scale)
@@ -113,6 +119,25 @@ func sum(a, b *Node) *Node {
 		return b
 	}
 	return Add(a, b)
+}
+
+// lossOf is crossEntropy, or the same of another loss.
+func (m *Model) lossOf(loss *training.Loss, logits, labels *Node, gradient bool) (sums []*Node, dLogits *Node) {
+	if loss == nil {
+		return m.crossEntropy(logits, labels, gradient)
+	}
+	sums, _ = m.crossEntropy(logits, labels, false)
+	logits, slope := m.Logit.apply(ConvertDType(logits, dtypes.Float32))
+	per := loss.PerLabel(logits, labels)
+	if per.DType() != dtypes.Float32 || per.Rank() != 1 || per.Shape().Dim(0) != labels.Shape().Dim(0) {
+		exceptions.Panicf("the loss %q returns %s for logits %s; want one float32 per label, [%d]", loss.Name, per.Shape(), logits.Shape(), labels.Shape().Dim(0))
+	}
+	scored := NotEqual(labels, Const(labels.Graph(), int32(IgnoreIndex)))
+	sums[0] = ReduceAllSum(Where(scored, per, ZerosLike(per)))
+	if gradient {
+		dLogits = slope(Gradient(sums[0], logits)[0])
+	}
+	return sums, dLogits
 }
 
 // crossEntropy scores logits [n, vocab] against labels [n]: the sums of lossOutputs, and the gradient of the summed

@@ -145,7 +145,12 @@ func (p *pass) begin() (err error) {
 		}
 	}
 	if len(p.x) == 0 {
-		return p.embed()
+		if err := p.embed(); err != nil {
+			return err
+		}
+	}
+	if p.train && s.noise > 0 {
+		return p.addNoise()
 	}
 	return nil
 }
@@ -205,7 +210,7 @@ func (p *pass) forward(ctx context.Context) error {
 		defer backend.Free(scale)
 		in = append(in, scale)
 	}
-	out, err := m.loss(p.train).call(in...)
+	out, err := m.loss(p.s.loss, p.train).call(in...)
 	if err != nil {
 		return err
 	}

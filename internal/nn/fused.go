@@ -33,6 +33,9 @@ type fusion struct {
 	gated   map[*Node]int    // by a gated activation, whose backward takes adapters of that rank along
 	early   map[*Node]early  // by a gradient of a group's product
 	late    map[*Node]late   // by the gradient of a gated activation
+
+	// products, by a product of gate and up of few rows, return the activation of the one times the other.
+	products map[*Node]func(a kernels.Activation) *Node
 }
 
 // early are gradients of a group's factors that came with the gradient of its product.
@@ -49,7 +52,10 @@ type late struct {
 }
 
 func newFusion() fusion {
-	return fusion{map[*Node]whole{}, map[*Node]buffer{}, map[*Node]*fused{}, map[*Node]int{}, map[*Node]early{}, map[*Node]late{}}
+	return fusion{
+		map[*Node]whole{}, map[*Node]buffer{}, map[*Node]*fused{}, map[*Node]int{}, map[*Node]early{}, map[*Node]late{},
+		map[*Node]func(a kernels.Activation) *Node{},
+	}
 }
 
 // whole is a product of a group, whose columns parts are.
@@ -168,6 +174,17 @@ func (l *Layer) factors(x *Node, names []string) *fused {
 			return nil
 		}
 	}
+	f := l.adapted(r)
+	if f.n > 0 {
+		f.pad = (f.n + room - 1) / room * room
+		f.stack(x.DType())
+		f.drop = l.dropping(x.Shape().Dim(1), f.adapters)
+	}
+	return f
+}
+
+// adapted are the linears of a whole group with their adapters.
+func (l *Layer) adapted(r run) *fused {
 	f := &fused{run: r, out: width(r.linears), in: r.linears[0].In}
 	at := 0
 	for _, lin := range r.linears {
@@ -175,11 +192,6 @@ func (l *Layer) factors(x *Node, names []string) *fused {
 			f.adapters, f.at, f.n = append(f.adapters, a), append(f.at, at), f.n+a.R
 		}
 		at += lin.Out
-	}
-	if f.n > 0 {
-		f.pad = (f.n + room - 1) / room * room
-		f.stack(x.DType())
-		f.drop = l.dropping(x.Shape().Dim(1), f.adapters)
 	}
 	return f
 }
@@ -250,6 +262,9 @@ func (f *fused) finish(y, x *Node) *Node {
 
 // fusedNormLinears is the group of linears of RMSNorm(x): [B, S, out].
 func (l *Layer) fusedNormLinears(x, gain *Node, f *fused) *Node {
+	if l.few(x) {
+		return l.fewNormLinears(x, gain, f)
+	}
 	rows, factor := flat(x), ConvertDType(gain, dtypes.Float32)
 	if l.shape.UnitOffset {
 		factor = OnePlus(factor)
@@ -298,6 +313,9 @@ func (l *Layer) fusedNorm(x, gain *Node) *Node {
 
 // fusedLinears is the group of linears of x [B, S, in], added to residual [B, S, out] unless that is nil.
 func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
+	if l.few(x) {
+		return l.fewLinears(x, residual, f)
+	}
 	rows, roomy := flat(x), false
 	if b, ok := l.buffers[x]; ok && b.clean && b.data.Shape().Dim(1) == f.in+f.pad {
 		rows, roomy = b.data, true

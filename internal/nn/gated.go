@@ -27,6 +27,9 @@ func (l *Layer) GeGLU(gateUp []*Node) *Node {
 // gate is the fused form of the activation where gate and up are the product of a group, else the plain one.
 func (l *Layer) gate(a kernels.Activation, gateUp []*Node, activate func(gate *Node) *Node) *Node {
 	if both := l.whole(gateUp); both != nil {
+		if product := l.products[both]; product != nil {
+			return product(a)
+		}
 		if f := l.groups[both]; f != nil {
 			return l.fusedGate(a, l.tape.value(KeepGate, both), gateUp[0], f)
 		}

@@ -52,8 +52,9 @@ type Layer struct {
 	adapters map[string]boundAdapter
 	tape     *Tape
 	cache    *Cache
-	index    *Node // uint32 scalar, which layer of the model it is; for random streams
-	rope     int   // which table of Batch.Cos and Sin it rotates by
+	stacks   map[string]stacked // by a group's first linear
+	index    *Node              // uint32 scalar, which layer of the model it is; for random streams
+	rope     int                // which table of Batch.Cos and Sin it rotates by
 	fusion
 }
 
@@ -229,10 +230,11 @@ func (l *Layer) RotaryHeads(qkv []*Node) (q, k, v *Node) {
 func (l *Layer) Attend(q, k, v *Node, o attention.Options) *Node {
 	d := q.Shape().Dimensions
 	flat := func(x *Node) []*Node { return []*Node{Reshape(x, d[0], d[1], d[2]*d[3])} }
+	o.Route = l.shape.Attention
 	if l.cache != nil {
 		return flat(l.cache.attend(q, k, v, o))[0]
 	}
-	o.Causal, o.SegmentIDs, o.MaxSegments, o.Route = true, l.batch.Segments, l.batch.MaxSegments, l.shape.Attention
+	o.Causal, o.SegmentIDs, o.MaxSegments = true, l.batch.Segments, l.batch.MaxSegments
 	q, k, v = l.tape.value(KeepAttention, q), l.tape.value(KeepAttention, k), l.tape.value(KeepAttention, v)
 	ins := []*Node{q, k, v}
 	if l.tape == nil || l.tape.keep&KeepAttention == 0 {

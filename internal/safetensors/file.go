@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/loris-ml/loris/internal/fileerror"
 	"github.com/loris-ml/loris/internal/safetensors/floats"
 )
 
@@ -56,13 +57,14 @@ func openFile(path string, osFile *os.File) (*File, error) {
 	return f, nil
 }
 
+// parse reads the header of the size bytes of data; path is for errors only, which are of the type [fileerror.Error].
 func parse(path string, data io.ReaderAt, size int64) (*File, error) {
 	h, err := readHeader(data, size)
 	if _, foreign := errors.AsType[*foreignError](err); foreign {
-		return nil, fmt.Errorf("read safetensors file %s: %w", path, err)
+		return nil, &fileerror.Error{Path: path, Err: fmt.Errorf("read safetensors file %s: %w", path, err)}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read safetensors file %s: %w; fetch or write the file again", path, err)
+		return nil, &fileerror.Error{Path: path, Err: fmt.Errorf("read safetensors file %s: %w; fetch or write the file again", path, err)}
 	}
 	f := &File{path: path, header: h, byName: make(map[string]int, len(h.infos)), data: data}
 	for i := range h.infos {

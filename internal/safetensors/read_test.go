@@ -3,6 +3,7 @@ package safetensors
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/loris-ml/loris/internal/fileerror"
 	"github.com/loris-ml/loris/internal/safetensors/floats"
 )
 
@@ -330,8 +332,8 @@ func checkParse(t *testing.T, content []byte) {
 		t.Errorf("reading the header of a file of %d bytes took %d bytes of memory", len(content), took)
 	}
 	if err != nil {
-		if !strings.Contains(err.Error(), "x.safetensors") {
-			t.Errorf("error %q does not name the file", err)
+		if e, ok := errors.AsType[*fileerror.Error](err); !ok || e.Path != "x.safetensors" || !strings.Contains(err.Error(), "x.safetensors") {
+			t.Errorf("error %q is not of its type or does not name the file", err)
 		}
 		return
 	}

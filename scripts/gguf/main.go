@@ -1,8 +1,11 @@
 // Command gguf writes a model, new adapters with random values on it, and both merged as GGUF files, with the logits that
 // Loris computes for some token ids, for scripts/check_gguf.py. Where TOKENIZER is given, or MODEL holds a tokenizer, it is in
-// the files, and its ids of a text beside the logits.
+// the files, its ids of a text beside the logits, and for check_text.py the perplexity of the licence and greedy texts with
+// and without the adapters.
 //
 //	go run ./scripts/gguf MODEL OUT [TYPE [TOKENIZER]]
+//
+// For equal weights MODEL must hold what TYPE can: run it again on what it wrote.
 package main
 
 import (
@@ -66,6 +69,9 @@ func run(path, out, kind, tokenizerPath string) error {
 	if tok, err := tokenizer.FromPretrained(tokenizerPath); err == nil {
 		o.Tokenizer, report["text"] = tok, text
 		if report["text_ids"], err = tok.Encode(text, false); err != nil {
+			return err
+		}
+		if err := writeTexts(ctx, filepath.Join(out, "texts.json"), kind, tok, m, p); err != nil {
 			return err
 		}
 	} else {

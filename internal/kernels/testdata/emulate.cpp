@@ -13,6 +13,9 @@
 namespace nf4 {
 #include "../nf4.cu"
 #include "../nf4_nested.cu"
+#include "../nf4_vector.cu"
+#include "../nf4_rows8.cu"
+#include "../nf4_rows32.cu"
 }
 namespace rmsnorm {
 #include "../rmsnorm.cu"
@@ -40,6 +43,9 @@ namespace dropout_product {
 namespace dropout_gradient {
 #include "../dropout_gradient.cu"
 }
+namespace cache_attention {
+#include "../cache_attention.cu"
+}
 
 template <class... A, size_t... I>
 std::function<void()> prepare(void (*kernel)(A...), const std::vector<void*>& arguments, std::index_sequence<I...>) {
@@ -60,6 +66,10 @@ static std::function<void()> find(const std::string& name, const std::vector<voi
   if (name == "geglu") return prepare(gates::loris_geglu, arguments);
   if (name == "geglu_backward") return prepare(gates_backward::loris_geglu_backward, arguments);
   if (name == "rope_backward") return prepare(rope_backward::loris_rope_backward, arguments);
+  if (name == "nf4_vector") return prepare(nf4::loris_nf4_vector, arguments);
+  if (name == "nf4_rows8") return prepare(nf4::loris_nf4_rows8, arguments);
+  if (name == "nf4_rows32") return prepare(nf4::loris_nf4_rows32, arguments);
+  if (name == "cache_attention") return prepare(cache_attention::loris_cache_attention, arguments);
   if (name == "dropout_low") return prepare(dropout_low::loris_dropout_low, arguments);
   if (name == "dropout_product") return prepare(dropout_product::loris_dropout_product, arguments);
   if (name == "dropout_gradient") return prepare(dropout_gradient::loris_dropout_gradient, arguments);

@@ -1,4 +1,4 @@
-package main
+package measure
 
 import (
 	"maps"
@@ -48,11 +48,4 @@ func sorted(text string) string {
 	lines := strings.Split(text, "\n")
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
-}
-
-func TestFLOPsOfALlama3Token(t *testing.T) {
-	c := shapes["llama-3-8b"]
-	if got := flops(c, 2048, false) / 1e9; got < 31.8 || got > 32.0 { // 4·7.50e9 weights and 1.88e9 of attention
-		t.Errorf("%.2f GFLOP per token", got)
-	}
 }

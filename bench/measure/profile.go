@@ -1,9 +1,8 @@
-package main
+package measure
 
 import (
 	"cmp"
 	"encoding/csv"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,45 +14,34 @@ import (
 	"time"
 
 	"github.com/loris-ml/loris/internal/seam"
-	"github.com/loris-ml/loris/internal/training"
 )
 
-// profile writes where the device's time goes in steps: a line per program and kernel, with the time it took and the
-// number of its runs, then how long the device was busy and idle. A pause counts for the program that it is before; one
-// within a program has the kernel "pauses".
-func profile(file string, s training.Session, steps int, step func() error) (err error) {
-	p, ok := s.(interface {
-		Profile(run func() error) ([]seam.Execution, error)
-	})
-	if !ok {
-		return errors.New("-profile: the session has no profiler")
-	}
-	all, err := p.Profile(func() error {
-		for range steps {
-			if err := step(); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+// Profiler returns what ran on the device while a function ran: a training session, or a model.
+type Profiler interface {
+	Profile(run func() error) ([]seam.Execution, error)
+}
+
+// Profile writes to a file where the device's time goes in steps: a line per program and kernel, with the time it took and
+// the number of its runs, then how long the device was busy and idle. A pause counts for the program that it is before;
+// one within a program has the kernel "pauses". It returns the milliseconds a step by kind of kernel.
+func Profile(file string, p Profiler, steps int, run func() error) (ms map[string]float64, err error) {
+	all, err := p.Profile(run)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	f, err := os.Create(file)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := writeProfile(f, all); err != nil {
-		return err
-	}
-	return json.NewEncoder(os.Stdout).Encode(map[string]any{"profile_ms": byKind(all, steps)})
+	return byKind(all, steps), writeProfile(f, all)
 }
 
 // kinds are parts of kernels' names, and what they stand for. What none of them fits is XLA's own: "elementwise".
 var kinds = []struct{ part, kind string }{
 	{"sdpa", "attention"}, {"cudnn", "attention"}, {"fmha", "attention"}, {"flash", "attention"},
-	{"loris_nf4", "dequantize"}, {"loris_swiglu", "gated"}, {"loris_geglu", "gated"}, {"loris_dropout", "dropout"}, {"loris_rmsnorm", "norm"}, {"loris_rope", "rope"},
+	{"loris_nf4_vector", "4-bit products"}, {"loris_nf4_rows", "4-bit products"}, {"loris_nf4", "dequantize"}, {"loris_cache", "attention"},
+	{"loris_swiglu", "gated"}, {"loris_geglu", "gated"}, {"loris_dropout", "dropout"}, {"loris_rmsnorm", "norm"}, {"loris_rope", "rope"},
 	{"nvjet", "products"}, {"gemm", "products"}, {"splitK", "products"}, {"cutlass", "products"},
 	{"Memcpy", "copies"}, {"memcpy", "copies"}, {"Memset", "copies"},
 }

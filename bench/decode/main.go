@@ -1,0 +1,229 @@
+// Command decode times greedy generation of a model with random weights from random prompts, and prints a line of JSON for
+// each batch size; with -profile a second one, of the milliseconds that kinds of kernels take for a token of each row.
+//
+//	go run ./bench/decode -backend xla:cuda -batch 1,32 -prompt 128 -new 128 -limit 3350
+//
+// The time of a step is what all new tokens but the first take, by their number; the time to the first token is that of the
+// prompts. Both are medians over -repeat texts, after one that compiles. Peaks of memory are those since the program began.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/loris-ml/loris/bench/measure"
+	"github.com/loris-ml/loris/models"
+	"github.com/loris-ml/loris/quant"
+)
+
+type options struct {
+	shape, base, backend, batch, dtype, profile string
+	layers, rank, prompt, tokens, repeat        int
+	limit                                       float64
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.shape, "shape", "llama-3-8b", "llama-3-8b, smollm2-135m or tiny")
+	flag.StringVar(&o.base, "base", "nf4", "nf4 (with double quantization) or 16bit")
+	flag.StringVar(&o.backend, "backend", "", "\"\" (pure Go), xla:cpu or xla:cuda")
+	flag.StringVar(&o.dtype, "dtype", "", "float32 or bfloat16; \"\": the backend's own")
+	flag.StringVar(&o.batch, "batch", "1,32", "numbers of prompts, each timed on its own")
+	flag.IntVar(&o.layers, "layers", 0, "number of layers; 0: the shape's")
+	flag.IntVar(&o.rank, "r", 0, "rank of adapters on all linears; 0: none")
+	flag.IntVar(&o.prompt, "prompt", 128, "tokens of a prompt")
+	flag.IntVar(&o.tokens, "new", 128, "new tokens of each row, at least 2")
+	flag.IntVar(&o.repeat, "repeat", 5, "timed texts")
+	flag.Float64Var(&o.limit, "limit", 0, "GB/s that the device's memory gives; the share of it is printed")
+	flag.StringVar(&o.profile, "profile", "", "file for the times of another text by program and kernel (CSV), behind which the number of rows is put")
+	flag.Parse()
+	if err := run(context.Background(), o); err != nil {
+		fmt.Fprintln(os.Stderr, "decode:", err)
+		os.Exit(1)
+	}
+}
+
+// result is what is printed.
+type result struct {
+	Shape        string  `json:"shape"`
+	Base         string  `json:"base"`
+	Rank         int     `json:"r"`
+	Backend      string  `json:"backend"`
+	Batch        int     `json:"batch"`
+	Prompt       int     `json:"prompt"`
+	New          int     `json:"new"`
+	StepMS       float64 `json:"step_ms"` // a token of each row
+	StepsPerS    float64 `json:"steps_per_s"`
+	TokensPerS   float64 `json:"tokens_per_s"`   // of all rows
+	FirstTokenMS float64 `json:"first_token_ms"` // from the call to the first token of each row
+	CompileS     float64 `json:"compile_s"`      // what the first text takes longer than the others
+	ReadGB       float64 `json:"read_gb"`        // what a step must read: see reads
+	GBPerS       float64 `json:"gb_per_s"`
+	Share        float64 `json:"share,omitempty"` // of -limit
+	PeakGiB      float64 `json:"peak_gib,omitempty"`
+}
+
+func run(ctx context.Context, o options) (err error) {
+	cfg, ok := measure.Shapes[o.shape]
+	if !ok {
+		return fmt.Errorf("unknown shape %q", o.shape)
+	}
+	if o.tokens < 2 || o.prompt < 1 || o.repeat < 1 {
+		return errors.New("-new must be at least 2, -prompt and -repeat at least 1")
+	}
+	if o.layers > 0 {
+		cfg.NumHiddenLayers = o.layers
+	}
+	m := models.Options{Backend: o.backend, DType: models.DType(o.dtype)}
+	if o.base == "nf4" {
+		m.Quantization = &quant.BitsAndBytesConfig{
+			LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true, BNB4BitComputeDType: o.dtype,
+		}
+	}
+	model, err := models.NewRandom(ctx, &cfg, 1, m)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, model.Close()) }()
+	adapters, err := o.adapters(model)
+	if err != nil {
+		return err
+	}
+	defer adapters.Close()
+	for _, text := range strings.Split(o.batch, ",") {
+		rows, err := strconv.Atoi(text)
+		if err != nil || rows < 1 {
+			return fmt.Errorf("-batch %q: %q is not a number of prompts", o.batch, text)
+		}
+		if err := o.time(ctx, model, adapters, cfg, rows); err != nil {
+			return fmt.Errorf("%d rows: %w", rows, err)
+		}
+	}
+	return nil
+}
+
+// time times one batch size and prints it.
+func (o options) time(ctx context.Context, model *models.CausalLM, adapters models.Adapters, cfg models.LlamaConfig, rows int) error {
+	prompts := randomPrompts(rows, o.prompt, cfg.VocabSize)
+	text := func(tokens int) (seconds float64, err error) {
+		start := time.Now()
+		out, err := model.GenerateBatchIDs(ctx, adapters, prompts, models.GenerationConfig{MaxNewTokens: tokens})
+		if err == nil && len(out[rows-1]) != tokens {
+			err = fmt.Errorf("got %d tokens, want %d", len(out[rows-1]), tokens)
+		}
+		return time.Since(start).Seconds(), err
+	}
+	cold, err := text(o.tokens)
+	if err != nil {
+		return err
+	}
+	first, err := o.median(text, 1)
+	if err != nil {
+		return err
+	}
+	whole, err := o.median(text, o.tokens)
+	if err != nil {
+		return err
+	}
+	step := (whole - first) / float64(o.tokens-1)
+	r := result{
+		Shape: o.shape, Base: o.base, Rank: o.rank, Backend: o.backend, Batch: rows, Prompt: o.prompt, New: o.tokens,
+		StepMS: 1e3 * step, StepsPerS: 1 / step, TokensPerS: float64(rows) / step, FirstTokenMS: 1e3 * first, CompileS: cold - whole,
+		ReadGB: o.reads(cfg, rows) / 1e9,
+	}
+	r.GBPerS = r.ReadGB / step
+	if o.limit > 0 {
+		r.Share = r.GBPerS / o.limit
+	}
+	peak, _ := model.DeviceMemory()
+	r.PeakGiB = measure.GiB(peak)
+	if err := json.NewEncoder(os.Stdout).Encode(r); err != nil || o.profile == "" {
+		return err
+	}
+	kinds, err := measure.Profile(fmt.Sprintf("%s.%d", o.profile, rows), model, o.tokens-1, func() error {
+		_, err := text(o.tokens)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(map[string]any{"batch": rows, "profile_ms": kinds})
+}
+
+// median is that of the seconds that texts of so many tokens take.
+func (o options) median(text func(tokens int) (float64, error), tokens int) (float64, error) {
+	if _, err := text(tokens); err != nil { // one more that may compile
+		return 0, err
+	}
+	var all []float64
+	for range o.repeat {
+		s, err := text(tokens)
+		if err != nil {
+			return 0, err
+		}
+		all = append(all, s)
+	}
+	slices.Sort(all)
+	return all[len(all)/2], nil
+}
+
+// reads is how many bytes a step must read at least: the weights of the layers, the head, and the keys and values of half of
+// the new tokens and of the prompts. Activations, adapters and the rows of the embedding are not counted.
+func (o options) reads(c models.LlamaConfig, rows int) float64 {
+	hidden, dim := float64(c.HiddenSize), float64(c.HiddenSize/c.NumAttentionHeads)
+	queries, keys := dim*float64(c.NumAttentionHeads), dim*float64(c.NumKeyValueHeads)
+	weights := float64(c.NumHiddenLayers) * hidden * (2*queries + 2*keys + 3*float64(c.IntermediateSize))
+	size := 2.0
+	if o.dtype == "float32" || o.dtype == "" && o.backend != "xla:cuda" {
+		size = 4
+	}
+	bytes := size
+	if o.base == "nf4" {
+		bytes = 0.5 + 1./64 + 8./64/256 // a code, a block's scale, a group's scale and offset
+	}
+	context := float64(o.prompt) + float64(o.tokens)/2
+	return weights*bytes + float64(c.VocabSize)*hidden*size + float64(rows*c.NumHiddenLayers)*context*2*keys*size
+}
+
+// adapters are of rank -r on all linears of the layers, with random numbers; none if it is 0.
+func (o options) adapters(model *models.CausalLM) (models.Adapters, error) {
+	if o.rank == 0 {
+		return nil, nil
+	}
+	random := rand.New(rand.NewPCG(8, 8))
+	numbers := func(n int) []float32 {
+		v := make([]float32, n)
+		for i := range v {
+			v[i] = 0.01 * float32(random.NormFloat64())
+		}
+		return v
+	}
+	var loras []models.LoRA
+	for _, l := range model.Linears() {
+		if !l.Head {
+			loras = append(loras, models.LoRA{Path: l.Path, R: o.rank, Scaling: 1, A: numbers(o.rank * l.In), B: numbers(l.Out * o.rank)})
+		}
+	}
+	return model.NewAdapters(loras)
+}
+
+func randomPrompts(rows, length, vocab int) (prompts [][]int) {
+	random := rand.New(rand.NewPCG(7, 7))
+	for range rows {
+		var p []int
+		for range length {
+			p = append(p, random.IntN(vocab))
+		}
+		prompts = append(prompts, p)
+	}
+	return prompts
+}

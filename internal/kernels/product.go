@@ -1,0 +1,202 @@
+package kernels
+
+import (
+	"fmt"
+	"math/bits"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/loris-ml/loris/internal/matmul"
+	"github.com/loris-ml/loris/quant"
+)
+
+// MaxProductRows is up to how many rows the kernels of [Product] take; for more it is better to decode the weight first.
+const MaxProductRows = 64
+
+// ProductThen is what follows a [Product].
+type ProductThen int
+
+const (
+	ThenNothing ProductThen = iota
+	ThenAdd                 // the residual [T, out] is added
+	ThenSwiGLU              // the outputs are gate and up, one half each, of which [Gated] with [SiLU] is left, [T, out/2]
+	ThenGeGLU               // likewise with [GELUTanh]
+)
+
+// gates tells whether half as many outputs are left.
+func (p ProductThen) gates() bool { return p >= ThenSwiGLU }
+
+// activation is what it gates with.
+func (p ProductThen) activation() Activation {
+	if p == ThenGeGLU {
+		return GELUTanh
+	}
+	return SiLU
+}
+
+// ThenGated is the activation of a gate times up.
+func ThenGated(a Activation) ProductThen {
+	if a == GELUTanh {
+		return ThenGeGLU
+	}
+	return ThenSwiGLU
+}
+
+// Product is x·Wᵀ + low·tailᵀ for few rows x [T, in], as they are while text is generated, and a weight W [out, in] that is
+// decoded on the way, so that only its four bits are read. inputs are the arrays of quant.Packed.Inputs. low [T, n] and tail
+// [out, n] are an adapter's x·Aᵀ and B, or nil both. x, low, tail and residual have one dtype, which the result has too.
+// residual is nil unless it is added.
+//
+// Sums are float32 and rounded once. The twin rounds decoded weights to the dtype, as [DequantizeColumns] does, and the
+// product before what follows; the kernels do neither, but for gate and up.
+//
+// The kernels take bfloat16, an even out, an in of whole chunks of 64, blocks of 64 weights or more, n a multiple of 16, and
+// T up to [MaxProductRows].
+func Product(l quant.Layout, x, low, tail, residual *Node, then ProductThen, inputs ...*Node) *Node {
+	const op = "Product"
+	if len(l.Shape) != 2 {
+		panic(fmt.Errorf("kernels: %s: the weight has shape %v, want a matrix", op, l.Shape))
+	}
+	out, in := l.Shape[0], l.Shape[1]
+	rows, _ := checkMatrix(op, "x", x)
+	check(op, "x", x, x.DType(), rows, in)
+	n := 0
+	if low != nil && tail != nil {
+		_, n = checkMatrix(op, "low", low)
+		check(op, "low", low, x.DType(), rows, n)
+		check(op, "the tail", tail, x.DType(), out, n)
+	}
+	switch {
+	case (low == nil) != (tail == nil):
+		panic(fmt.Errorf("kernels: %s: low and tail come together", op))
+	case (residual != nil) != (then == ThenAdd):
+		panic(fmt.Errorf("kernels: %s: a residual is what ThenAdd adds", op))
+	case residual != nil:
+		check(op, "the residual", residual, x.DType(), rows, out)
+	case then.gates() && out%2 != 0:
+		panic(fmt.Errorf("kernels: %s: %d outputs are not gate and up", op, out))
+	}
+	if k := productLaunch(l, x.DType(), rows, n, then).use(x.Graph()); k != nil {
+		return k.product(l, x, low, tail, residual, then, inputs)
+	}
+	return productTwin(l, x, low, tail, residual, then, inputs)
+}
+
+func productTwin(l quant.Layout, x, low, tail, residual *Node, then ProductThen, inputs []*Node) *Node {
+	w := dequantizeTwin(l, x.DType(), tail, 1, inputs)
+	if tail != nil {
+		x = Concatenate([]*Node{x, low}, 1)
+	}
+	return follow(matmul.Contract(x, 1, w, 1), residual, then)
+}
+
+// follow does to y, a product, what comes then.
+func follow(y, residual *Node, then ProductThen) *Node {
+	switch {
+	case then == ThenAdd:
+		return Add(y, residual)
+	case then.gates():
+		return gatedTwin(then.activation(), y, 0)
+	}
+	return y
+}
+
+// What product.cuh, nf4_vector.cu and nf4_rows.cuh have.
+const (
+	productThreads = 256
+	vectorTile     = 8   // bytes' rows that a block of nf4_vector takes at once
+	vectorBlocks   = 396 // of nf4_vector that run at once on the largest GPUs: three on each of 132 multiprocessors
+	rowsTile       = 128 // bytes' rows of a block of nf4_rows
+	rowsBlocks     = 264 // of nf4_rows that run at once
+	rowsSlice      = 512 // inputs of x in shared memory
+	rowsPad        = 8
+	tableBytes     = 256 * 16 * 8
+)
+
+// productLaunch is the launch for x of that many rows and a tail of n columns; nil if the kernels do not take them.
+func productLaunch(l quant.Layout, dtype dtypes.DType, rows, n int, then ProductThen) *launch {
+	d := dequantizeLaunch(l, dtype, 1, 0)
+	if d == nil || rows == 0 || rows > MaxProductRows || n%16 != 0 {
+		return nil
+	}
+	out, in := l.Shape[0], l.Shape[1]
+	k := &launch{threads: productThreads}
+	group := -1
+	if l.NestedBlocksize > 0 {
+		group = bits.TrailingZeros(uint(l.NestedBlocksize))
+	}
+	kind := d.sizes[5]
+	k.sizes = []int32{int32(out / 2), int32(in), int32(n), int32(bits.TrailingZeros(uint(l.Blocksize / 64))), kind, int32(group)}
+	if rows == 1 {
+		k.kernel = "nf4_vector"
+		k.sizes = append(k.sizes, int32(then))
+		k.grid[0] = min(vectorBlocks, ceilDiv(out/2, vectorTile))
+		if then.gates() {
+			out /= 2
+		}
+		k.out = []shapes.Shape{shapes.Make(dtype, 1, out)}
+		return k
+	}
+	tile := 32
+	if rows <= 8 {
+		tile = 8
+	}
+	k.kernel = fmt.Sprintf("nf4_rows%d", tile)
+	k.shared = tableBytes + tile*(rowsSlice+rowsPad)*2
+	blocks, parts := ceilDiv(out/2, rowsTile), ceilDiv(rows, tile)
+	fours := ceilDiv(in, 256)
+	each := ceilDiv(fours, max(1, min(fours, rowsBlocks/(blocks*parts)))) // of a split
+	splits := ceilDiv(fours, each)
+	k.grid = [3]int{blocks, splits * parts}
+	k.sizes = append(k.sizes, int32(rows), int32(each), int32(splits))
+	k.out = []shapes.Shape{shapes.Make(dtypes.Float32, splits, rows, out)}
+	return k
+}
+
+// product checks what the twin checks too, and launches.
+func (k *launch) product(l quant.Layout, x, low, tail, residual *Node, then ProductThen, inputs []*Node) *Node {
+	operands := append([]*Node{x}, decodeOperands(l, inputs)...)
+	if tail == nil {
+		low, tail = x, x // never read
+	}
+	operands = append(operands, low, tail)
+	if k.kernel == "nf4_vector" {
+		if residual == nil {
+			residual = x // never read
+		}
+		return k.call(append(operands, residual)...)[0]
+	}
+	sum := ReduceSum(k.call(operands...)[0], 0)
+	if residual != nil {
+		sum = Add(sum, wide(residual))
+	}
+	y := ConvertDType(sum, x.DType())
+	if then.gates() {
+		return gatedTwin(then.activation(), y, 0)
+	}
+	return y
+}
+
+// decodeOperands are codes and scales as the kernels of Product take them: codes, scales or their codes, nested absmax and
+// offset, the numbers of the scales' codes.
+func decodeOperands(l quant.Layout, inputs []*Node) []*Node {
+	const op = "Product"
+	blocks := ceilDiv(l.Shape[0]*l.Shape[1], l.Blocksize)
+	check(op, "the codes", inputs[0], dtypes.Uint8, l.Shape[0]*l.Shape[1]/2)
+	if l.NestedBlocksize == 0 {
+		check(op, "absmax", inputs[1], dtypes.Float32, blocks)
+		return []*Node{inputs[0], inputs[1], inputs[1], inputs[1], inputs[1]}
+	}
+	groups := ceilDiv(blocks, l.NestedBlocksize)
+	check(op, "the absmax codes", inputs[1], dtypes.Uint8, blocks)
+	check(op, "the nested absmax", inputs[2], dtypes.Float32, groups)
+	offset := inputs[3]
+	if offset.IsScalar() {
+		offset = BroadcastToDims(offset, groups)
+	}
+	check(op, "the nested offset", offset, dtypes.Float32, groups)
+	numbers := quant.DynamicMap(true)
+	return []*Node{inputs[0], inputs[1], inputs[2], offset, Const(inputs[0].Graph(), numbers[:])}
+}

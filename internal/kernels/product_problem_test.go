@@ -1,0 +1,145 @@
+package kernels
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/gomlx/compute/dtypes"
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/loris-ml/loris/quant"
+)
+
+// productProblem multiplies rows by a weight and a tail of n columns.
+func productProblem(t testing.TB, w weight, dtype dtypes.DType, rows, n int, then ProductThen) problem {
+	packed := w.pack(t)
+	l := packed.Layout
+	out, in := l.Shape[0], l.Shape[1]
+	random := rand.New(rand.NewPCG(uint64(rows), uint64(out)))
+	x := normal(random, dtype, 1, rows, in)
+	inputs := []array{x}
+	for _, a := range packed.Inputs() {
+		inputs = append(inputs, array{shape: a.Shape, bytes: a.Raw})
+	}
+	arrays := len(inputs)
+	low, tail, residual := x, x, x // never read
+	if n > 0 {
+		low, tail = normal(random, dtype, 1, rows, n), normal(random, dtype, 0.1, out, n)
+		inputs = append(inputs, low, tail)
+	}
+	if then == ThenAdd {
+		residual = normal(random, dtype, 1, rows, out)
+		inputs = append(inputs, residual)
+	}
+	form := func(f func(l quant.Layout, x, low, tail, residual *Node, then ProductThen, inputs []*Node) *Node) func(in []*Node) []*Node {
+		return func(in []*Node) []*Node {
+			var low, tail, residual *Node
+			rest := in[arrays:]
+			if n > 0 {
+				low, tail, rest = rest[0], rest[1], rest[2:]
+			}
+			if then == ThenAdd {
+				residual = rest[0]
+			}
+			return []*Node{f(l, in[0], low, tail, residual, then, in[1:arrays])}
+		}
+	}
+	p := problem{
+		inputs: inputs, launch: productLaunch(l, dtype, rows, n, then), twin: form(productTwin), rounding: 8e-3, // a unit in the last place: six sums may round otherwise
+		op: form(func(l quant.Layout, x, low, tail, residual *Node, then ProductThen, inputs []*Node) *Node {
+			return Product(l, x, low, tail, residual, then, inputs...)
+		}),
+	}
+	if then.gates() {
+		p.rounding = 6e-3 // of both factors
+	}
+	values, err := packed.Dequantize(dtypes.Float32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sums := make([]float64, rows*out)
+	for i := range sums {
+		row, o := i/out, i%out
+		for j := range in {
+			sums[i] += x.at(row, j) * float64(values[o*in+j])
+		}
+		for j := range n {
+			sums[i] += low.at(row, j) * tail.at(o, j)
+		}
+	}
+	p.want = [][]float64{after(sums, residual, then, rows)}
+	if p.launch == nil {
+		return p.named("product %v %s, %d rows, tail %d, then %d", w, dtype, rows, n, then)
+	}
+
+	p.operands = append([]array{}, inputs[:arrays]...)
+	if l.NestedBlocksize > 0 {
+		numbers := quant.DynamicMap(true)
+		p.operands = append(p.operands, floatArray(dtypes.Float32, numbers[:], 256))
+	} else {
+		p.operands = append(p.operands, inputs[2], inputs[2], inputs[2])
+	}
+	p.operands = append(p.operands, low, tail)
+	if rows == 1 {
+		p.operands = append(p.operands, residual)
+	} else {
+		p.finish = func(results []array) []array { // what the graph does with the kernel's sums
+			sums := wideFloats(sumSplits(results[0]).floats)
+			y := after(sums, residual, then, rows)
+			narrow := make([]float32, len(y))
+			for i, v := range y {
+				narrow[i] = bf16(float32(v))
+			}
+			return []array{{floats: narrow}}
+		}
+	}
+	return p.named("product %v %s, %d rows, tail %d, then %d", w, dtype, rows, n, then)
+}
+
+// after is what follows the sums [rows, out].
+func after(sums []float64, residual array, then ProductThen, rows int) []float64 {
+	switch out := len(sums) / rows; {
+	case then == ThenAdd:
+		for i := range sums {
+			sums[i] += float64(residual.floats[i])
+		}
+	case then.gates():
+		var gated []float64
+		for row := range rows {
+			for i := range out / 2 {
+				act, _ := activation(then.activation(), sums[row*out+i])
+				gated = append(gated, act*sums[row*out+out/2+i])
+			}
+		}
+		return gated
+	}
+	return sums
+}
+
+// decodingProblems are those of generating texts.
+func decodingProblems(t testing.TB, dtype dtypes.DType) (all []problem) {
+	small, wide, fp4 := weight{[]int{64}, 64, quant.NF4, 64, false}, weight{[]int{6}, 4672, quant.NF4, 64, true}, weight{[]int{130}, 1088, quant.FP4, 64, true}
+	three, long, many := weight{[]int{96, 32, 32}, 576, quant.NF4, 64, true}, weight{[]int{30}, 256, quant.NF4, 128, true}, weight{[]int{600}, 192, quant.NF4, 64, true}
+	odd := weight{[]int{33}, 64, quant.NF4, 64, true}
+	for _, c := range []struct {
+		weight
+		rows, n int
+		then    ProductThen
+	}{
+		{small, 1, 0, ThenNothing}, {three, 1, 48, ThenAdd}, {long, 1, 16, ThenSwiGLU}, {fp4, 1, 320, ThenNothing}, {many, 1, 16, ThenGeGLU},
+		{wide, 1, 0, ThenAdd}, {wide, 1, 16, ThenNothing}, {small, 2, 16, ThenNothing}, {three, 8, 0, ThenAdd}, {wide, 3, 0, ThenNothing},
+		{long, 9, 16, ThenSwiGLU}, {three, 32, 48, ThenAdd}, {many, 37, 0, ThenNothing}, {wide, 17, 0, ThenNothing}, {fp4, 64, 16, ThenGeGLU},
+		{small, 65, 16, ThenNothing}, {small, 1, 8, ThenNothing}, {odd, 1, 0, ThenNothing}, {odd, 8, 16, ThenAdd},
+	} {
+		all = append(all, productProblem(t, c.weight, dtype, c.rows, c.n, c.then))
+	}
+	return append(all,
+		cacheProblem(dtype, 1, 4, 1, 64, 32, 0, CacheOptions{}), cacheProblem(dtype, 3, 8, 2, 128, 96, 95, CacheOptions{}),
+		cacheProblem(dtype, 2, 6, 6, 96, 40, 17, CacheOptions{SoftCap: 2}), cacheProblem(dtype, 2, 12, 2, 256, 50, 40, CacheOptions{Window: 9}),
+		cacheProblem(dtype, 2, 4, 2, 16, 700, 400, CacheOptions{}), cacheProblem(dtype, 1, 5, 1, 80, 1024, 1023, CacheOptions{Window: 300}),
+		cacheProblem(dtype, 1, 4, 2, 8, 520, 255, CacheOptions{}), cacheProblem(dtype, 1, 4, 2, 8, 520, 256, CacheOptions{}),
+		cacheProblem(dtype, 33, 8, 4, 64, 300, 256, CacheOptions{}), cacheProblem(dtype, 1, 2, 1, 12, 33, 31, CacheOptions{}),
+		rotaryCacheProblem(dtype, 1, 8, 2, 128, 96, 40, CacheOptions{}), rotaryCacheProblem(dtype, 3, 4, 2, 64, 300, 299, CacheOptions{Window: 20}),
+		rotaryCacheProblem(dtype, 2, 2, 2, 16, 33, 0, CacheOptions{}), rotaryCacheProblem(dtype, 1, 4, 1, 40, 20, 9, CacheOptions{}),
+	)
+}
