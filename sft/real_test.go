@@ -1,9 +1,6 @@
 package sft
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -20,36 +17,25 @@ type digested struct {
 	SHA256               string
 }
 
-func digestOf(d *dataset) (g digested) {
-	h := sha256.New()
-	write := func(list ...int32) {
-		if err := binary.Write(h, binary.LittleEndian, list); err != nil {
-			panic(err) // a hash takes everything
-		}
-	}
+func digestOf(d *dataset) digested {
+	g := digested{Rows: len(d.rows), SHA256: d.digest()}
 	for _, row := range d.rows {
-		write(int32(len(row)))
-		var ids, labels []int32
 		for _, e := range row {
-			write(int32(len(e.ids)))
-			ids, labels = append(ids, e.ids...), append(labels, e.labels...)
+			g.Tokens += len(e.ids)
+			g.Labels += countLabels(e.labels)
 		}
-		write(ids...)
-		write(labels...)
-		g.Tokens += len(ids)
-		g.Labels += countLabels(labels)
 	}
-	g.Rows, g.SHA256 = len(d.rows), hex.EncodeToString(h.Sum(nil))
 	return g
 }
 
-// realFile is where a tokenizer or data set of the fixture is; those that are not in the repository may be absent.
+// realFile is where a tokenizer or data set of the fixture is; those that are not in the repository may be absent, and
+// LORIS_TEST_FAQ is the folder of the question-answer sets.
 var realFile = map[string]string{
 	"examples/tiny":  filepath.Join("..", "examples", "tiny"),
 	"smollm2":        filepath.Join("..", ".cache", "smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
 	"examples/qlora": filepath.Join("..", "examples", "qlora", "data", "train.jsonl"),
-	"faq_en":         filepath.Join("..", "..", "shared", "testdata", "faq_en.json"),
-	"faq_ja":         filepath.Join("..", "..", "shared", "testdata", "faq_ja.json"),
+	"faq_en":         filepath.Join(os.Getenv("LORIS_TEST_FAQ"), "faq_en.json"),
+	"faq_ja":         filepath.Join(os.Getenv("LORIS_TEST_FAQ"), "faq_ja.json"),
 }
 
 func TestRealConversationsAreSplitMaskedAndPackedAsByTRL(t *testing.T) {

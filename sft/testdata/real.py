@@ -50,8 +50,11 @@ def digest(ds):
     for row in ds:
         ids, wanted = row["input_ids"], row["labels"]
         lengths = row.get("seq_lengths") or [len(ids)]
-        h.update(struct.pack(f"<{1 + len(lengths)}i", len(lengths), *lengths))
-        h.update(struct.pack(f"<{2 * len(ids)}i", *ids, *wanted))
+        h.update(struct.pack("<i", len(lengths)))
+        start = 0
+        for n in lengths:
+            h.update(struct.pack(f"<{1 + 2 * n}i", n, *ids[start : start + n], *wanted[start : start + n]))
+            start += n
         tokens += len(ids)
         labels += sum(label != -100 for label in wanted)
     return {"rows": len(ds), "tokens": tokens, "labels": labels, "sha256": h.hexdigest()}
