@@ -54,19 +54,9 @@ type dataset struct {
 // prepare is TRL's pipeline: tokenize, truncate, drop, shuffle and pack.
 func prepare(data *Dataset, tok Tokenizer, c SFTConfig, packing bool, name string) (*dataset, *DataReport, error) {
 	start := time.Now()
-	if data == nil {
-		return nil, nil, fmt.Errorf("sft: there is no %s data set", name)
-	}
-	var first Row
-	for row, err := range data.All() {
-		if err != nil {
-			return nil, nil, fmt.Errorf("sft: the %s data set: %w", name, err)
-		}
-		first = row
-		break
-	}
-	if first == nil {
-		return nil, nil, fmt.Errorf("sft: the %s data set has no rows", name)
+	first, err := firstRow(data, name)
+	if err != nil {
+		return nil, nil, err
 	}
 	t, err := newRowTokenizer(tok, first, c)
 	if err != nil {
@@ -88,19 +78,7 @@ func prepare(data *Dataset, tok Tokenizer, c SFTConfig, packing bool, name strin
 			examples = append(examples, e)
 		}
 	}
-	if packing && c.ShuffleDataset {
-		examples = shuffled(examples, c.Seed)
-	}
-	if packing {
-		d.rows = pack(examples, c.MaxLength, c.PackingStrategy)
-	} else {
-		for i := range examples {
-			d.rows = append(d.rows, examples[i:i+1:i+1])
-		}
-	}
-	if c.ShuffleDataset {
-		d.rows = shuffled(d.rows, c.Seed)
-	}
+	d.arrange(examples, c)
 	d.measure(report)
 	if report.Labels == 0 {
 		return nil, nil, fmt.Errorf("sft: no token of the %s data set has a label to train (%d rows, %d fully masked): check the masks, and whether prompts fill MaxLength %d", name, report.Rows, report.FullyMasked, c.MaxLength)
@@ -110,6 +88,37 @@ func prepare(data *Dataset, tok Tokenizer, c SFTConfig, packing bool, name strin
 	}
 	report.log(c, name, time.Since(start))
 	return d, report, nil
+}
+
+// firstRow is the row that decides how all are written.
+func firstRow(data *Dataset, name string) (Row, error) {
+	if data == nil {
+		return nil, fmt.Errorf("sft: there is no %s data set", name)
+	}
+	for row, err := range data.All() {
+		if err != nil {
+			return nil, fmt.Errorf("sft: the %s data set: %w", name, err)
+		}
+		return row, nil
+	}
+	return nil, fmt.Errorf("sft: the %s data set has no rows", name)
+}
+
+// arrange makes the rows of batches from the examples: one of each, or packed ones.
+func (d *dataset) arrange(examples []example, c SFTConfig) {
+	switch {
+	case !d.packed:
+		for i := range examples {
+			d.rows = append(d.rows, examples[i:i+1:i+1])
+		}
+	case c.ShuffleDataset:
+		d.rows = pack(shuffled(examples, c.Seed), c.MaxLength, c.PackingStrategy)
+	default:
+		d.rows = pack(examples, c.MaxLength, c.PackingStrategy)
+	}
+	if c.ShuffleDataset {
+		d.rows = shuffled(d.rows, c.Seed)
+	}
 }
 
 // fit brings the next example to MaxLength, and reports whether it is to be kept: those that train nothing are not.

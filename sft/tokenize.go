@@ -11,7 +11,9 @@ import (
 )
 
 // Tokenizer is what the trainer needs of a tokenizer; *tokenizer.Tokenizer is one. Its methods are called from several
-// goroutines. If it also has SavePretrained(dir string) error, it is saved into every checkpoint.
+// goroutines. It may have more of that one's methods: with SavePretrained it is saved into every checkpoint, with
+// TrainingTemplate published chat templates are trained as TRL does, SFTConfig.TokenCache needs Fingerprint, and
+// SFTConfig.ChatTemplatePath SetChatTemplate.
 type Tokenizer interface {
 	Encode(text string, addSpecialTokens bool) ([]int, error)
 	// EncodeFull also gives the bytes [start, end) of the text that each token stands for.
