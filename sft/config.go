@@ -12,12 +12,13 @@ import (
 //
 // What TRL has and is absent here: precision (bf16, fp16) follows from how the model was loaded, gradient_checkpointing
 // and activation_offloading are replaced by ResidualBudget, padding_free by fixed-shape packing, several evaluation sets
-// by calls of Evaluate, other trackers than ReportTo's by Callbacks. auto_find_batch_size, truncation_mode keep_end (deprecated) and pushing to a
-// hub are not offered. Two defaults differ on purpose: unpacked batches are padded to a multiple of 64, so that few shapes
-// are compiled (PadToMultipleOf), and the order of the rows is drawn by a generator of our own, because torch's
-// permutations cannot be reproduced without torch.
+// by calls of Evaluate, other trackers than ReportTo's by Callbacks. auto_find_batch_size, truncation_mode keep_end
+// (deprecated) and pushing to a hub are not offered. Two defaults differ on purpose: unpacked batches are padded to a
+// multiple of 64, so that few shapes are compiled (PadToMultipleOf), and the order of the rows is drawn by a generator of our
+// own, because torch's permutations cannot be reproduced without torch.
 type SFTConfig struct {
-	// OutputDir receives the folders checkpoint-<step>, trainer_state.json and loss.png. "" is "trainer_output".
+	// OutputDir receives the folders checkpoint-<step>, trainer_state.json, plots and the model card README.md. "" is
+	// "trainer_output".
 	OutputDir string `json:"output_dir"`
 
 	// MaxLength is the number of tokens to which examples are truncated, and the block length when packing.

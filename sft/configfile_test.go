@@ -128,10 +128,10 @@ func TestEveryFieldOfTRLIsKnownAndHasItsDefault(t *testing.T) {
 	var fixture struct{ Fields map[string]json.RawMessage }
 	readFixture(t, "fields.json", &fixture)
 	otherwise := map[string]string{ // defaults that differ in name only, or on purpose
-		"data_seed":          "42",          // None is seed
-		"eval_steps":         "10",          // None is logging_steps
-		"eval_packing":       "false",       // None is packing
-		"greater_is_better":  "true",        // None follows from metric_for_best_model
+		"data_seed":          "42",    // None is seed
+		"eval_steps":         "10",    // None is logging_steps
+		"eval_packing":       "false", // None is packing
+		"greater_is_better":  "true",  // None follows from metric_for_best_model
 		"output_dir":         "trainer_output",
 		"run_name":           "trainer_output",
 		"max_grad_norm":      "1",
