@@ -73,6 +73,9 @@ func TestResumedRunEqualsStraightRun(t *testing.T) {
 		"packed":  func(c *SFTConfig) { c.Packing, c.PerDeviceTrainBatchSize, c.MaxLength = true, 1, 80 },
 		"shuffle": func(c *SFTConfig) { c.ShuffleDataset, c.LRSchedulerType = true, Cosine },
 		"epochs":  func(c *SFTConfig) { c.EvalStrategy, c.LoggingStrategy = Epoch, Epoch },
+		"plateau": func(c *SFTConfig) {
+			c.LRSchedulerType, c.LRSchedulerKwargs = ReduceLROnPlateau, map[string]any{"patience": 0, "factor": 0.5, "threshold": 0.05}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -104,6 +107,9 @@ func TestCancelledRunResumesAsIfNothingHadHappened(t *testing.T) {
 		"epochs": func(c *SFTConfig) { c.EvalStrategy, c.LoggingStrategy, c.SaveStrategy = Epoch, Epoch, Epoch },
 		"best": func(c *SFTConfig) {
 			c.SaveStrategy, c.MetricForBestModel, c.Callbacks = Best, "loss", []Callback{EarlyStopping(3, 0)}
+		},
+		"plateau": func(c *SFTConfig) {
+			c.LRSchedulerType, c.LRSchedulerKwargs = ReduceLROnPlateau, map[string]any{"patience": 0, "factor": 0.5, "threshold": 0.05}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -17,7 +17,8 @@ import (
 // (PadToMultipleOf). Rows are shuffled (ShuffleDataset) and visited (TrainSamplingStrategy "random") in the order that the same
 // seeds give in TRL.
 type SFTConfig struct {
-	// OutputDir receives the folders checkpoint-<step>, trainer_state.json and loss.png. "" is "trainer_output".
+	// OutputDir receives the folders checkpoint-<step>, trainer_state.json, plots and the model card README.md. "" is
+	// "trainer_output".
 	OutputDir string `json:"output_dir"`
 
 	// MaxLength is the number of tokens to which examples are truncated, and the block length when packing.

@@ -27,6 +27,9 @@ func GenerationSamples(w io.Writer, generate func(ctx context.Context, prompt st
 		last = e.State.GlobalStep
 		for _, prompt := range prompts {
 			text, err := generate(e.Context, prompt)
+			if err != nil && e.Context.Err() != nil {
+				return nil // the run is being cancelled, which must not look like an evaluation that failed
+			}
 			if err != nil {
 				return fmt.Errorf("generate a sample for %q: %w", prompt, err)
 			}

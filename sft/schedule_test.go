@@ -212,3 +212,19 @@ func TestGroupByLengthKeepsLengthsTogether(t *testing.T) {
 		t.Error("not a permutation")
 	}
 }
+
+func TestPlateauLowersTheRateOfARun(t *testing.T) {
+	c := testConfig(t)
+	c.LRSchedulerType, c.LRSchedulerKwargs = ReduceLROnPlateau, map[string]any{"patience": 0, "factor": 0.5, "threshold": 0.9}
+	c.EvalDataset, c.EvalStrategy, c.EvalSteps, c.LoggingSteps = FromRows(zen()[:3]), Steps, 2, 1
+	var rates []float64
+	for _, m := range mustTrain(t, newToyModel(), zen(), c).LogHistory {
+		if rate, ok := m.Get("learning_rate"); ok {
+			rates = append(rates, rate)
+		}
+	}
+	// The first evaluation is the best; none after it is better by 90 %.
+	if want := []float64{0.03, 0.03, 0.03, 0.03, 0.015, 0.015, 0.0075, 0.0075}; !slices.Equal(rates, want) {
+		t.Errorf("rates %v, want %v", rates, want)
+	}
+}

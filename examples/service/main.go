@@ -113,8 +113,9 @@ func run(ctx context.Context, args []string, stderr io.Writer, ready func(addres
 		return err
 	case <-ctx.Done():
 	}
-	s.jobs.Wait() // they are saving their checkpoints; event streams end with them
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	return server.Shutdown(ending)
+	err = server.Shutdown(ending) // requests end with ctx
+	s.jobs.Wait()                 // they are saving their checkpoints
+	return err
 }

@@ -438,7 +438,7 @@ func BenchmarkOptimizers(b *testing.B) {
 	const rows, columns = 2048, 1024
 	x := reference.Normal(1, rows*columns, 0.02)
 	for _, d := range testDevices(b) {
-		for _, optim := range []string{"adamw_torch", "adamw_8bit", "lion_32bit", "lion_8bit"} {
+		for _, optim := range []string{"adamw_torch", "adamw_8bit", "lion_32bit", "lion_8bit", "adafactor", "sgd", "muon"} {
 			b.Run(fmt.Sprint(d.Kind, "/", optim), func(b *testing.B) {
 				o := training.SessionOptions{Optim: optim, AdamBeta1: 0.9, AdamBeta2: 0.999, AdamEpsilon: 1e-8}
 				s := bare(b, d, o, [][]float32{x}, [][]int{{rows, columns}})

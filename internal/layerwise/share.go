@@ -98,7 +98,11 @@ func (m *Model) endGradients(p *pass) ([]*tensors.Tensor, error) {
 			dx = MulScalar(dx, m.Embed.Scale)
 		}
 		if padding != nil {
-			dx = Mul(dx, ConvertDType(NotEqual(in[1], Const(dx.Graph(), *padding)), dtypes.Float32))
+			id := *padding
+			if id < 0 { // torch counts from the end
+				id += int32(m.Vocab)
+			}
+			dx = Mul(dx, ConvertDType(NotEqual(in[1], Const(dx.Graph(), id)), dtypes.Float32))
 		}
 		return []*Node{ScatterSum(table, in[1], dx, false, false)}
 	}).call(in...)
