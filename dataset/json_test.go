@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -153,6 +154,30 @@ func TestMessagesTakesShareGPT(t *testing.T) {
 	}
 	if first := row["conversations"].([]any)[0].(map[string]any); first["from"] != "human" {
 		t.Errorf("the row has changed: %v", first)
+	}
+}
+
+// The vectors of trl/tests/test_data_utils.py (maybe_convert_to_chatml): the same renaming in every column of messages.
+func TestMessagesEqualTRLsConversion(t *testing.T) {
+	shareGPT := `[{"from": "user", "value": "What color is the sky?"}, {"from": "assistant", "value": "It is blue."}]`
+	chatML := `[{"role": "user", "content": "What color is the sky?"}, {"role": "assistant", "content": "It is blue."}]`
+	want := []Message{{"role": "user", "content": "What color is the sky?"}, {"role": "assistant", "content": "It is blue."}}
+	for _, column := range []string{"conversations", "messages", "prompt", "completion"} {
+		for _, messages := range []string{shareGPT, chatML} {
+			var row Row
+			if err := json.Unmarshal([]byte(`{"`+column+`": `+messages+`}`), &row); err != nil {
+				t.Fatal(err)
+			}
+			got, err := row.Messages(column)
+			if err != nil || !reflect.DeepEqual(got, want) || !row.IsConversation(column) {
+				t.Errorf("%s of %s: %v (%v)", column, messages, got, err)
+			}
+		}
+	}
+	for _, row := range []Row{{"messages": "The sky is"}, {"messages": []any{"a"}}, {"messages": []any{}}, {"messages": []any{map[string]any{"from": "user"}}}, {}} {
+		if row.IsConversation("messages") {
+			t.Errorf("%v counts as a conversation", row)
+		}
 	}
 }
 
