@@ -3,7 +3,8 @@ package models
 import (
 	"errors"
 	"fmt"
-	"strings"
+	"math"
+	"slices"
 
 	"github.com/loris-ml/loris/internal/backend"
 	"github.com/loris-ml/loris/internal/nn"
@@ -14,6 +15,7 @@ type Linear struct {
 	Path    string // below the model: "model.layers.0.self_attn.q_proj"
 	In, Out int
 	Head    bool // the output embedding
+	Bias    bool // it has b
 }
 
 // Linears lists the model's linear modules in order, the head last.
@@ -21,7 +23,7 @@ func (m *CausalLM) Linears() (all []Linear) {
 	d, linears := m.arch.dims(), m.arch.tensors().Linears()
 	for i := range d.layers {
 		for _, l := range linears {
-			all = append(all, Linear{Path: layerPrefix(i) + l.Name, In: l.In, Out: l.Out})
+			all = append(all, Linear{Path: layerPrefix(i) + l.Name, In: l.In, Out: l.Out, Bias: l.Bias})
 		}
 	}
 	return append(all, Linear{Path: "lm_head", In: d.shape.Hidden, Out: d.vocab, Head: true})
@@ -37,6 +39,19 @@ type LoRA struct {
 	Scaling float64
 	Dropout float64
 	A, B    []float32 // [R, In], [Out, R]
+	// Magnitude [Out] makes it a DoRA (arXiv:2402.09353): the rows of W + Scaling·B·A are given these lengths. Nil: none.
+	Magnitude []float32
+	// Shift [Out] is added to what the linear puts out, ShiftScale times. Nil: none. With R 0, it is all that there is.
+	Shift      []float32
+	ShiftScale float64
+	// At the model's ends (EmbeddingPath, HeadPath), in place of A and B: Full is the whole weight [vocab, hidden]; Rows [n,
+	// hidden] are those of the embedding for Tokens, and of a head that is tied to it.
+	Full   []float32
+	Tokens []int
+	Rows   []float32
+	// PadTo, if not 0, is the rank with which the adapter lies on the device, its scaling beside it: adapters that are
+	// padded to one rank share their programs. The rows and columns beyond R are zeros, and training leaves them so.
+	PadTo int
 }
 
 // NewAdapters uploads adapters, at most one per linear.
@@ -58,37 +73,101 @@ func (m *CausalLM) NewAdapters(loras []LoRA) (_ Adapters, err error) {
 	for i := range m.run.Layers {
 		b, w := nn.NewLayout(), &nn.Weights{}
 		a = append(a, w)
+		var squares map[string][]float32
 		for _, lin := range linears {
 			l, ok := byPath[layerPrefix(i)+lin.Name]
 			if !ok {
 				continue
 			}
 			delete(byPath, l.Path)
-			if err := m.upload(w, lin, l); err != nil {
+			if err := l.check(lin); err != nil {
 				return nil, err
 			}
-			b.Adapter(lin, nn.Adapter{R: l.R, Scaling: l.Scaling, Dropout: l.Dropout})
+			if l.Magnitude != nil && squares == nil {
+				if squares, err = m.run.RowSquares(i); err != nil {
+					return nil, err
+				}
+			}
+			if err := m.upload(w, lin, l.padded(lin), squares[lin.Name]); err != nil {
+				return nil, err
+			}
+			if l.R > 0 {
+				b.Adapter(lin, nn.Adapter{R: max(l.R, l.PadTo), Scaling: l.Scaling, Dropout: l.Dropout, ScaleInput: l.PadTo > 0, DoRA: l.Magnitude != nil})
+			}
+			if l.Shift != nil {
+				b.Shift(lin, l.ShiftScale)
+			}
 		}
 		w.Layout = b.Build()
 	}
+	ends, err := m.newEnds(byPath)
+	if err != nil {
+		return nil, err
+	}
+	if ends != nil {
+		a = append(a, ends)
+	}
 	for path := range byPath {
-		return nil, fmt.Errorf("module %q cannot have an adapter: the model has no such linear in its layers", path)
+		return nil, fmt.Errorf("module %q cannot have an adapter: the model has no such linear", path)
 	}
 	return a, nil
 }
 
-func (m *CausalLM) upload(w *nn.Weights, lin nn.Linear, l LoRA) error {
+func (l LoRA) check(lin nn.Linear) error {
 	if len(l.A) != l.R*lin.In || len(l.B) != lin.Out*l.R {
 		return fmt.Errorf("adapter on %q: A has %d values and B %d, want [%d, %d] and [%d, %d]", l.Path, len(l.A), len(l.B), l.R, lin.In, lin.Out, l.R)
 	}
-	ta, err := backend.UploadValues(m.run.Device, l.A, l.R, lin.In)
-	if err != nil {
-		return err
+	if l.Shift != nil && len(l.Shift) != lin.Out {
+		return fmt.Errorf("adapter on %q: its shift has %d values, want [%d]", l.Path, len(l.Shift), lin.Out)
 	}
-	w.Tensors = append(w.Tensors, ta)
-	tb, err := backend.UploadValues(m.run.Device, l.B, lin.Out, l.R)
-	if err == nil {
-		w.Tensors = append(w.Tensors, tb)
+	if l.Magnitude != nil && len(l.Magnitude) != lin.Out {
+		return fmt.Errorf("adapter on %q: its magnitude has %d values, want [%d]", l.Path, len(l.Magnitude), lin.Out)
+	}
+	if l.PadTo > 0 && l.PadTo < l.R {
+		return fmt.Errorf("adapter on %q: its rank %d is more than %d, to which adapters are padded", l.Path, l.R, l.PadTo)
+	}
+	return nil
+}
+
+// padded has zeros up to its rank on the device.
+func (l LoRA) padded(lin nn.Linear) LoRA {
+	if l.PadTo <= l.R {
+		return l
+	}
+	a, b := make([]float32, l.PadTo*lin.In), make([]float32, lin.Out*l.PadTo)
+	copy(a, l.A)
+	for o := range lin.Out {
+		copy(b[o*l.PadTo:], l.B[o*l.R:(o+1)*l.R])
+	}
+	l.A, l.B, l.R = a, b, l.PadTo
+	return l
+}
+
+// upload appends the tensors of l, whose values have been checked; squares are the squared norms of the weight's rows.
+func (m *CausalLM) upload(w *nn.Weights, lin nn.Linear, l LoRA, squares []float32) error {
+	var err error
+	put := func(values []float32, dims ...int) {
+		if err != nil {
+			return
+		}
+		t, failed := backend.UploadValues(m.run.Device, values, dims...)
+		if err = failed; err == nil {
+			w.Tensors = append(w.Tensors, t)
+		}
+	}
+	if l.R > 0 {
+		put(l.A, l.R, lin.In)
+		put(l.B, lin.Out, l.R)
+		if l.PadTo > 0 {
+			put([]float32{float32(l.Scaling)})
+		}
+	}
+	if l.Magnitude != nil {
+		put(l.Magnitude, lin.Out)
+		put(squares, lin.Out)
+	}
+	if l.Shift != nil {
+		put(l.Shift, lin.Out)
 	}
 	return err
 }
@@ -102,27 +181,81 @@ func (a Adapters) Close() error {
 	return errors.Join(errs...)
 }
 
-// Values downloads the adapters: the current A and B by the path of their linear. It fills in A and B only.
+// Values downloads the adapters: the current A, B, Magnitude and Shift by the path of their linear, padded as they lie on the
+// device. It fills in these and R only; at the model's ends Full or Rows in their place.
 func (a Adapters) Values() (map[string]LoRA, error) {
 	out := map[string]LoRA{}
 	for i, w := range a {
-		for j, s := range w.Layout.Slots {
-			values, err := backend.DownloadFloats(w.Tensors[j])
-			if err != nil {
+		if w.Layout.Kind() == endsKind {
+			if err := endValues(w, out); err != nil {
 				return nil, err
 			}
-			name, isA := strings.CutSuffix(s.Parts[0].Name, ".lora_A.weight")
-			if !isA {
-				name = strings.TrimSuffix(name, ".lora_B.weight")
+			continue
+		}
+		for _, ad := range w.Layout.Adapters() {
+			at, bt, mt := ad.Slots()
+			l := LoRA{R: ad.R}
+			var err error
+			if l.A, err = backend.DownloadFloats(w.Tensors[at]); err != nil {
+				return nil, err
 			}
-			l := out[layerPrefix(i)+name]
-			if isA {
-				l.A = values
-			} else {
-				l.B = values
+			if l.B, err = backend.DownloadFloats(w.Tensors[bt]); err != nil {
+				return nil, err
 			}
-			out[layerPrefix(i)+name] = l
+			if mt >= 0 {
+				if l.Magnitude, err = backend.DownloadFloats(w.Tensors[mt]); err != nil {
+					return nil, err
+				}
+			}
+			out[layerPrefix(i)+ad.Linear] = l
+		}
+		for _, s := range w.Layout.Shifts() {
+			l := out[layerPrefix(i)+s.Linear]
+			var err error
+			if l.Shift, err = backend.DownloadFloats(w.Tensors[s.Slot()]); err != nil {
+				return nil, err
+			}
+			out[layerPrefix(i)+s.Linear] = l
 		}
 	}
 	return out, nil
+}
+
+// SharePrograms tells whether the same compiled programs serve a and b: their ranks, scaling, dropout and linears are equal.
+func (a Adapters) SharePrograms(b Adapters) bool {
+	return slices.EqualFunc(a, b, func(x, y *nn.Weights) bool { return x.Layout.Key() == y.Layout.Key() })
+}
+
+// RowNorms returns the norms [Out] of the rows of the weights at these paths, as the programs see them.
+func (m *CausalLM) RowNorms(paths []string) (map[string][]float32, error) {
+	wanted, norms := map[string]bool{}, map[string][]float32{}
+	for _, p := range paths {
+		wanted[p] = true
+	}
+	for i := range m.run.Layers {
+		var squares map[string][]float32
+		for _, lin := range m.arch.tensors().Linears() {
+			path := layerPrefix(i) + lin.Name
+			if !wanted[path] {
+				continue
+			}
+			if squares == nil {
+				var err error
+				if squares, err = m.run.RowSquares(i); err != nil {
+					return nil, err
+				}
+			}
+			n := make([]float32, lin.Out)
+			for j, s := range squares[lin.Name] {
+				n[j] = float32(math.Sqrt(float64(s)))
+			}
+			norms[path] = n
+		}
+	}
+	for _, p := range paths {
+		if norms[p] == nil {
+			return nil, fmt.Errorf("the model's layers have no linear %q", p)
+		}
+	}
+	return norms, nil
 }

@@ -14,14 +14,16 @@ import (
 // CausalLM is a decoder language model on a device. It may be shared by several goroutines and trainers as long as its
 // own weights are not trained.
 type CausalLM struct {
-	arch    Architecture
-	run     *layerwise.Model
-	options Options
-	path    string
-	beside  beside
-	src     source          // open while its quantized weights may be saved; else nil
-	packs   bool            // quantized linears of layers are packed on the device; else they are dense there
-	rows    *offheap.Memory // of the embedding, where they stay on the host; run has its bytes
+	arch     Architecture
+	run      *layerwise.Model
+	options  Options
+	path     string
+	beside   beside
+	src      source             // open while its quantized weights may be saved; else nil
+	packs    bool               // quantized linears of layers are packed on the device; else they are dense there
+	altered  string             // what has changed the weights since they were loaded; "": nothing
+	replaced map[string]encoded // quantized weights that are not the source's any more, by path
+	rows     *offheap.Memory    // of the embedding, where they stay on the host; run has its bytes
 }
 
 // Config returns the model's configuration.
@@ -58,6 +60,10 @@ func (m *CausalLM) DeviceMemory() (peak, driver int64) {
 	}
 	return peak, driver
 }
+
+// CompiledPrograms is how many programs have been compiled for the model since it was loaded: what it takes to see that
+// something runs without compiling.
+func (m *CausalLM) CompiledPrograms() int64 { return m.run.Compiled() }
 
 // Profile runs a function that uses the model and returns what ran on its device meanwhile: for the programs under bench.
 func (m *CausalLM) Profile(run func() error) ([]seam.Execution, error) { return m.run.Profile(run) }

@@ -64,6 +64,11 @@ func (m *CausalLM) SaveGGUF(path string, o GGUFOptions) (err error) {
 	if err := w.family.toGGUF(&w.ggufWriter); err != nil {
 		return err
 	}
+	for _, path := range []string{EmbeddingPath, HeadPath} {
+		if _, ok := s.merge[path]; ok {
+			return fmt.Errorf("save GGUF: what is trained of %q is not merged into GGUF files; save a folder (SaveMerged), load that and save it as GGUF", path)
+		}
+	}
 	if len(o.Merge) > 0 && !o.SkipCheck {
 		if err := s.checkLogits(o.Merge); err != nil {
 			return err
@@ -183,6 +188,11 @@ func (m *CausalLM) SaveGGUFAdapter(path string, alpha float64, loras []LoRA) err
 	s, err := m.newSaver(SaveOptions{Merge: loras}) // which checks them
 	if err != nil {
 		return fmt.Errorf("save GGUF adapter: %w", err)
+	}
+	for _, path := range []string{EmbeddingPath, HeadPath} {
+		if _, ok := s.merge[path]; ok {
+			return fmt.Errorf("save GGUF adapter: an adapter on %q is not written; merge it (SaveMerged)", path)
+		}
 	}
 	layout, shapes := w.family.ggufLayout(), tensorShapes(m.arch)
 	var tensors []gguf.Source

@@ -47,7 +47,7 @@ func (s *saver) checkLogits(loras []LoRA) (err error) {
 		return fmt.Errorf("merge: logits with the adapters beside the weights: %w", err)
 	}
 	o, limit := s.checkOptions()
-	merged, err := load(ctx, m.arch, &savedSource{saver: s, shapes: tensorShapes(m.arch)}, o)
+	merged, err := load(ctx, s.arch, &savedSource{saver: s, shapes: tensorShapes(s.arch)}, o)
 	if err != nil {
 		return fmt.Errorf("merge: load the merged weights to check them (SkipCheck leaves that out): %w", err)
 	}

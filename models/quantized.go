@@ -82,6 +82,9 @@ func (f *folder) holdsQuantized(weight string) bool {
 // encode returns a quantized linear's weight: the bytes of the checkpoint, or made from its values. What the latter decode
 // to is not rounded.
 func (r *reader) encode(path string, out, in int) (e encoded, err error) {
+	if e, ok := r.replaced[path]; ok {
+		return e, nil
+	}
 	weight := path + ".weight"
 	defer func() {
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -57,7 +58,7 @@ func (m *CausalLM) SaveWith(dir string, o SaveOptions) (err error) {
 		return fmt.Errorf("save model: %w", err)
 	}
 	defer func() { err = errors.Join(err, s.reader.staging.free()) }()
-	config, err := m.configJSON(s.format, s.quantization)
+	config, err := m.configJSON(s.format, s.quantization, s.untied)
 	if err != nil {
 		return err
 	}
@@ -85,7 +86,7 @@ func (m *CausalLM) SaveWith(dir string, o SaveOptions) (err error) {
 }
 
 // configJSON is the configuration with what transformers wants beside it, and what the checkpoint's config said beyond it.
-func (m *CausalLM) configJSON(format DType, q *quant.BitsAndBytesConfig) ([]byte, error) {
+func (m *CausalLM) configJSON(format DType, q *quant.BitsAndBytesConfig, untied bool) ([]byte, error) {
 	raw, err := json.Marshal(m.arch)
 	if err != nil {
 		return nil, fmt.Errorf("save model: %w", err)
@@ -108,6 +109,9 @@ func (m *CausalLM) configJSON(format DType, q *quant.BitsAndBytesConfig) ([]byte
 		}
 	}
 	all["torch_dtype"] = format
+	if untied {
+		all["tie_word_embeddings"] = false
+	}
 	if q != nil {
 		all["quantization_config"] = q
 	}
@@ -122,11 +126,13 @@ type saver struct {
 	dtype        dtypes.DType              // format's
 	quantization *quant.BitsAndBytesConfig // of what is written; nil: nothing is quantized
 	merge        map[string]LoRA           // by path
+	arch         Architecture              // what is saved: the model's, unless merging unties the head
+	untied       bool
 	reader       *reader
 }
 
 func (m *CausalLM) newSaver(o SaveOptions) (*saver, error) {
-	s := &saver{m: m, format: o.DType, merge: map[string]LoRA{}, reader: m.newReader()}
+	s := &saver{m: m, format: o.DType, merge: map[string]LoRA{}, arch: m.arch, reader: m.newReader()}
 	if s.format == DefaultDType {
 		s.format = m.format()
 	}
@@ -147,7 +153,10 @@ func (m *CausalLM) newSaver(o SaveOptions) (*saver, error) {
 		}
 		s.quantization = &q
 	}
-	return s, s.checkMerge()
+	if err := s.checkMerge(); err != nil {
+		return nil, err
+	}
+	return s, s.untie()
 }
 
 // format is that of the weights on the device.
@@ -166,16 +175,24 @@ func formatOf(dtype dtypes.DType) DType {
 
 // checkMerge reports adapters that fit no linear.
 func (s *saver) checkMerge() error {
-	known := map[string]Linear{}
+	known, shapes := map[string]Linear{}, tensorShapes(s.m.arch)
 	for _, l := range s.m.Linears() {
 		known[l.Path] = l
 	}
 	for path, a := range s.merge {
+		if d := s.m.arch.dims(); path == HeadPath || path == EmbeddingPath {
+			if err := a.checkEnd(d); err != nil {
+				return fmt.Errorf("merge: %w", err)
+			}
+			continue
+		}
 		switch l, ok := known[path]; {
 		case !ok:
 			return fmt.Errorf("merge: the model has no linear %q", path)
-		case l.Head:
-			return fmt.Errorf("merge: adapters on the head, %q, are not supported", path)
+		case a.Shift != nil && (shapes[path+".bias"] == nil || len(a.Shift) != l.Out):
+			return fmt.Errorf("merge: adapter on %q: its shift has %d values; it can be merged into a bias [%d], which the linear must have", path, len(a.Shift), l.Out)
+		case a.Magnitude != nil && len(a.Magnitude) != l.Out:
+			return fmt.Errorf("merge: adapter on %q: its magnitude has %d values, want [%d]", path, len(a.Magnitude), l.Out)
 		case len(a.A) != a.R*l.In || len(a.B) != l.Out*a.R:
 			return fmt.Errorf("merge: adapter on %q: A has %d values and B %d, want [%d, %d] and [%d, %d]", path, len(a.A), len(a.B), a.R, l.In, l.Out, a.R)
 		}
@@ -185,7 +202,7 @@ func (s *saver) checkMerge() error {
 
 // sources lists the checkpoint's tensors; each is made when its turn comes.
 func (s *saver) sources() (all []safetensors.Source, err error) {
-	shapes := tensorShapes(s.m.arch)
+	shapes := tensorShapes(s.arch)
 	for _, name := range slices.Sorted(maps.Keys(shapes)) {
 		path := modulePath(name)
 		if s.quantization != nil && s.reader.quantizesTensor(name, shapes[name]) {
@@ -215,9 +232,17 @@ func modulePath(name string) string { return strings.TrimSuffix(name, ".weight")
 
 // values are a tensor's, with its adapter in it.
 func (s *saver) values(path, name string) ([]float32, error) {
+	if path == HeadPath || path == EmbeddingPath {
+		return s.endTensor(name)
+	}
 	values, err := s.m.Tensor(name)
-	if a, ok := s.merge[path]; ok && err == nil && name == path+".weight" {
+	if a, ok := s.merge[path]; ok && err == nil && name == path+".weight" && a.R > 0 {
 		a.addTo(values)
+	}
+	if linear, ok := strings.CutSuffix(name, ".bias"); ok && err == nil && s.merge[linear].Shift != nil {
+		for i, v := range s.merge[linear].Shift {
+			values[i] += float32(s.merge[linear].ShiftScale) * v
+		}
 	}
 	return values, err
 }
@@ -254,7 +279,7 @@ func (s *saver) quantizedTensors(path string, shape []int) ([]quant.Tensor, erro
 	if f, ok := s.reader.src.(*folder); e.state != nil && !(ok && f.quantization != nil) {
 		e.state.DType = s.dtype // that of the weight it would be
 	}
-	if a, ok := s.merge[path]; ok {
+	if a, ok := s.merge[path]; ok && a.R > 0 {
 		if e, err = s.merged(e, a); err != nil {
 			return nil, fmt.Errorf("merge %q: %w", path, err)
 		}
@@ -269,18 +294,10 @@ func (s *saver) merged(e encoded, a LoRA) (encoded, error) {
 		return e, err
 	}
 	a.addTo(values)
-	if e.int8 != nil {
-		w, err := quant.QuantizeInt8(values, e.int8.Shape)
-		return encoded{int8: w}, err
-	}
-	codes, state, err := quant.Quantize4Bit(values, e.state.QuantType, e.state.Blocksize, e.state.Nested != nil)
-	if err == nil {
-		state.Shape, state.DType = e.state.Shape, e.state.DType
-	}
-	return encoded{codes: codes, state: state}, err
+	return e.again(values)
 }
 
-// addTo adds Scaling·B·A to a weight [Out, In], in float32.
+// addTo adds Scaling·B·A to a weight [Out, In], in float32, and gives the rows of a DoRA their lengths.
 func (l LoRA) addTo(w []float32) {
 	in := len(l.A) / l.R
 	floats.InParallel(len(w)/in, 16, func(lo, hi int) {
@@ -295,13 +312,31 @@ func (l LoRA) addTo(w []float32) {
 			for i := range dst {
 				dst[i] += float32(l.Scaling) * delta[i]
 			}
+			if l.Magnitude != nil {
+				scaleRow(dst, l.Magnitude[row])
+			}
 		}
 	})
 }
 
+// scaleRow gives a row a length; one of zeros stays so.
+func scaleRow(row []float32, length float32) {
+	square := 0.0
+	for _, v := range row {
+		square += float64(v) * float64(v)
+	}
+	if square == 0 {
+		return
+	}
+	factor := float32(float64(length) / math.Sqrt(square))
+	for i := range row {
+		row[i] *= factor
+	}
+}
+
 // newReader reads what the model was loaded from, if it is quantized.
 func (m *CausalLM) newReader() *reader {
-	return &reader{src: m.src, dtype: dtypes.Float32, quantization: m.options.Quantization}
+	return &reader{src: m.src, dtype: dtypes.Float32, quantization: m.options.Quantization, replaced: m.replaced}
 }
 
 // Tensor returns a weight by its name in the checkpoint, as float32: a quantized one as the values that it stands for.

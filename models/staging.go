@@ -41,6 +41,7 @@ type reader struct {
 	src          source
 	dtype        dtypes.DType // of weights that are not quantized
 	quantization *quant.BitsAndBytesConfig
+	replaced     map[string]encoded // what stands for quantized weights in place of the source's, by path
 	staging      staging
 }
 

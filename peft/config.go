@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -17,16 +18,28 @@ const (
 // Init says how the A and B of new adapters start: PEFT's init_lora_weights. Case does not matter.
 type Init string
 
-// The initial values; [InitAdapter] has the distributions. PEFT's decompositions (pissa, olora, eva, …) are refused.
+// The initial values; [InitAdapter] has the distributions. Those of the second group change the base: see [GetPeftModel].
 const (
-	InitTrue     Init = "true"     // PEFT's True, also the zero value: A uniform, B zero: the model starts unchanged
-	InitGaussian Init = "gaussian" // A normal with standard deviation 1/r, B zero
-	InitFalse    Init = "false"    // PEFT's False: A and B uniform: the model starts changed; for tests
+	InitTrue       Init = "true"       // PEFT's True, also the zero value: A uniform, B zero: the model starts unchanged
+	InitGaussian   Init = "gaussian"   // A normal with standard deviation 1/r, B zero
+	InitFalse      Init = "false"      // PEFT's False: A and B uniform: the model starts changed; for tests
+	InitOrthogonal Init = "orthogonal" // A and B normal and of orthogonal ranks: B·A is zero though neither is; r must be even
+	// InitEVA starts as InitTrue until [PeftModel.InitializeEVA] makes A the principal components of each linear's input
+	// (arXiv:2410.07170).
+	InitEVA Init = "eva"
+
+	InitPiSSA Init = "pissa" // the largest singular values of the weight, which keeps the rest (arXiv:2404.02948); see also [InitPiSSANiter]
+	InitOLoRA Init = "olora" // the first columns of the weight's QR decomposition; the weight keeps the rest (arXiv:2406.01775)
+	// InitLoftQ makes up for the error of quantization (arXiv:2310.08659): see [LoftQConfig].
+	InitLoftQ Init = "loftq"
 )
+
+// InitPiSSANiter is PEFT's "pissa_niter_N": [InitPiSSA] by randomized decomposition, the more exact the larger n (4 to 16).
+// The random numbers follow from [Seed], which must be the same where an adapter is loaded again.
+func InitPiSSANiter(n int) Init { return Init(pissaNiter + strconv.Itoa(n)) }
 
 // Other names of PEFT, as they stand in adapter_config.json.
 const (
-	BiasNone     = "none"
 	TaskCausalLM = "CAUSAL_LM"
 	peftTypeLora = "LORA"
 )
@@ -39,6 +52,18 @@ type LoraConfig struct {
 	LoraAlpha   float64 `json:"lora_alpha"`   // 0: 8; Scaling = LoraAlpha/R
 	LoraDropout float64 `json:"lora_dropout"` // probability of dropping an input of A while training, in [0, 1)
 	UseRSLora   bool    `json:"use_rslora"`   // Scaling = LoraAlpha/√R (arXiv:2312.03732)
+	// UseDora trains a length for each row of W + Scaling·B·A beside A and B (arXiv:2402.09353), whose norm counts as a
+	// constant in gradients.
+	UseDora bool `json:"use_dora"`
+
+	// Bias says which biases of the base are trained: BiasNone, also for "", BiasAll or BiasLoraOnly. Unlike in PEFT, they
+	// are each adapter's own.
+	Bias string `json:"bias"`
+	// ModulesToSave are trained in full, each adapter's own copy: "embed_tokens", "lm_head".
+	ModulesToSave []string `json:"modules_to_save"`
+	// TrainableTokenIndices are tokens of which the embedding's rows are trained, and those of a head that is tied to it.
+	TrainableTokenIndices []int `json:"trainable_token_indices"`
+	LoraBias              bool  `json:"lora_bias"` // trains a bias of B: y += Scaling · (B(A x) + b)
 
 	// TargetModules gets adapters, ExcludeModules does not even if targeted. Nil targets are those that PEFT's table has
 	// for the model type, q_proj and v_proj for most; nil excludes are none.
@@ -53,7 +78,9 @@ type LoraConfig struct {
 	RankPattern  Ranks  `json:"rank_pattern"`  // ranks that differ from R
 	AlphaPattern Alphas `json:"alpha_pattern"` // alphas that differ from LoraAlpha
 
-	InitLoraWeights Init `json:"init_lora_weights"` // "": InitTrue
+	InitLoraWeights Init         `json:"init_lora_weights"` // "": InitTrue
+	LoftQConfig     *LoftQConfig `json:"loftq_config"`      // of InitLoftQ; nil: the defaults
+	EvaConfig       *EvaConfig   `json:"eva_config"`        // of InitEVA; nil: the defaults
 
 	TaskType            string `json:"task_type"`               // "" or "CAUSAL_LM"; files get the latter
 	BaseModelNameOrPath string `json:"base_model_name_or_path"` // folder or hub id that the adapter belongs to
@@ -63,12 +90,8 @@ type LoraConfig struct {
 
 	// Refused unless they have PEFT's default.
 
-	Bias                  string   `json:"bias"`            // "" or "none"
-	FanInFanOut           bool     `json:"fan_in_fan_out"`  // weights stored [in, out], GPT-2's Conv1D
-	ModulesToSave         []string `json:"modules_to_save"` // modules trained in full
-	UseDora               bool     `json:"use_dora"`
-	TrainableTokenIndices []int    `json:"trainable_token_indices"`
-	TargetParameters      []string `json:"target_parameters"`
+	FanInFanOut      bool     `json:"fan_in_fan_out"` // weights stored [in, out], GPT-2's Conv1D
+	TargetParameters []string `json:"target_parameters"`
 }
 
 // WithDefaults returns the config with PEFT's defaults in its zero fields. TargetModules stay, they depend on the model.
@@ -201,20 +224,18 @@ func (c LoraConfig) checkSupported() error {
 		return fmt.Errorf("task_type %q is not supported yet: models here are causal language models; use %q or leave it empty", c.TaskType, TaskCausalLM)
 	case c.TaskType != TaskCausalLM:
 		return fmt.Errorf("task_type %q is unknown; PEFT has %s", c.TaskType, strings.Join(taskTypes, ", "))
-	case c.Bias != BiasNone:
-		return unsupported("bias", fmt.Sprintf("%q", c.Bias), `use "none"`)
 	case c.FanInFanOut:
 		return unsupported("fan_in_fan_out", "true", "the linears here store their weights [out, in]; use false")
-	case c.UseDora:
-		return unsupported("use_dora", "true", dissolveRemedy)
-	case len(c.ModulesToSave) > 0:
-		return unsupported("modules_to_save", moduleNames(c.ModulesToSave).String(), dissolveRemedy)
-	case len(c.TrainableTokenIndices) > 0:
-		return unsupported("trainable_token_indices", fmt.Sprint(c.TrainableTokenIndices), dissolveRemedy)
 	case len(c.TargetParameters) > 0:
 		return unsupported("target_parameters", moduleNames(c.TargetParameters).String(), dissolveRemedy)
 	}
-	return c.InitLoraWeights.check()
+	if err := c.checkInit(); err != nil {
+		return err
+	}
+	if err := c.checkBias(); err != nil {
+		return err
+	}
+	return c.checkEnds()
 }
 
 // dissolveRemedy is what to do with a trained adapter that cannot be loaded here.
@@ -222,23 +243,4 @@ const dissolveRemedy = "leave it out; an adapter that already has it can be merg
 
 func unsupported(field, value, remedy string) error {
 	return fmt.Errorf("%s %s is not supported yet: %s", field, value, remedy)
-}
-
-// The initializations of PEFT that are not implemented. Those that leave the base weights alone and train A and B like
-// any others matter only before training: adapters that were made with them load.
-var (
-	initsOfNewAdapters = []string{"eva", "orthogonal"}
-	initsOfBaseWeights = []string{"pissa", "olora", "corda", "loftq", "lora_ga", "mica"}
-)
-
-func (i Init) check() error {
-	name := strings.ToLower(string(i))
-	known, _, _ := strings.Cut(name, "_niter_") // pissa_niter_16
-	switch {
-	case name == string(InitTrue), name == string(InitFalse), name == string(InitGaussian):
-		return nil
-	case slices.Contains(initsOfNewAdapters, known), slices.Contains(initsOfBaseWeights, known):
-		return unsupported("init_lora_weights", fmt.Sprintf("%q", string(i)), `use true, "gaussian" or false`)
-	}
-	return fmt.Errorf(`init_lora_weights %q is unknown; use true, "gaussian" or false`, string(i))
 }

@@ -53,18 +53,24 @@ func TestConfigRefusesWrongValuesByName(t *testing.T) {
 		`rank_pattern "q_proj": rank 0 must be positive`:       {RankPattern: Ranks{{Key: "q_proj"}}},
 		`alpha_pattern "q_proj": alpha NaN`:                    {AlphaPattern: Alphas{{Key: "q_proj", Value: math.NaN()}}},
 		`layers_to_transform holds -1`:                         {LayersToTransform: []int{-1}},
-		`bias "all" is not supported yet: use "none"`:          {Bias: "all"},
+		`bias "some" is unknown; use "none", "all" or`:         {Bias: "some"},
+		`lora_bias true with bias "all": both train`:           {LoraBias: true, Bias: BiasAll},
+		`lora_bias true with init_lora_weights "pissa"`:        {LoraBias: true, InitLoraWeights: InitPiSSA},
+		`lora_bias true with use_dora true`:                    {LoraBias: true, UseDora: true},
 		`fan_in_fan_out true is not supported yet`:             {FanInFanOut: true},
-		`use_dora true is not supported yet`:                   {UseDora: true},
-		`modules_to_save ["lm_head"] is not supported yet`:     {ModulesToSave: []string{"lm_head"}},
-		`trainable_token_indices [7] is not supported yet`:     {TrainableTokenIndices: []int{7}},
+		`modules_to_save ["mlp"] is not supported yet: "em`:    {ModulesToSave: []string{"mlp"}},
+		`trainable_token_indices holds -7: tokens are`:         {TrainableTokenIndices: []int{-7}},
+		`trainable_token_indices holds 7 twice`:                {TrainableTokenIndices: []int{7, 7}},
+		`trainable_token_indices with modules_to_save`:         {TrainableTokenIndices: []int{7}, ModulesToSave: []string{"embed_tokens"}},
 		`target_parameters ["x.weight"] is not supported yet`:  {TargetParameters: []string{"x.weight"}},
-		`init_lora_weights "pissa" is not supported yet`:       {InitLoraWeights: "pissa"},
-		`init_lora_weights "pissa_niter_4" is not supported`:   {InitLoraWeights: "pissa_niter_4"},
-		`init_lora_weights "olora" is not supported yet`:       {InitLoraWeights: "OLoRA"},
-		`init_lora_weights "eva" is not supported yet`:         {InitLoraWeights: "eva"},
-		`init_lora_weights "loftq" is not supported yet`:       {InitLoraWeights: "loftq"},
-		`init_lora_weights "orthogonal" is not supported yet`:  {InitLoraWeights: "orthogonal"},
+		`init_lora_weights "pissa_niter_x": N of`:              {InitLoraWeights: "pissa_niter_x"},
+		`init_lora_weights "pissa_niter_-1": N of`:             {InitLoraWeights: "pissa_niter_-1"},
+		`r 3: init_lora_weights "orthogonal" needs even`:       {InitLoraWeights: "Orthogonal", R: 3},
+		`rank_pattern "q_proj": rank 5: init_lora_weights "or`: {InitLoraWeights: "orthogonal", RankPattern: Ranks{{Key: "q_proj", Value: 5}}},
+		`loftq_config: loftq_bits 3: must be 4`:                {LoftQConfig: &LoftQConfig{LoftQBits: 3}},
+		`loftq_config: loftq_iter -1: must be 1 or more`:       {LoftQConfig: &LoftQConfig{LoftQIter: -1}},
+		`eva_config: rho 0.5: must be 1 or more`:               {EvaConfig: &EvaConfig{Rho: 0.5}},
+		`eva_config: tau 1.5: must be more than 0`:             {EvaConfig: &EvaConfig{Tau: 1.5}},
 		`init_lora_weights "corda" is not supported yet`:       {InitLoraWeights: "corda"},
 		`init_lora_weights "lora_ga" is not supported yet`:     {InitLoraWeights: "lora_ga"},
 		`init_lora_weights "mica" is not supported yet`:        {InitLoraWeights: "mica"},
@@ -83,7 +89,7 @@ func TestConfigRefusesWrongValuesByName(t *testing.T) {
 }
 
 func TestInitLoraWeightsIgnoreCase(t *testing.T) {
-	for name, want := range map[Init]Init{"": InitTrue, "True": InitTrue, "Gaussian": InitGaussian, "FALSE": InitFalse} {
+	for name, want := range map[Init]Init{"": InitTrue, "True": InitTrue, "Gaussian": InitGaussian, "FALSE": InitFalse, "OLoRA": InitOLoRA, "PiSSA_niter_4": InitPiSSANiter(4)} {
 		c := LoraConfig{InitLoraWeights: name}
 		if err := c.Validate(); err != nil {
 			t.Error(err)

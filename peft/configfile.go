@@ -105,6 +105,21 @@ func (c LoraConfig) fields(inferenceMode bool) object {
 	if c.ExcludeModules != nil {
 		o = append(o, member{"exclude_modules", c.ExcludeModules.json()})
 	}
+	if c.InitLoraWeights == InitLoftQ {
+		o = append(o, member{"loftq_config", c.LoftQConfig.withDefaults().json()})
+	}
+	if c.InitLoraWeights == InitEVA {
+		o = append(o, member{"eva_config", c.EvaConfig.withDefaults().json()})
+	}
+	if len(c.TrainableTokenIndices) > 0 {
+		o = append(o, member{"trainable_token_indices", c.TrainableTokenIndices})
+	}
+	if c.LoraBias {
+		o = append(o, member{"lora_bias", true})
+	}
+	if c.UseDora {
+		o = append(o, member{"use_dora", true})
+	}
 	if c.UseRSLora {
 		o = append(o, member{"use_rslora", true})
 	}

@@ -6,7 +6,10 @@ import (
 	"encoding/json/v2"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+
+	"github.com/loris-ml/loris/models"
 )
 
 // configParser collects the keys of a config.
@@ -22,9 +25,9 @@ var (
 	metadataKeys = []string{"auto_mapping", "peft_version", "qalora_group_size", "megatron_core"}
 	// refusedKeys switch a feature on.
 	refusedKeys = []string{"alora_invocation_tokens", "arrow_config", "ensure_weight_tying", "kasa_config", "layer_replication",
-		"lora_bias", "megatron_config", "monteclora_config", "use_bdlora", "use_qalora", "velora_config"}
+		"megatron_config", "monteclora_config", "use_bdlora", "use_qalora", "velora_config"}
 	// initKeys refine an initialization, which decides; PEFT ignores them otherwise.
-	initKeys = []string{"corda_config", "eva_config", "loftq_config", "lora_ga_config"}
+	initKeys = []string{"corda_config", "lora_ga_config"}
 )
 
 var (
@@ -48,6 +51,8 @@ func (p *configParser) field(key string, v jsontext.Value) error {
 		return decodeFlag(v, &c.FanInFanOut)
 	case "use_dora":
 		return decodeFlag(v, &c.UseDora)
+	case "lora_bias":
+		return decodeFlag(v, &c.LoraBias)
 	case "inference_mode":
 		return decodeFlag(v, &c.InferenceMode)
 	case "target_modules":
@@ -64,6 +69,10 @@ func (p *configParser) field(key string, v jsontext.Value) error {
 		return decodePattern(v, &c.AlphaPattern, "must be an object of numbers")
 	case "init_lora_weights":
 		return p.init(v)
+	case "loftq_config":
+		return decodeSection(p, key, v, &c.LoftQConfig)
+	case "eva_config":
+		return decodeSection(p, key, v, &c.EvaConfig)
 	case "task_type":
 		return decodeOptional(v, &c.TaskType, errWantString)
 	case "base_model_name_or_path":
@@ -90,8 +99,18 @@ func (p *configParser) otherField(key string, v jsontext.Value) error {
 		if off(v) {
 			return nil
 		}
-		if err := decodeOptional(v, &p.c.TrainableTokenIndices, nil); err != nil { // or an object by module names
-			return errors.New("not supported yet: " + dissolveRemedy)
+		if v.Kind() == '[' {
+			return decodeOptional(v, &p.c.TrainableTokenIndices, errors.New("must be a list of token ids, or an object of such lists by modules"))
+		}
+		var byModule map[string][]int
+		if err := json.Unmarshal(v, &byModule); err != nil {
+			return errors.New("must be a list of token ids, or an object of such lists by modules")
+		}
+		for name, ids := range byModule {
+			if len(byModule) > 1 || name != "embed_tokens" && name != models.EmbeddingPath {
+				return errors.New("not supported yet but for embed_tokens: " + dissolveRemedy)
+			}
+			p.c.TrainableTokenIndices = ids
 		}
 	case key == "runtime_config":
 		p.warnings = append(p.warnings, "runtime_config is ignored: it concerns a running program")
@@ -210,6 +229,29 @@ func decodeExcludes(v jsontext.Value, dst *TargetModules) error {
 	return decodeTargets(v, dst)
 }
 
+// decodeSection decodes an object of settings; null and {} are none. Settings that T has not are unknown keys.
+func decodeSection[T any](p *configParser, key string, v jsontext.Value, dst **T) error {
+	if off(v) {
+		return nil
+	}
+	var section T
+	if err := json.Unmarshal(v, &section); err != nil {
+		return fmt.Errorf("must be an object of settings: %w", err)
+	}
+	var given, known map[string]jsontext.Value
+	all, err := json.Marshal(section)
+	if err := errors.Join(err, json.Unmarshal(v, &given), json.Unmarshal(all, &known)); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		if _, ok := known[name]; !ok {
+			p.unknown = append(p.unknown, key+"."+name)
+		}
+	}
+	*dst = &section
+	return nil
+}
+
 // decodePattern keeps the order of the keys, which decides where several match.
 func decodePattern[V int | float64](v jsontext.Value, dst *Pattern[V], want string) error {
 	if off(v) {
@@ -236,7 +278,7 @@ func decodePattern[V int | float64](v jsontext.Value, dst *Pattern[V], want stri
 	return nil
 }
 
-// init takes a bool or a name. Adapters whose initialization left the base alone are like any others once trained.
+// init takes a bool or a name.
 func (p *configParser) init(v jsontext.Value) error {
 	switch v.Kind() {
 	case 't':
@@ -247,10 +289,6 @@ func (p *configParser) init(v jsontext.Value) error {
 		var name Init
 		if err := json.Unmarshal(v, &name); err != nil {
 			return err
-		}
-		if slices.Contains(initsOfNewAdapters, string(name)) {
-			p.warnings = append(p.warnings, fmt.Sprintf("init_lora_weights %q is read as true: it concerns the start of new adapters only", name))
-			name = InitTrue
 		}
 		p.c.InitLoraWeights = name
 	default:

@@ -13,6 +13,7 @@ import (
 
 	"github.com/loris-ml/loris/internal/atomicfile"
 	"github.com/loris-ml/loris/internal/safetensors"
+	"github.com/loris-ml/loris/models"
 )
 
 // WeightsName is the name of the weights in an adapter folder.
@@ -27,11 +28,18 @@ const (
 	pathRemedy = "as Target.Path has it"
 )
 
-// AdapterWeight is the adapter on one linear: y += Scaling · B(A x).
+// AdapterWeight is the adapter on one linear: y += Scaling · B(A x); of a DoRA, the rows of W + Scaling·B·A then have the
+// lengths Magnitude.
 type AdapterWeight struct {
-	Path       string    // of the linear, below the model: "model.layers.0.self_attn.q_proj"
-	A, B       []float32 // [R, In], [Out, R], row-major
-	R, In, Out int
+	Path      string    // of the linear, below the model: "model.layers.0.self_attn.q_proj"
+	A, B      []float32 // [R, In], [Out, R], row-major
+	Magnitude []float32 // [Out] of a DoRA, else nil
+	BBias     []float32 // [Out] with lora_bias: y += Scaling · (B(A x) + BBias); else nil
+	BaseBias  []float32 // [Out] where the linear's own bias was trained, that; else nil
+	// Of the embedding or the head: Full [vocab, hidden] where it was trained in full (modules_to_save), Rows [n, hidden] of
+	// its tokens that were (trainable_token_indices); else nil.
+	Full, Rows []float32
+	R, In, Out int // with R 0, BaseBias, Full or Rows is all that there is
 }
 
 // SaveAdapter writes adapter_config.json, adapter_model.safetensors (float32) and README.md, a model card, into dir as PEFT's
@@ -51,7 +59,7 @@ func SaveAdapter(dir string, cfg LoraConfig, weights []AdapterWeight) error {
 	files := adapterFiles{
 		config:  appendPythonJSON(nil, cfg.fields(true), indented),
 		card:    modelCard(cfg),
-		tensors: tensorsOf(weights),
+		tensors: tensorsOf(cfg, weights),
 	}
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		if err := os.MkdirAll(filepath.Dir(dir), 0o777); err != nil {
@@ -121,16 +129,24 @@ func (c LoraConfig) forFile(weights []AdapterWeight) (LoraConfig, error) {
 	if err != nil {
 		return c, err
 	}
-	paths := make([]string, len(weights))
+	var paths []string
 	seen := map[string]bool{}
-	for i, w := range weights {
+	for _, w := range weights {
 		if err := w.check(s); err != nil {
 			return c, err
+		}
+		if err := w.fits(c); err != nil {
+			return c, err
+		}
+		if w.Rows != nil && len(w.Rows)%max(1, len(c.TrainableTokenIndices)) != 0 {
+			return c, fmt.Errorf("module %q: %d values are not rows of %d tokens", w.Path, len(w.Rows), len(c.TrainableTokenIndices))
 		}
 		if seen[w.Path] {
 			return c, fmt.Errorf("module %q has two adapters", w.Path)
 		}
-		seen[w.Path], paths[i] = true, w.Path
+		if seen[w.Path] = true; w.R > 0 {
+			paths = append(paths, w.Path)
+		}
 	}
 	if c.TargetModules == nil || isAllLinear(c.TargetModules) {
 		c.TargetModules = Modules(paths...)
@@ -143,12 +159,44 @@ func (c LoraConfig) forFile(weights []AdapterWeight) (LoraConfig, error) {
 	return c, err
 }
 
+// fits checks that it has what the config speaks of, and no more.
+func (w AdapterWeight) fits(c LoraConfig) error {
+	switch {
+	case w.R > 0 && (w.Magnitude != nil) != c.UseDora:
+		return fmt.Errorf("module %q: its magnitude has %d values, with use_dora %v", w.Path, len(w.Magnitude), c.UseDora)
+	case w.R > 0 && (w.BBias != nil) != c.LoraBias:
+		return fmt.Errorf("module %q: the bias of its B has %d values, with lora_bias %v", w.Path, len(w.BBias), c.LoraBias)
+	case w.Full != nil && !c.saves(w.Path):
+		return fmt.Errorf("module %q: it was trained in full, with modules_to_save %v", w.Path, moduleNames(c.ModulesToSave))
+	case w.Rows != nil && len(c.TrainableTokenIndices) == 0:
+		return fmt.Errorf("module %q: rows of it were trained, without trainable_token_indices", w.Path)
+	case w.BaseBias != nil && (c.Bias == BiasNone || c.Bias == BiasLoraOnly && w.R == 0):
+		return fmt.Errorf("module %q: its own bias was trained, with bias %q", w.Path, c.Bias)
+	}
+	return nil
+}
+
 func (w AdapterWeight) check(s *scaler) error {
+	if w.Full != nil || w.Rows != nil {
+		if w.R != 0 || !atEnd(w.Path) || w.Full != nil && w.Rows != nil {
+			return fmt.Errorf("module %q: it has whole rows beside a LoRA, or is neither %s nor %s", w.Path, models.EmbeddingPath, models.HeadPath)
+		}
+		return nil
+	}
+	if w.BBias != nil && len(w.BBias) != w.Out || w.BaseBias != nil && len(w.BaseBias) != w.Out {
+		return fmt.Errorf("module %q: its biases have %d and %d values, want [%d]", w.Path, len(w.BBias), len(w.BaseBias), w.Out)
+	}
+	if w.R == 0 && w.BaseBias != nil && w.A == nil && w.B == nil {
+		return checkShape(w.Path, 1, w.In, w.Out)
+	}
 	if err := checkShape(w.Path, w.R, w.In, w.Out); err != nil {
 		return err
 	}
 	if len(w.A) != w.R*w.In || len(w.B) != w.Out*w.R {
 		return fmt.Errorf("module %q: A has %d values and B %d, want [%d, %d] and [%d, %d]", w.Path, len(w.A), len(w.B), w.R, w.In, w.Out, w.R)
+	}
+	if w.Magnitude != nil && len(w.Magnitude) != w.Out {
+		return fmt.Errorf("module %q: its magnitude has %d values, want [%d]", w.Path, len(w.Magnitude), w.Out)
 	}
 	r, _, err := s.at(w.Path)
 	if err == nil && r != w.R {
@@ -199,14 +247,43 @@ func orderForFile[V int | float64](p Pattern[V], field string, paths []string) (
 	return sorted, nil
 }
 
-func tensorsOf(weights []AdapterWeight) []safetensors.Tensor {
+func tensorsOf(cfg LoraConfig, weights []AdapterWeight) []safetensors.Tensor {
 	var tensors []safetensors.Tensor
+	vector := func(name string, values []float32) {
+		if values != nil {
+			tensors = append(tensors, safetensors.Tensor{Name: keyPrefix + name, DType: "F32", Shape: []int{len(values)}, Data: littleEndian(values)})
+		}
+	}
 	for _, w := range weights {
+		if w.Full != nil || w.Rows != nil {
+			tensors = append(tensors, w.endTensor(cfg))
+			continue
+		}
+		if w.R == 0 {
+			vector(w.Path+suffixUntouched, w.BaseBias)
+			continue
+		}
+		vector(w.Path+suffixAdapted, w.BaseBias)
+		vector(w.Path+suffixBiasB, w.BBias)
+		vector(w.Path+keyMagnitude, w.Magnitude)
+		a, b := suffixA, suffixB
+		if w.Path == models.EmbeddingPath {
+			a, b = suffixEmbeddingA, suffixEmbeddingB
+		}
 		tensors = append(tensors,
-			safetensors.Tensor{Name: keyPrefix + w.Path + suffixA, DType: "F32", Shape: []int{w.R, w.In}, Data: littleEndian(w.A)},
-			safetensors.Tensor{Name: keyPrefix + w.Path + suffixB, DType: "F32", Shape: []int{w.Out, w.R}, Data: littleEndian(w.B)})
+			safetensors.Tensor{Name: keyPrefix + w.Path + a, DType: "F32", Shape: []int{w.R, w.In}, Data: littleEndian(w.A)},
+			safetensors.Tensor{Name: keyPrefix + w.Path + b, DType: "F32", Shape: []int{w.Out, w.R}, Data: littleEndian(w.B)})
 	}
 	return tensors
+}
+
+// endTensor is the tensor of whole rows.
+func (w AdapterWeight) endTensor(cfg LoraConfig) safetensors.Tensor {
+	values, suffix, rows := w.Full, suffixFull, w.Out
+	if w.Rows != nil {
+		values, suffix, rows = w.Rows, suffixTokens, len(cfg.TrainableTokenIndices)
+	}
+	return safetensors.Tensor{Name: keyPrefix + w.Path + suffix, DType: "F32", Shape: []int{rows, len(values) / rows}, Data: littleEndian(values)}
 }
 
 func littleEndian(values []float32) []byte {

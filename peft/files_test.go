@@ -206,12 +206,13 @@ func TestSaveAdapterRefusesWhatDoesNotFit(t *testing.T) {
 		cfg     LoraConfig
 		weights []AdapterWeight
 	}{
-		`there are no weights`:                          {LoraConfig{R: 2}, nil},
-		`its adapter is of rank 2, the config says 8`:   {LoraConfig{}, someWeights()},
-		`A has 6 values and B 1, want [2, 3] and [1, 2`: {LoraConfig{R: 2}, change(func(w []AdapterWeight) { w[0].B = w[0].B[:1] })},
-		`has two adapters`:                              {LoraConfig{R: 2}, change(func(w []AdapterWeight) { w[1].Path = w[0].Path })},
-		`module path "base_model.model.x": give the`:    {LoraConfig{R: 2}, change(func(w []AdapterWeight) { w[0].Path = "base_model.model.x" })},
-		`use_dora true is not supported`:                {LoraConfig{R: 2, UseDora: true}, someWeights()},
+		`there are no weights`:                           {LoraConfig{R: 2}, nil},
+		`its adapter is of rank 2, the config says 8`:    {LoraConfig{}, someWeights()},
+		`A has 6 values and B 1, want [2, 3] and [1, 2`:  {LoraConfig{R: 2}, change(func(w []AdapterWeight) { w[0].B = w[0].B[:1] })},
+		`has two adapters`:                               {LoraConfig{R: 2}, change(func(w []AdapterWeight) { w[1].Path = w[0].Path })},
+		`module path "base_model.model.x": give the`:     {LoraConfig{R: 2}, change(func(w []AdapterWeight) { w[0].Path = "base_model.model.x" })},
+		`its magnitude has 0 values, with use_dora true`: {LoraConfig{R: 2, UseDora: true}, someWeights()},
+		`its magnitude has 9 values, want [`:             {LoraConfig{R: 2, UseDora: true}, change(func(w []AdapterWeight) { w[0].Magnitude = make([]float32, 9) })},
 	} {
 		dir := filepath.Join(t.TempDir(), "a")
 		if err := SaveAdapter(dir, c.cfg, c.weights); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), dir) {

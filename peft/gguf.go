@@ -8,30 +8,23 @@ import (
 
 // SaveGGUF writes the adapters as the GGUF file that llama.cpp's --lora reads on the base's GGUF file.
 func (p *PeftModel) SaveGGUF(path string) error {
-	loras, err := p.loras()
+	if err := p.Config().refuseBeyondLoRA("llama.cpp knows A and B alone"); err != nil {
+		return fmt.Errorf("save GGUF adapter: %w", err)
+	}
+	loras, err := p.activeLoras()
 	if err != nil {
 		return fmt.Errorf("save GGUF adapter: %w", err)
 	}
-	return p.base.SaveGGUFAdapter(path, p.cfg.LoraAlpha, loras)
+	return p.base.SaveGGUFAdapter(path, p.Config().LoraAlpha, loras)
 }
 
 // SaveMergedGGUF writes the base with the adapters in its weights as one GGUF file; see [PeftModel.SaveMerged] and
 // [models.CausalLM.SaveGGUF].
 func (p *PeftModel) SaveMergedGGUF(path string, o models.GGUFOptions) error {
-	loras, err := p.loras()
+	loras, err := p.activeLoras()
 	if err != nil {
 		return fmt.Errorf("save merged: %w", err)
 	}
 	o.Merge = append(o.Merge, loras...)
 	return p.base.SaveGGUF(path, o)
-}
-
-// loras are the adapters with their current values.
-func (p *PeftModel) loras() (all []models.LoRA, err error) {
-	values, err := p.adapters.Values()
-	for _, t := range p.targets {
-		v := values[t.Path]
-		all = append(all, models.LoRA{Path: t.Path, R: t.R, Scaling: t.Scaling, A: v.A, B: v.B})
-	}
-	return all, err
 }

@@ -131,8 +131,9 @@ func TestInitialValuesNeverChange(t *testing.T) {
 
 func TestInitAdapterRefusesWrongArguments(t *testing.T) {
 	for want, call := range map[string]func() error{
-		`init_lora_weights "pissa" is not supported yet`: func() error { _, _, err := InitAdapter(0, "a", "pissa", 1, 1, 1); return err },
-		`module "a": rank 0, inputs 1 and outputs 1`:     func() error { _, _, err := InitAdapter(0, "a", "", 0, 1, 1); return err },
+		`init_lora_weights "pissa" needs the base's weights`:            func() error { _, _, err := InitAdapter(0, "a", "pissa", 1, 1, 1); return err },
+		`module "a": rank 3: init_lora_weights "orthogonal" needs even`: func() error { _, _, err := InitAdapter(0, "a", InitOrthogonal, 3, 4, 4); return err },
+		`module "a": rank 0, inputs 1 and outputs 1`:                    func() error { _, _, err := InitAdapter(0, "a", "", 0, 1, 1); return err },
 		`module path ""`: func() error { _, _, err := InitAdapter(0, "", "", 1, 1, 1); return err },
 		`is too large`:   func() error { _, _, err := InitAdapter(0, "a", "", math.MaxInt/2, 3, 1); return err },
 	} {

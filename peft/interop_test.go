@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/loris-ml/loris/models"
 )
 
 // llamaModules are the linears of testdata/tiny_llama.py.
@@ -71,6 +73,29 @@ func TestPEFTLoadsWrittenAdapters(t *testing.T) {
 		writeAdapter(t, filepath.Join(dir, name), cfg)
 	}
 	out, err := exec.Command(python, filepath.Join("testdata", "check_loads.py"), dir).CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPEFTLoadsSavedTuners needs a Python with scripts/requirements.txt in LORIS_PYTHON.
+func TestPEFTLoadsSavedTuners(t *testing.T) {
+	python := os.Getenv("LORIS_PYTHON")
+	if python == "" {
+		t.Skip("LORIS_PYTHON names no Python with peft")
+	}
+	dir := t.TempDir()
+	for _, name := range tunerNames(t) {
+		if name == "pissa_niter" {
+			continue // the base follows from random numbers
+		}
+		c := readTuner(t, name)
+		if err := c.open(t, c.load(t, "", models.Options{})).SavePretrained(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := exec.Command(python, filepath.Join("testdata", "check_tuners.py"), dir).CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil {
 		t.Error(err)

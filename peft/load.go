@@ -57,8 +57,64 @@ func noWeightsError(dir string) error {
 // As in PEFT, the last ".lora_" counts: a module may have such a name itself.
 var loraKey = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+)\.lora_([AB])(?:\.([^.]+))?\.weight$`)
 
-// pair is what a file holds for a module.
-type pair struct{ a, b string } // keys
+// magnitudeKey takes the key of a DoRA's magnitude apart: the module's path, and the name of the adapter.
+var magnitudeKey = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+)\.lora_magnitude_vector(?:\.([^.]+?))??(?:\.weight)?$`)
+
+// biasKeys take the keys of biases apart: the module's path, and the name of the adapter.
+var (
+	biasBKey     = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+)\.lora_B(?:\.([^.]+))?\.bias$`)
+	embeddingKey = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+)\.lora_embedding_([AB])(?:\.([^.]+))?$`)
+	tokensKey    = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+)\.token_adapter\.trainable_tokens_delta(?:\.([^.]+))?$`)
+	fullKey      = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(lm_head|model\.embed_tokens)\.weight$`)
+	baseBiasKey  = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+?)(?:\.base_layer)?\.bias$`)
+)
+
+// pair is what a file holds for a module: keys.
+type pair struct{ a, b, magnitude, bBias, baseBias, full, rows string }
+
+// keyParts returns the path of the module that a key belongs to, which of its tensors it is, and the name of the adapter.
+func keyParts(key string) (path, which, adapter string, ok bool) {
+	if m := loraKey.FindStringSubmatch(key); m != nil {
+		return m[1], m[2], m[3], true
+	}
+	if m := magnitudeKey.FindStringSubmatch(key); m != nil {
+		return m[1], "magnitude", m[2], true
+	}
+	if m := biasBKey.FindStringSubmatch(key); m != nil {
+		return m[1], "bBias", m[2], true
+	}
+	if m := embeddingKey.FindStringSubmatch(key); m != nil {
+		return m[1], m[2], m[3], true
+	}
+	if m := tokensKey.FindStringSubmatch(key); m != nil {
+		return m[1], "rows", m[2], true
+	}
+	if m := fullKey.FindStringSubmatch(key); m != nil {
+		return m[1], "full", "", true
+	}
+	if m := baseBiasKey.FindStringSubmatch(key); m != nil {
+		return m[1], "baseBias", "", true
+	}
+	return "", "", "", false
+}
+
+func (p *pair) at(which string) *string {
+	switch which {
+	case "A":
+		return &p.a
+	case "B":
+		return &p.b
+	case "magnitude":
+		return &p.magnitude
+	case "bBias":
+		return &p.bBias
+	case "full":
+		return &p.full
+	case "rows":
+		return &p.rows
+	}
+	return &p.baseBias
+}
 
 // readWeights also returns what it ignored.
 func readWeights(file *safetensors.File, cfg LoraConfig) (weights []AdapterWeight, warnings []string, err error) {
@@ -75,6 +131,9 @@ func readWeights(file *safetensors.File, cfg LoraConfig) (weights []AdapterWeigh
 		if err != nil {
 			return nil, nil, err
 		}
+		if err := w.fits(cfg); err != nil {
+			return nil, nil, fmt.Errorf("%w: the files do not belong together", err)
+		}
 		if slices.ContainsFunc(w.A, notFinite) || slices.ContainsFunc(w.B, notFinite) {
 			warnings = append(warnings, fmt.Sprintf("the adapter of module %q holds NaN or infinite values", path))
 		}
@@ -90,26 +149,23 @@ func sortKeys(names []string) (pairs map[string]pair, warnings []string, err err
 	pairs = map[string]pair{}
 	adapter, first := "", ""
 	for _, key := range names {
-		m := loraKey.FindStringSubmatch(key)
-		if m == nil {
+		path, which, name, ok := keyParts(key)
+		if !ok {
 			if !strings.HasSuffix(key, ".base_layer.weight") {
 				return nil, nil, fmt.Errorf("tensor %q: %s", key, foreignKey(key))
 			}
 			warnings = append(warnings, fmt.Sprintf("tensor %q is ignored: it is a copy of the base model's weight", key))
 			continue
 		}
-		path, which, name := m[1], m[2], m[3]
-		if first == "" {
+		bare := which == "baseBias" || which == "full" // their keys have no adapter's name
+		if first == "" && !bare {
 			adapter, first = name, key
 		}
-		if name != adapter {
+		if name != adapter && !bare {
 			return nil, nil, fmt.Errorf("tensors %q and %q belong to different adapters; save one adapter to a folder", first, key)
 		}
 		p := pairs[path]
-		dst := &p.a
-		if which == "B" {
-			dst = &p.b
-		}
+		dst := p.at(which)
 		if *dst != "" {
 			return nil, nil, fmt.Errorf("tensors %q and %q are of the same module", *dst, key)
 		}
@@ -126,24 +182,46 @@ func sortKeys(names []string) (pairs map[string]pair, warnings []string, err err
 func foreignKey(key string) string {
 	what := "it is neither lora_A nor lora_B of a linear; modules_to_save, trained biases and resized vocabularies leave such tensors"
 	switch {
-	case strings.Contains(key, ".lora_embedding_"):
-		what = "adapters on embeddings"
-	case strings.Contains(key, ".lora_magnitude_vector"):
-		what = "DoRA (use_dora)"
-	case strings.Contains(key, ".trainable_tokens_"):
-		what = "trainable_token_indices"
-	case strings.HasSuffix(key, ".bias"):
-		what = "trained biases (bias, lora_bias)"
 	}
 	return what + ": not supported yet; merge the adapter into its base in PEFT (merge_and_unload) and load the result as a model"
 }
 
+// readVectors reads what a module without a LoRA has.
+func (p pair) readVectors(file *safetensors.File, path string) (w AdapterWeight, err error) {
+	w = AdapterWeight{Path: path}
+	for _, v := range []struct {
+		key string
+		dst *[]float32
+	}{{p.baseBias, &w.BaseBias}, {p.full, &w.Full}, {p.rows, &w.Rows}} {
+		if v.key == "" {
+			continue
+		}
+		if *v.dst, err = file.Float32(v.key); err != nil {
+			return w, err
+		}
+		info, _ := file.Info(v.key)
+		if w.Out = info.Shape[0]; len(info.Shape) == 2 {
+			w.In = info.Shape[1]
+		}
+	}
+	return w, nil
+}
+
+// counterpart takes the key of an A to that of its B, and back.
+var counterpart = strings.NewReplacer(".lora_A", ".lora_B", ".lora_B", ".lora_A", ".lora_embedding_A", ".lora_embedding_B", ".lora_embedding_B", ".lora_embedding_A")
+
 func (p pair) read(file *safetensors.File, path string, s *scaler) (w AdapterWeight, err error) {
+	if p.a == "" && p.b == "" {
+		if p.magnitude != "" || p.bBias != "" {
+			return w, fmt.Errorf("tensor %q has no lora_A and lora_B beside it: the file is incomplete", p.magnitude+p.bBias)
+		}
+		return p.readVectors(file, path)
+	}
 	if p.a == "" {
-		return w, fmt.Errorf("tensor %q has no counterpart %q: the file is incomplete", p.b, strings.Replace(p.b, ".lora_B", ".lora_A", 1))
+		return w, fmt.Errorf("tensor %q has no counterpart %q: the file is incomplete", p.b, counterpart.Replace(p.b))
 	}
 	if p.b == "" {
-		return w, fmt.Errorf("tensor %q has no counterpart %q: the file is incomplete", p.a, strings.Replace(p.a, ".lora_A", ".lora_B", 1))
+		return w, fmt.Errorf("tensor %q has no counterpart %q: the file is incomplete", p.a, counterpart.Replace(p.a))
 	}
 	infoA, _ := file.Info(p.a)
 	infoB, _ := file.Info(p.b)
@@ -162,6 +240,22 @@ func (p pair) read(file *safetensors.File, path string, s *scaler) (w AdapterWei
 	if w.A, err = file.Float32(p.a); err != nil {
 		return w, err
 	}
-	w.B, err = file.Float32(p.b)
-	return w, err
+	if w.B, err = file.Float32(p.b); err != nil {
+		return w, err
+	}
+	for _, v := range []struct {
+		key string
+		dst *[]float32
+	}{{p.magnitude, &w.Magnitude}, {p.bBias, &w.BBias}, {p.baseBias, &w.BaseBias}} {
+		if v.key == "" {
+			continue
+		}
+		if m, _ := file.Info(v.key); !slices.Equal(m.Shape, []int{w.Out}) {
+			return w, fmt.Errorf("tensor %q %v: want [%d], one for each output of the module", v.key, m.Shape, w.Out)
+		}
+		if *v.dst, err = file.Float32(v.key); err != nil {
+			return w, err
+		}
+	}
+	return w, nil
 }

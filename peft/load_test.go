@@ -32,8 +32,7 @@ func TestLoadAdapterReadsWhatPEFTSaved(t *testing.T) {
 			}
 			checkTargetsOf(t, cfg, modules)
 			wantWarning := map[string]string{
-				"head":       `lm_head.base_layer.weight" is ignored`,
-				"orthogonal": `init_lora_weights "orthogonal" is read as true`,
+				"head": `lm_head.base_layer.weight" is ignored`,
 			}[name]
 			if got := strings.Join(warnings, "\n"); (got == "") != (wantWarning == "") || !strings.Contains(got, wantWarning) {
 				t.Errorf("warnings %q, want %q", got, wantWarning)
@@ -118,22 +117,22 @@ func writeFile(t *testing.T, dir, name, text string) {
 func TestReadConfigWarnsOfWhatIsIgnored(t *testing.T) {
 	dir := t.TempDir()
 	writeFile(t, dir, ConfigName, `{"peft_type": "LORA", "enable_lora": null, "merge_weights": false, "runtime_config": {"ephemeral_gpu_offload": false},
-		"init_lora_weights": "eva", "eva_config": {"rho": 2.0}, "loftq_config": {"loftq_bits": 4}, "corda_config": null, "peft_version": "9.9", "auto_mapping": {"parent_library": "x"},
+		"init_lora_weights": "eva", "eva_config": {"rho": 3.0, "sigma": 1}, "loftq_config": {"loftq_bits": 4}, "corda_config": {"verbose": true}, "peft_version": "9.9", "auto_mapping": {"parent_library": "x"},
 		"layers_pattern": "", "exclude_modules": [], "layers_to_transform": 2, "target_modules": ["q_proj"]}`)
 	cfg, warnings, err := ReadConfig(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	all := strings.Join(warnings, "\n")
-	for _, want := range []string{`unknown keys ["enable_lora", "merge_weights"] are ignored`, "runtime_config is ignored", "eva_config is ignored", "loftq_config is ignored", `init_lora_weights "eva" is read as true`} {
+	for _, want := range []string{`unknown keys ["enable_lora", "eva_config.sigma", "merge_weights"] are ignored`, "runtime_config is ignored", "corda_config is ignored"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no warning %s in\n%s", want, all)
 		}
 	}
-	if len(warnings) != 5 {
+	if len(warnings) != 3 {
 		t.Errorf("%d warnings:\n%s", len(warnings), all)
 	}
-	if cfg.ExcludeModules != nil || cfg.LayersPattern != nil || !slices.Equal(cfg.LayersToTransform, []int{2}) || cfg.R != 0 || cfg.InitLoraWeights != InitTrue {
+	if cfg.ExcludeModules != nil || cfg.LayersPattern != nil || !slices.Equal(cfg.LayersToTransform, []int{2}) || cfg.R != 0 || cfg.InitLoraWeights != InitEVA || cfg.EvaConfig.Rho != 3 || cfg.LoftQConfig.LoftQBits != 4 {
 		t.Errorf("%+v", cfg)
 	}
 }
@@ -185,11 +184,14 @@ func TestWrongWeightsAreErrorsThatNameTensors(t *testing.T) {
 		"integers":          {[]safetensors.Tensor{tensor(a.Name, "I32", 8, 6), b}, `I32`},
 		"two adapters":      {[]safetensors.Tensor{tensor("x.lora_A.one.weight", "F32", 8, 6), tensor("x.lora_B.two.weight", "F32", 5, 8)}, `belong to different adapters`},
 		"same module twice": {[]safetensors.Tensor{a, tensor(strings.TrimPrefix(a.Name, keyPrefix), "F32", 8, 6)}, `are of the same module`},
-		"DoRA":              {[]safetensors.Tensor{a, b, tensor(q+".lora_magnitude_vector", "F32", 5)}, `q_proj.lora_magnitude_vector": DoRA (use_dora): not supported yet`},
-		"embedding":         {[]safetensors.Tensor{a, b, tensor("base_model.model.model.embed_tokens.lora_embedding_A", "F32", 8, 6)}, `adapters on embeddings: not supported yet`},
-		"bias":              {[]safetensors.Tensor{a, b, tensor(q+".lora_B.bias", "F32", 5)}, `trained biases`},
-		"tokens":            {[]safetensors.Tensor{a, b, tensor("base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta", "F32", 5, 6)}, `trainable_token_indices`},
-		"full module":       {[]safetensors.Tensor{a, b, tensor("base_model.model.lm_head.weight", "F32", 5, 6)}, `base_model.model.lm_head.weight": it is neither lora_A nor lora_B`},
+		"DoRA unannounced":  {[]safetensors.Tensor{a, b, tensor(q+".lora_magnitude_vector", "F32", 5)}, `its magnitude has 5 values, with use_dora false`},
+		"magnitude alone":   {[]safetensors.Tensor{tensor(q+".lora_magnitude_vector", "F32", 5)}, `has no lora_A and lora_B beside it`},
+		"magnitude's shape": {[]safetensors.Tensor{a, b, tensor(q+".lora_magnitude_vector", "F32", 6)}, `want [5], one for each output`},
+		"embedding":         {[]safetensors.Tensor{a, b, tensor("base_model.model.model.embed_tokens.lora_embedding_A", "F32", 8, 6)}, `has no counterpart`},
+		"bias of B":         {[]safetensors.Tensor{a, b, tensor(q+".lora_B.bias", "F32", 5)}, `the bias of its B has 5 values, with lora_bias false`},
+		"bias":              {[]safetensors.Tensor{a, b, tensor(q+".base_layer.bias", "F32", 5)}, `its own bias was trained, with bias "none"`},
+		"tokens":            {[]safetensors.Tensor{a, b, tensor("base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta", "F32", 5, 6)}, `rows of it were trained, without trainable_token_indices`},
+		"full module":       {[]safetensors.Tensor{a, b, tensor("base_model.model.lm_head.weight", "F32", 5, 6)}, `"lm_head": it was trained in full, with modules_to_save []`},
 		"nothing":           {nil, `it holds no lora_A and lora_B weights`},
 	} {
 		dir := t.TempDir()

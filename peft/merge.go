@@ -30,6 +30,9 @@ type MergeOptions struct {
 // A quantized base is decoded first, so that the folder holds the model that was trained, in 16 bits; see
 // [MergeOptions.Requantize].
 func (p *PeftModel) SaveMerged(dir string, o MergeOptions) error {
+	if len(p.merged) > 0 {
+		return fmt.Errorf("save merged: adapters %q are merged into the base already: save that with Base().SavePretrained, or call UnmergeAdapter", p.merged)
+	}
 	q := p.base.Options().Quantization
 	quantized := q != nil && (q.LoadIn4Bit || q.LoadIn8Bit)
 	if o.Requantize && !quantized {
@@ -38,7 +41,7 @@ func (p *PeftModel) SaveMerged(dir string, o MergeOptions) error {
 	if o.DType == models.DefaultDType && quantized && !o.Requantize {
 		o.DType = models.BFloat16
 	}
-	merge, err := p.loras()
+	merge, err := p.activeLoras()
 	if err != nil {
 		return fmt.Errorf("save merged: %w", err)
 	}

@@ -124,9 +124,9 @@ func TestWrongMergesAreErrors(t *testing.T) {
 		t.Errorf("got error %v", err)
 	}
 	for want, l := range map[string]models.LoRA{
-		`no linear "model.layers.9.x"`: {Path: "model.layers.9.x"},
-		`"lm_head", are not supported`: {Path: "lm_head"},
-		"want [2, 64] and [64, 2]":     {Path: "model.layers.0.self_attn.q_proj", R: 2},
+		`no linear "model.layers.9.x"`:  {Path: "model.layers.9.x"},
+		`"lm_head": want one of a LoRA`: {Path: "lm_head"},
+		"want [2, 64] and [64, 2]":      {Path: "model.layers.0.self_attn.q_proj", R: 2},
 	} {
 		err := p.Base().SaveWith(t.TempDir(), models.SaveOptions{Merge: []models.LoRA{l}})
 		if err == nil || !strings.Contains(err.Error(), want) {

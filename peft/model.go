@@ -2,21 +2,48 @@ package peft
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
+	"path/filepath"
+	"slices"
 
 	"github.com/loris-ml/loris/internal/training"
 	"github.com/loris-ml/loris/models"
 )
 
-// PeftModel is a base model with LoRA adapters on some of its linears. The base is frozen and may be shared by several
-// PeftModels; each has its own adapters. Close it before the base.
+// PeftModel is a base model with LoRA adapters on some of its linears: one set of them, named "default", or several sets of
+// which some are active. The base is frozen and may be shared by several PeftModels; each has its own adapters. Close it
+// before the base.
+//
+// A PeftModel may be used by several goroutines as long as none of them changes its adapters: methods that add, choose or
+// delete are for one goroutine, with nothing else running.
 type PeftModel struct {
 	base     *models.CausalLM
-	cfg      LoraConfig
-	targets  []Target
-	adapters models.Adapters
+	sets     map[string]*adapterSet
+	names    []string             // of sets, in the order in which they were added
+	active   []string             // names of those that programs see; several add up
+	sum      models.Adapters      // of the active ones if they are several; else nil
+	mixed    *mixture             // of all sets; nil until ForRows is called
+	disabled int                  // calls of DisableAdapters that are not undone
+	merged   []string             // names of those that are in the base's weights
+	factors  map[string][]float32 // see mergedFactors
+	hot      *hotswap             // nil unless PrepareHotswap was called
+	opts     options
+}
+
+// DefaultAdapter is the name of the adapters that a PeftModel begins with.
+const DefaultAdapter = "default"
+
+// adapterSet are the adapters of one name.
+type adapterSet struct {
+	cfg     LoraConfig // defaults filled in
+	targets []Target   // in the model's order
+	biases  []trainedBias
+	hidden  int
+	full    []string // paths of the model's ends that are trained in full
+	weights models.Adapters
 }
 
 // Option changes how a PeftModel is made.
@@ -43,149 +70,208 @@ func settings(opts []Option) options {
 
 // GetPeftModel attaches new adapters to the linears of model that cfg targets. With the default initial values the
 // model computes what it did before.
+//
+// [InitPiSSA], [InitPiSSANiter], [InitOLoRA] and [InitLoftQ] put other weights into the base, as PEFT does: for the first
+// three the adapters are a part of the weight that the base then lacks, so that both together still compute the same. The base
+// is then of use with these adapters alone, and no second set can start so; [FromPretrained] makes the same weights again from
+// a base that is freshly loaded. [PeftModel.SaveConverted] saves adapters that need no such base. After an error that came
+// after the first weight was replaced, [models.CausalLM.Altered] says so: load the base anew.
 func GetPeftModel(model *models.CausalLM, cfg LoraConfig, opts ...Option) (*PeftModel, error) {
-	o := settings(opts)
-	if err := cfg.Validate(); err != nil {
-		return nil, fmt.Errorf("LoraConfig: %w", err)
-	}
-	if cfg.BaseModelNameOrPath == "" {
-		cfg.BaseModelNameOrPath = model.Path()
-	}
-	return attach(model, cfg, o, func(t Target, cfg LoraConfig) (a, b []float32, err error) {
-		return InitAdapter(o.seed, t.Path, cfg.InitLoraWeights, t.R, t.In, t.Out)
-	})
-}
-
-// FromPretrained attaches the adapters of a folder that PEFT or SavePretrained wrote. They can be trained further.
-func FromPretrained(model *models.CausalLM, dir string, opts ...Option) (*PeftModel, error) {
-	o := settings(opts)
-	cfg, weights, warnings, err := LoadAdapter(dir)
-	if err != nil {
+	p := newPeftModel(model, opts)
+	if err := p.AddAdapter(DefaultAdapter, cfg); err != nil {
 		return nil, err
-	}
-	for _, w := range warnings {
-		o.logger.Warn(w, "adapter", dir)
-	}
-	byPath := map[string]AdapterWeight{}
-	for _, w := range weights {
-		byPath[w.Path] = w
-	}
-	p, err := attach(model, cfg, o, func(t Target, _ LoraConfig) (a, b []float32, err error) {
-		w, ok := byPath[t.Path]
-		if !ok {
-			return nil, nil, fmt.Errorf("adapter_model.safetensors has no weights for module %q, which adapter_config.json targets", t.Path)
-		}
-		if w.R != t.R || w.In != t.In || w.Out != t.Out {
-			return nil, nil, fmt.Errorf("module %q: the adapter is of rank %d for a linear of %d inputs and %d outputs; config and model want rank %d, %d and %d",
-				t.Path, w.R, w.In, w.Out, t.R, t.In, t.Out)
-		}
-		delete(byPath, t.Path)
-		return w.A, w.B, nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("adapter %s: %w", dir, err)
-	}
-	for path := range byPath {
-		o.logger.Warn("the adapter has weights for a module that its config does not target; they are not used", "adapter", dir, "module", path)
 	}
 	return p, nil
 }
 
-// attach resolves cfg on the model and uploads the values that initial gives for each target.
-func attach(model *models.CausalLM, cfg LoraConfig, o options, initial func(Target, LoraConfig) (a, b []float32, err error)) (*PeftModel, error) {
-	var modules []Module
-	for _, l := range model.Linears() {
-		modules = append(modules, Module{Path: l.Path, In: l.In, Out: l.Out, IsHead: l.Head})
-	}
-	r, err := ResolveTargets(cfg, model.Config().ModelType(), modules)
-	if err != nil {
+// FromPretrained attaches the adapters of a folder that PEFT or SavePretrained wrote. They can be trained further.
+func FromPretrained(model *models.CausalLM, dir string, opts ...Option) (*PeftModel, error) {
+	p := newPeftModel(model, opts)
+	if err := p.LoadAdapter(DefaultAdapter, dir); err != nil {
 		return nil, err
 	}
-	for _, w := range r.Warnings {
-		o.logger.Warn(w)
-	}
-	var loras []models.LoRA
-	for _, t := range r.Targets {
-		a, b, err := initial(t, r.Config)
-		if err != nil {
-			return nil, err
-		}
-		loras = append(loras, models.LoRA{Path: t.Path, R: t.R, Scaling: t.Scaling, Dropout: r.Config.LoraDropout, A: a, B: b})
-	}
-	adapters, err := model.NewAdapters(loras)
-	if err != nil {
-		return nil, err
-	}
-	return &PeftModel{base: model, cfg: r.Config, targets: r.Targets, adapters: adapters}, nil
+	return p, nil
 }
 
 // Base is the model under the adapters.
 func (p *PeftModel) Base() *models.CausalLM { return p.base }
 
-// Config is the adapters' configuration with its defaults filled in.
-func (p *PeftModel) Config() LoraConfig { return p.cfg }
+// Config is the active adapters' configuration with its defaults filled in, of the first if several are active.
+func (p *PeftModel) Config() LoraConfig { return p.first().cfg }
 
-// Targets are the adapted modules in the model's order.
-func (p *PeftModel) Targets() []Target { return p.targets }
+// Targets are the modules that the active adapters are on, in the model's order; of the first if several are active.
+func (p *PeftModel) Targets() []Target { return p.first().targets }
+
+// first is the first active set.
+func (p *PeftModel) first() *adapterSet { return p.sets[p.active[0]] }
 
 // Close frees the adapters; the base stays.
-func (p *PeftModel) Close() error { return p.adapters.Close() }
-
-// TrainableParameters returns the line that PEFT's print_trainable_parameters prints.
-func (p *PeftModel) TrainableParameters() string {
-	var trainable int64
-	for _, t := range p.targets {
-		trainable += int64(t.R) * int64(t.In+t.Out)
+func (p *PeftModel) Close() error {
+	errs := []error{p.sum.Close(), p.mixed.Close()}
+	for _, s := range p.sets {
+		errs = append(errs, s.weights.Close())
 	}
-	return FormatTrainableParameters(trainable, trainable+p.base.NumParameters())
+	p.sum, p.sets = nil, nil
+	return errors.Join(errs...)
+}
+
+// TrainableParameters returns the line that PEFT's print_trainable_parameters prints: the active adapters' parameters, and
+// those of all adapters and the base.
+func (p *PeftModel) TrainableParameters() string {
+	var trainable, all int64
+	for name, set := range p.sets {
+		n := set.parameters()
+		all += n
+		if e := p.base.Embedding(); len(set.full)+len(set.cfg.TrainableTokenIndices) > 0 {
+			extra := int64(len(set.full)*e.In+len(set.cfg.TrainableTokenIndices)) * int64(e.Out)
+			n, all = n+extra, all+extra
+		}
+		if slices.Contains(p.active, name) {
+			trainable += n
+		}
+	}
+	return FormatTrainableParameters(trainable, all+p.base.NumParameters())
+}
+
+func (s *adapterSet) parameters() (n int64) {
+	for _, t := range s.targets {
+		n += int64(t.R) * int64(t.In+t.Out)
+		if s.cfg.UseDora {
+			n += int64(t.Out)
+		}
+		if s.cfg.LoraBias {
+			n += int64(t.Out)
+		}
+	}
+	for _, b := range s.biases {
+		n += int64(b.Out)
+	}
+	return n
 }
 
 // Logits returns the next-token scores [batch][seq][vocab] with the adapters applied; see [models.CausalLM.Logits].
 func (p *PeftModel) Logits(ctx context.Context, ids, mask [][]int) ([][][]float32, error) {
-	return p.base.LogitsWith(ctx, p.adapters, ids, mask)
+	return p.base.LogitsWith(ctx, p.seen(), ids, mask)
 }
 
 // LogProbs returns the log-probability of every token but the first of each row, with the adapters applied; see
 // [models.CausalLM.LogProbs].
 func (p *PeftModel) LogProbs(ctx context.Context, ids [][]int) ([][]float64, error) {
-	return p.base.LogProbsWith(ctx, p.adapters, ids)
+	return p.base.LogProbsWith(ctx, p.seen(), ids)
 }
 
 // Perplexity returns the perplexity of ids with the adapters applied; see [models.CausalLM.Perplexity].
 func (p *PeftModel) Perplexity(ctx context.Context, ids []int, c models.PerplexityConfig) (float64, error) {
-	return p.base.PerplexityWith(ctx, p.adapters, ids, c)
+	return p.base.PerplexityWith(ctx, p.seen(), ids, c)
 }
 
 // Generate continues the prompt with the adapters applied; see [models.CausalLM.Generate].
 func (p *PeftModel) Generate(ctx context.Context, tok models.Tokenizer, prompt string, c models.GenerationConfig) (string, error) {
-	return p.base.GenerateWith(ctx, p.adapters, tok, prompt, c)
+	return p.base.GenerateWith(ctx, p.seen(), tok, prompt, c)
 }
 
 // GenerateBatch continues several prompts at once with the adapters applied; see [models.CausalLM.GenerateBatch].
 func (p *PeftModel) GenerateBatch(ctx context.Context, tok models.Tokenizer, prompts []string, c models.GenerationConfig) ([]string, error) {
-	return p.base.GenerateBatchWith(ctx, p.adapters, tok, prompts, c)
+	return p.base.GenerateBatchWith(ctx, p.seen(), tok, prompts, c)
+}
+
+// GenerateBatchIDs continues prompts of token ids; see [models.CausalLM.GenerateBatchIDs].
+func (p *PeftModel) GenerateBatchIDs(ctx context.Context, ids [][]int, c models.GenerationConfig) ([][]int, error) {
+	return p.base.GenerateBatchIDs(ctx, p.seen(), ids, c)
 }
 
 // Stream continues the prompt piece by piece with the adapters applied; see [models.CausalLM.Stream].
 func (p *PeftModel) Stream(ctx context.Context, tok models.Tokenizer, prompt string, c models.GenerationConfig) iter.Seq2[string, error] {
-	return p.base.StreamWith(ctx, p.adapters, tok, prompt, c)
+	return p.base.StreamWith(ctx, p.seen(), tok, prompt, c)
 }
 
-// NewSession starts training the adapters; package sft calls it.
+// NewSession starts training the active adapters; package sft calls it.
 func (p *PeftModel) NewSession(o training.SessionOptions) (training.Session, error) {
-	return p.base.SessionWith(p.adapters, o)
+	switch {
+	case len(p.active) > 1:
+		return nil, fmt.Errorf("adapters %q are active together: choose the one to train with SetAdapter", p.active)
+	case p.disabled > 0:
+		return nil, errors.New("adapters are disabled: train outside of DisableAdapters")
+	case p.hot != nil:
+		return nil, errors.New("PrepareHotswap has given the adapters a form that is not for training; load them into a PeftModel of their own")
+	case len(p.merged) > 0:
+		return nil, fmt.Errorf("adapters %q are merged into the base: call UnmergeAdapter before training", p.merged)
+	}
+	return p.base.SessionWith(p.first().weights, o)
 }
 
-// SavePretrained writes adapter_config.json, adapter_model.safetensors and README.md as PEFT does.
+// SavePretrained writes adapter_config.json, adapter_model.safetensors and README.md as PEFT does: of the adapters named
+// "default" into dir, of others into a folder of their name in it.
 func (p *PeftModel) SavePretrained(dir string) error {
-	values, err := p.adapters.Values()
+	for _, name := range p.names {
+		at := dir
+		if name != DefaultAdapter {
+			at = filepath.Join(dir, name)
+		}
+		if err := p.sets[name].save(at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *adapterSet) save(dir string) error {
+	weights, err := s.values()
 	if err != nil {
 		return fmt.Errorf("save adapter: %w", err)
 	}
-	var weights []AdapterWeight
-	for _, t := range p.targets {
-		v := values[t.Path]
-		weights = append(weights, AdapterWeight{Path: t.Path, A: v.A, B: v.B, R: t.R, In: t.In, Out: t.Out})
+	return SaveAdapter(dir, s.cfg, weights)
+}
+
+// values are the current values of the adapters in the order of targets.
+func (s *adapterSet) values() (all []AdapterWeight, err error) {
+	values, err := s.weights.Values()
+	if err != nil {
+		return nil, err
 	}
-	return SaveAdapter(dir, p.cfg, weights)
+	for _, t := range s.targets {
+		v := values[t.Path]
+		a, b := unpadded(v, t)
+		all = append(all, AdapterWeight{Path: t.Path, A: a, B: b, Magnitude: v.Magnitude, R: t.R, In: t.In, Out: t.Out})
+	}
+	return append(s.addBiases(all, values), s.endWeights(values)...), nil
+}
+
+// unpadded are the values of an adapter without the zeros that PrepareHotswap has put beside them.
+func unpadded(v models.LoRA, t Target) (a, b []float32) {
+	if v.R == t.R {
+		return v.A, v.B
+	}
+	for o := range t.Out {
+		b = append(b, v.B[o*v.R:o*v.R+t.R]...)
+	}
+	return v.A[:t.R*t.In], b
+}
+
+// loras are the adapters as the model takes them, with their current values; behind those of the targets the biases that are
+// trained alone.
+func (s *adapterSet) loras() (all []models.LoRA, err error) {
+	values, err := s.weights.Values()
+	if err != nil {
+		return nil, err
+	}
+	alone := map[string]bool{}
+	for _, b := range s.biases {
+		alone[b.Path] = true
+	}
+	for _, t := range s.targets {
+		v := values[t.Path]
+		l := models.LoRA{Path: t.Path, R: t.R, Scaling: t.Scaling, Dropout: s.cfg.LoraDropout, Magnitude: v.Magnitude, Shift: v.Shift, ShiftScale: 1}
+		if l.A, l.B = unpadded(v, t); s.cfg.LoraBias {
+			l.ShiftScale = t.Scaling
+		}
+		all = append(all, l)
+		delete(alone, t.Path)
+	}
+	for _, b := range s.biases {
+		if alone[b.Path] {
+			all = append(all, models.LoRA{Path: b.Path, Shift: values[b.Path].Shift, ShiftScale: 1})
+		}
+	}
+	return append(all, s.endLoras(values)...), nil
 }

@@ -68,7 +68,7 @@ func train(t *testing.T, ref *reference.Llama, p *PeftModel, budget string, n in
 // checkAdapter compares the adapter's values with the tensors prefix+NAME.
 func checkAdapter(t *testing.T, ref *reference.Llama, p *PeftModel, prefix string, limit float64) {
 	t.Helper()
-	values, err := p.adapters.Values()
+	values, err := p.first().weights.Values()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func TestGradientOfEveryAdapterIsAutograds(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				ref := reference.LoadLlama(t, name)
 				p := tuned(t, ref, models.Options{Backend: backend, DType: models.Float32})
-				before, err := p.adapters.Values()
+				before, err := p.first().weights.Values()
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -139,7 +139,7 @@ func TestGradientOfEveryAdapterIsAutograds(t *testing.T) {
 				if _, err := s.Apply(context.Background(), training.ApplyOptions{LearningRate: epsilon, NumItems: float64(b.NumLabels)}); err != nil {
 					t.Fatal(err)
 				}
-				after, err := p.adapters.Values()
+				after, err := p.first().weights.Values()
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -152,7 +152,7 @@ type lora64 struct {
 
 func newFloat64Llama(t *testing.T, p *PeftModel) *float64Llama {
 	t.Helper()
-	values, err := p.adapters.Values()
+	values, err := p.first().weights.Values()
 	if err != nil {
 		t.Fatal(err)
 	}

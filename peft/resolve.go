@@ -12,6 +12,7 @@ type Module struct {
 	Path    string // below the model: "model.layers.0.self_attn.q_proj"
 	In, Out int    // of y = W x, W [Out, In]
 	IsHead  bool   // the output embedding, which AllLinear leaves out
+	IsEmbed bool   // the input embedding, of In tokens and Out features, which is no linear but may be targeted
 }
 
 // Target is a module that gets an adapter with A [R, In] and B [Out, R], which adds Scaling · B·A to its weight.
@@ -85,7 +86,7 @@ func allLinear(t TargetModules, modules []Module) TargetModules {
 	}
 	var names []string
 	for _, m := range modules {
-		if m.linear() && !m.IsHead {
+		if m.linear() && !m.IsHead && !m.IsEmbed {
 			names = append(names, m.Path)
 		}
 	}

@@ -61,13 +61,16 @@ func TestSmolLM2CurveIsPEFTs(t *testing.T) {
 			}
 			defer m.Close()
 			module := 0
-			p, err := attach(m, LoraConfig{R: l.R, LoraAlpha: float64(l.LoraAlpha), TargetModules: AllLinear}, settings(nil),
-				func(t Target, _ LoraConfig) (a, b []float32, err error) {
-					a, b = reference.InitialA(module, t.R, t.In), make([]float32, t.Out*t.R)
+			stored := map[string]AdapterWeight{}
+			for _, lin := range m.Linears() {
+				if !lin.Head {
+					stored[lin.Path] = AdapterWeight{Path: lin.Path, R: l.R, In: lin.In, Out: lin.Out,
+						A: reference.InitialA(module, l.R, lin.In), B: make([]float32, lin.Out*l.R)}
 					module++
-					return a, b, nil
-				})
-			if err != nil {
+				}
+			}
+			p := newPeftModel(m, nil)
+			if err := p.attach(DefaultAdapter, LoraConfig{R: l.R, LoraAlpha: float64(l.LoraAlpha), TargetModules: AllLinear}, stored); err != nil {
 				t.Fatal(err)
 			}
 			defer p.Close()

@@ -20,6 +20,7 @@ import (
 // counts. Rows and lengths are rounded up to a few sizes, and for each there is one set of programs.
 type Decoder struct {
 	m             *Model
+	ends          *ends
 	prompts, next []span                    // the layers in programs for prompts, and for a token each
 	caches        []*tensors.Tensor         // k, v [rows, capacity, KVHeads, HeadDim] of each layer; nil before Prefill, and after a program has failed
 	stacks        map[int][]*tensors.Tensor // by the first layer of a span of next: its adapters, see nn.Layer.Stack
@@ -50,7 +51,7 @@ func (p *place) free() {
 // NewDecoder prepares to continue the prompts, none of them empty, by at most limit tokens each.
 func (m *Model) NewDecoder(adapters []*nn.Weights, prompts [][]int32, limit int) (*Decoder, error) {
 	d := &Decoder{
-		m: m, prompts: spans(m.Layers, adapters, m.spanLayers()), next: spans(m.Layers, adapters, m.stepLayers()), rows: 1, left: limit,
+		m: m, ends: m.endsOf(adapters), prompts: spans(m.Layers, adapters, m.spanLayers()), next: spans(m.Layers, adapters, m.stepLayers()), rows: 1, left: limit,
 	}
 	for d.rows < len(prompts) {
 		d.rows *= 2
@@ -77,7 +78,7 @@ func (m *Model) NewDecoder(adapters []*nn.Weights, prompts [][]int32, limit int)
 func (d *Decoder) stack() (err error) {
 	d.stacks = map[int][]*tensors.Tensor{}
 	for _, sp := range d.next {
-		if !slices.ContainsFunc(sp.layers, func(l layer) bool { return len(l.adapter.Layout.Slots) > 0 }) {
+		if !slices.ContainsFunc(sp.layers, func(l layer) bool { return len(l.adapter.Layout.Adapters()) > 0 }) {
 			continue
 		}
 		stacked := d.m.programs.get(d.m.Device, "adapter_stack", sp.key, func(in []*Node) (out []*Node) {
@@ -202,7 +203,7 @@ func (d *Decoder) run(ctx context.Context, input []int32, length int) (err error
 	if err != nil {
 		return err
 	}
-	x, err := d.m.embed(input, d.rows, length)
+	x, err := d.m.embedWith(d.ends, input, d.rows, length)
 	if err != nil {
 		return err
 	}
@@ -307,14 +308,14 @@ func (d *Decoder) layers(sp span, x *tensors.Tensor, p *place) (*tensors.Tensor,
 // likeliest token [rows], -1 where a logit is not a number below infinity.
 func (d *Decoder) last(x *tensors.Tensor) error {
 	m := d.m
-	out, err := m.programs.get(m.Device, "next_token", "", func(in []*Node) []*Node {
-		logits := m.scores(Squeeze(SliceAxis(in[0], 1, AxisElem(-1)), 1), in[1], in[2])
+	out, err := m.programs.get(m.Device, "next_token", d.ends.key(), func(in []*Node) []*Node {
+		logits := m.scores(d.ends, Squeeze(SliceAxis(in[0], 1, AxisElem(-1)), 1), in[1:])
 		infinite := AddScalar(ZerosLike(logits), math.Inf(1))
 		numbers := Where(Equal(logits, logits), logits, infinite)
 		ids := ArgMax(numbers, -1) // not where a logit equals the largest: computed again, it may be rounded differently
 		finite := LessThan(ReduceMax(numbers, -1), Squeeze(SliceAxis(infinite, 1, AxisElem(0)), -1))
 		return []*Node{logits, Where(finite, ids, AddScalar(ZerosLike(ids), -1))}
-	}).call(x, m.Norm, m.head())
+	}).call(append([]*tensors.Tensor{x}, m.scoreTensors(d.ends)...)...)
 	err = errors.Join(err, backend.Free(x), backend.Free(d.result...))
 	d.result = out
 	return err

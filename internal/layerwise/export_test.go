@@ -55,5 +55,5 @@ func ScoreInParts(s training.Session, ids, targets []int32, part int) ([]float32
 		return nil, err
 	}
 	defer x.FinalizeAll()
-	return m.score(context.Background(), x, targets, part)
+	return m.score(context.Background(), nil, x, targets, part)
 }

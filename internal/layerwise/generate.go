@@ -20,7 +20,8 @@ func (m *Model) Logits(ctx context.Context, adapters []*nn.Weights, ids, segment
 		return nil, err
 	}
 	defer x.FinalizeAll()
-	return m.download("logits", func(in []*Node) *Node { return m.scores(in[0], in[1], in[2]) }, x, m.Norm, m.head())
+	e := m.endsOf(adapters)
+	return m.download("logits", e.key(), func(in []*Node) *Node { return m.scores(e, in[0], in[1:]) }, append([]*tensors.Tensor{x}, m.scoreTensors(e)...)...)
 }
 
 // hidden runs the layers and returns what the last one puts out, [rows, length, hidden].
@@ -33,7 +34,7 @@ func (m *Model) hidden(ctx context.Context, adapters []*nn.Weights, ids, segment
 	if err != nil {
 		return nil, err
 	}
-	x, err := m.embed(ids, rows, length)
+	x, err := m.embedWith(m.endsOf(adapters), ids, rows, length)
 	if err != nil {
 		return nil, err
 	}
@@ -51,16 +52,22 @@ func (m *Model) hidden(ctx context.Context, adapters []*nn.Weights, ids, segment
 	return x, nil
 }
 
-// scores are the head's logits of x [..., hidden] in float32.
-func (m *Model) scores(x, norm, head *Node) *Node {
-	h := m.Shape.RMSNorm(x, norm)
-	logits, _ := m.Logit.apply(ConvertDType(nn.Dense(h, ConvertDType(head, m.Shape.Compute)), dtypes.Float32))
+// scoreTensors are the inputs of scores beside x.
+func (m *Model) scoreTensors(e *ends) []*tensors.Tensor {
+	return append([]*tensors.Tensor{m.Norm}, m.headTensors(e)...)
+}
+
+// scores are the head's logits of x [..., hidden] in float32; in are the nodes of scoreTensors.
+func (m *Model) scores(e *ends, x *Node, in []*Node) *Node {
+	h := m.Shape.RMSNorm(x, in[0])
+	w, sides := m.headParts(e, in[1:])
+	logits, _ := m.Logit.apply(ConvertDType(headLogits(h, nil, w, sides), dtypes.Float32))
 	return logits
 }
 
-// download runs a program and reads its float32 result.
-func (m *Model) download(name string, build func(in []*Node) *Node, in ...*tensors.Tensor) ([]float32, error) {
-	y, err := m.one(name, build, in...)
+// download runs a program, whose graph depends on variant, and reads its float32 result.
+func (m *Model) download(name, variant string, build func(in []*Node) *Node, in ...*tensors.Tensor) ([]float32, error) {
+	y, err := m.named(name, variant, build, in...)
 	if err != nil {
 		return nil, err
 	}

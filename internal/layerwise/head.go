@@ -31,27 +31,34 @@ const lossOutputs = 3
 // scaled tells whether gradients are computed for a scaled loss: float16 has too few small numbers for them.
 func (m *Model) scaled() bool { return m.Shape.Compute == dtypes.Float16 }
 
-// loss is the program x [B, S, hidden], labels [B, S] int32, norm, head, with gradient also the scale of the loss if it is
-// scaled → the scalars of lossOutputs and, with
+// loss is the program x [B, S, hidden], labels [B, S] int32, norm, headTensors, with gradient also the scale of the loss if it is
+// scaled, and with dropout the rows' random streams → the scalars of lossOutputs and, with
 // gradient, dx of the summed loss as the blocks take it; when the ends are trained, also the gradients of norm and head in float32.
 // Position t is scored against label t: the caller has shifted.
-func (m *Model) loss(l *training.Loss, gradient bool) *program {
+func (m *Model) loss(loss *training.Loss, e *ends, gradient, dropout bool) *program {
 	train := gradient && m.Trainable
 	name := ""
-	if l != nil {
-		name = l.Name
+	if loss != nil {
+		name = loss.Name
 	}
-	return m.programs.get(m.Device, "head_loss", fmt.Sprintf("%v %v %q", gradient, train, name), func(in []*Node) []*Node {
-		x, labels, norm, head := in[0], in[1], in[2], in[3]
+	return m.programs.get(m.Device, "head_loss", fmt.Sprintf("%v %v %v %v %q", gradient, train, dropout, e.key(), name), func(in []*Node) []*Node {
+		x, labels, norm := in[0], in[1], in[2]
 		d := x.Shape().Dimensions
 		tokens := d[0] * d[1]
-		w := ConvertDType(head, m.Shape.Compute)
-		hidden := m.Shape.RMSNorm(Reshape(x, tokens, d[2]), norm)
-		var scale *Node
+		n := len(m.headTensors(e))
+		w, sides := m.headParts(e, in[3:3+n])
+		rest := in[3+n:]
+		c := chunked{loss: loss, w: w, sides: sides, gradient: gradient, train: train || gradient && e != nil && e.head.full >= 0}
+		c.hidden = m.Shape.RMSNorm(Reshape(x, tokens, d[2]), norm)
 		if gradient && m.scaled() {
-			scale = in[4]
+			c.scale, rest = rest[0], rest[1:]
 		}
-		sums, dHidden, dHead := m.chunks(l, hidden, Reshape(labels, tokens), w, scale, gradient, train)
+		if dropout {
+			l := nn.NewLayer(m.Shape, nn.Batch{RowKeys: rest[0]}, nil).At(Const(x.Graph(), uint32(headLayer)))
+			c.dropped = Reshape(l.Drop(Reshape(c.hidden, d...), HeadName, e.head.dropout), tokens, d[2])
+		}
+		sums := m.chunks(&c, Reshape(labels, tokens))
+		hidden, dHidden, dHead := c.hidden, c.dHidden, c.dHead
 		if !gradient {
 			return sums
 		}
@@ -59,38 +66,54 @@ func (m *Model) loss(l *training.Loss, gradient bool) *program {
 		if train {
 			wrt = append(wrt, norm)
 		}
-		grads := Gradient(ReduceAllSum(ConvertDType(Mul(hidden, StopGradient(dHidden)), dtypes.Float32)), wrt...)
+		total := ReduceAllSum(ConvertDType(Mul(hidden, StopGradient(dHidden)), dtypes.Float32))
+		if c.dDropped != nil {
+			total = Add(total, ReduceAllSum(ConvertDType(Mul(c.dropped, StopGradient(c.dDropped)), dtypes.Float32)))
+		}
+		grads := Gradient(total, wrt...)
 		if m.Shape.Fused(m.Device.Backend) {
 			grads[0] = nn.Record(nn.KeepNothing).AddRoom(grads[0])
 		}
 		out := append(sums, grads...)
-		if train {
+		if c.train {
 			out = append(out, dHead)
 		}
-		return out
+		return append(out, headGradients(sides)...)
 	})
 }
 
+// chunked is the head's part of a loss: what goes in and, with gradient, what comes out.
+type chunked struct {
+	loss              *training.Loss
+	hidden, dropped   *Node // [tokens, hidden]; dropped is what adapters on the head see of it, nil: hidden
+	w                 *Node
+	sides             []*side
+	scale             *Node // of the loss; nil: 1
+	gradient, train   bool  // train: the head's weight
+	dHidden, dDropped *Node
+	dHead             *Node
+}
+
 // chunks walks over the tokens, chunk after chunk, so that only one chunk's logits are alive.
-func (m *Model) chunks(loss *training.Loss, hidden, labels, w, scale *Node, gradient, train bool) (sums []*Node, dHidden, dHead *Node) {
-	tokens, size := hidden.Shape().Dim(0), m.chunkTokens(hidden.Shape().Dim(0))
-	var parts []*Node
+func (m *Model) chunks(c *chunked, labels *Node) (sums []*Node) {
+	tokens, size := c.hidden.Shape().Dim(0), m.chunkTokens(c.hidden.Shape().Dim(0))
+	var parts, dropped []*Node
 	for at := 0; at < tokens; at += size {
 		rows := AxisRange(at, min(at+size, tokens))
-		h, l := SliceAxis(hidden, 0, rows), SliceAxis(labels, 0, rows)
+		h, l := SliceAxis(c.hidden, 0, rows), SliceAxis(labels, 0, rows)
 		if len(sums) > 0 { // not before the chunk ahead is done
 			after := OptimizationBarriers(append([]*Node{h}, sums...)...)
 			h, sums = after[0], after[1:]
 		}
-		s, dLogits := m.lossOf(loss, nn.Dense(h, w), l, gradient)
-		if gradient {
-			if scale != nil {
-				dLogits = Mul(dLogits, scale)
-			}
-			dLogits = ConvertDType(dLogits, h.DType())
-			parts = append(parts, matmul.Contract(dLogits, 1, w, 0))
-			if train {
-				dHead = sum(dHead, matmul.Wide(dLogits, []int{0}, nil, h, []int{0}, nil))
+		seen := h
+		if c.dropped != nil {
+			seen = SliceAxis(c.dropped, 0, rows)
+		}
+		s, dLogits := m.lossOf(c.loss, headLogits(h, seen, c.w, c.sides), l, c.gradient)
+		if c.gradient {
+			d, dSeen := c.backward(h, seen, dLogits)
+			if parts = append(parts, d); dSeen != nil {
+				dropped = append(dropped, dSeen)
 			}
 			if len(parts) > 1 { // the next chunk waits for this one's gradient too
 				b := OptimizationBarriers(append(s, parts[len(parts)-1])...)
@@ -105,13 +128,41 @@ func (m *Model) chunks(loss *training.Loss, hidden, labels, w, scale *Node, grad
 			sums[i] = Add(sums[i], s[i])
 		}
 	}
-	if gradient {
-		dHidden = parts[0]
-		if len(parts) > 1 {
-			dHidden = Concatenate(parts, 0)
+	if c.gradient {
+		c.dHidden = joined(parts)
+		if len(dropped) > 0 {
+			c.dDropped = joined(dropped)
 		}
 	}
-	return sums, dHidden, dHead
+	return sums
+}
+
+// backward returns the gradients at a chunk's h and, where that is another node, at what adapters see of it; those of weights
+// it adds up.
+func (c *chunked) backward(h, seen, dLogits *Node) (dHidden, dSeen *Node) {
+	if c.scale != nil {
+		dLogits = Mul(dLogits, c.scale)
+	}
+	dLogits = ConvertDType(dLogits, h.DType())
+	dHidden = matmul.Contract(dLogits, 1, c.w, 0)
+	if c.train {
+		c.dHead = sum(c.dHead, matmul.Wide(dLogits, []int{0}, nil, h, []int{0}, nil))
+	}
+	for _, s := range c.sides {
+		if s.dropped && c.dropped != nil {
+			dSeen = sum(dSeen, s.backward(seen, dLogits))
+			continue
+		}
+		dHidden = Add(dHidden, s.backward(h, dLogits))
+	}
+	return dHidden, dSeen
+}
+
+func joined(parts []*Node) *Node {
+	if len(parts) == 1 {
+		return parts[0]
+	}
+	return Concatenate(parts, 0)
 }
 
 func sum(a, b *Node) *Node {

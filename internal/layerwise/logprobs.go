@@ -23,11 +23,11 @@ func (m *Model) LogProbs(ctx context.Context, adapters []*nn.Weights, ids, segme
 		return nil, err
 	}
 	defer x.FinalizeAll()
-	return m.score(ctx, x, targets, max(1, scoredLogits/m.Vocab))
+	return m.score(ctx, m.endsOf(adapters), x, targets, max(1, scoredLogits/m.Vocab))
 }
 
 // score returns the log-probabilities of targets at the places of x [rows, length, hidden], part of them at a time.
-func (m *Model) score(ctx context.Context, x *tensors.Tensor, targets []int32, part int) ([]float32, error) {
+func (m *Model) score(ctx context.Context, e *ends, x *tensors.Tensor, targets []int32, part int) ([]float32, error) {
 	out := make([]float32, len(targets))
 	part = min(part, len(out))
 	for at := 0; at < len(out); at += part {
@@ -35,7 +35,7 @@ func (m *Model) score(ctx context.Context, x *tensors.Tensor, targets []int32, p
 			return nil, err
 		}
 		at = min(at, len(out)-part) // the last part is as long as the others
-		values, err := m.scorePart(x, targets[at:at+part], at)
+		values, err := m.scorePart(e, x, targets[at:at+part], at)
 		if err != nil {
 			return nil, err
 		}
@@ -45,7 +45,7 @@ func (m *Model) score(ctx context.Context, x *tensors.Tensor, targets []int32, p
 }
 
 // scorePart returns the log-probabilities of targets at the places of x from at on.
-func (m *Model) scorePart(x *tensors.Tensor, targets []int32, at int) ([]float32, error) {
+func (m *Model) scorePart(e *ends, x *tensors.Tensor, targets []int32, at int) ([]float32, error) {
 	index := make([]int32, len(targets))
 	for i := range index {
 		index[i] = int32(at + i)
@@ -60,12 +60,12 @@ func (m *Model) scorePart(x *tensors.Tensor, targets []int32, at int) ([]float32
 		return nil, err
 	}
 	defer wanted.FinalizeAll()
-	return m.download("log_probs", func(in []*Node) *Node {
+	return m.download("log_probs", e.key(), func(in []*Node) *Node {
 		x := Gather(Reshape(in[0], -1, m.Shape.Hidden), in[1])
-		logits := m.scores(x, in[3], in[4]) // [part, vocab]
+		logits := m.scores(e, x, in[3:]) // [part, vocab]
 		logits = Sub(logits, ReduceAndKeep(logits, ReduceMax, -1))
 		grid := shapes.Make(dtypes.Int32, logits.Shape().Dimensions...)
 		own := Equal(Iota(x.Graph(), grid, 1), BroadcastToShape(in[2], grid))
 		return Sub(ReduceSum(Where(own, logits, ZerosLike(logits)), -1), Log(ReduceSum(Exp(logits), -1)))
-	}, x, places, wanted, m.Norm, m.head())
+	}, append([]*tensors.Tensor{x, places, wanted}, m.scoreTensors(e)...)...)
 }

@@ -50,6 +50,9 @@ func (m *Model) Close() error {
 	return backend.Free(ts...)
 }
 
+// Compiled is how many programs have been compiled for the model so far.
+func (m *Model) Compiled() int64 { return m.programs.built.Load() }
+
 // head returns the head's weight [vocab, hidden].
 func (m *Model) head() *tensors.Tensor {
 	if m.Head != nil {
@@ -74,17 +77,22 @@ func (m *Model) embed(ids []int32, rows, length int) (*tensors.Tensor, error) {
 	if m.Embed.Rows == nil {
 		return m.embedOnDevice(ids, rows, length)
 	}
-	width := m.Shape.Hidden * m.Embed.DType.Size()
-	raw := make([]byte, len(ids)*width)
-	for i, id := range ids {
-		copy(raw[i*width:], m.Embed.Rows[int(id)*width:][:width])
-	}
-	x, err := m.Device.Upload(shapes.Make(m.Embed.DType, rows, length, m.Shape.Hidden), raw)
+	x, err := m.Device.Upload(shapes.Make(m.Embed.DType, rows, length, m.Shape.Hidden), m.gathered(ids))
 	if err != nil || m.Embed.DType == m.Shape.Compute && m.Embed.Scale == 0 {
 		return x, err
 	}
 	defer x.FinalizeAll()
 	return m.one("convert", m.embedded, x)
+}
+
+// gathered are the rows of ids in the embedding on the host.
+func (m *Model) gathered(ids []int32) []byte {
+	width := m.Shape.Hidden * m.Embed.DType.Size()
+	raw := make([]byte, len(ids)*width)
+	for i, id := range ids {
+		copy(raw[i*width:], m.Embed.Rows[int(id)*width:][:width])
+	}
+	return raw
 }
 
 func (m *Model) embedOnDevice(ids []int32, rows, length int) (*tensors.Tensor, error) {
@@ -110,7 +118,12 @@ func (m *Model) embedded(rows []*Node) *Node {
 
 // one runs a program of one result.
 func (m *Model) one(name string, build func(in []*Node) *Node, in ...*tensors.Tensor) (*tensors.Tensor, error) {
-	out, err := m.programs.get(m.Device, name, "", func(in []*Node) []*Node { return []*Node{build(in)} }).call(in...)
+	return m.named(name, "", build, in...)
+}
+
+// named is one with a graph that depends on variant.
+func (m *Model) named(name, variant string, build func(in []*Node) *Node, in ...*tensors.Tensor) (*tensors.Tensor, error) {
+	out, err := m.programs.get(m.Device, name, variant, func(in []*Node) []*Node { return []*Node{build(in)} }).call(in...)
 	if err != nil {
 		return nil, err
 	}

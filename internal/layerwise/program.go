@@ -3,6 +3,7 @@ package layerwise
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
@@ -53,6 +54,7 @@ func (p *program) call(in ...*tensors.Tensor) (out []*tensors.Tensor, err error)
 type programs struct {
 	mu    sync.Mutex
 	byKey map[string]*program
+	built atomic.Int64 // graphs that were made, one per program and combination of input shapes
 }
 
 // get returns the program of that name, for a graph that depends on variant beyond the name; build describes it. Where
@@ -65,6 +67,7 @@ func (p *programs) get(d *backend.Device, name, variant string, build func(in []
 		return got
 	}
 	exec, err := NewExec(d.Backend, func(in []*Node) []*Node {
+		p.built.Add(1)
 		configure(d, in[0].Graph(), name, donate)
 		return build(in)
 	})

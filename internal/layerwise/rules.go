@@ -144,11 +144,11 @@ func (o optimizer) adafactor(f form, s stepScalars, p, g *Node, rows []int, mome
 		rms := Sqrt(ReduceAllMean(Mul(u, u)))
 		updates = append(updates, Div(u, MaxScalar(MulScalar(rms, 1/adafactorClip), 1)))
 	}
-	moments = []*Node{joined(rs)}
+	moments = []*Node{stacked(rs)}
 	if cs != nil {
-		moments = append(moments, joined(cs))
+		moments = append(moments, stacked(cs))
 	}
-	return Sub(decayed(f, s, p), Mul(s.lr, joined(updates))), moments
+	return Sub(decayed(f, s, p), Mul(s.lr, stacked(updates))), moments
 }
 
 // muon is torch.optim.Muon, for matrices [out, in]:
@@ -175,7 +175,7 @@ func (o optimizer) muon(f form, s stepScalars, p, g *Node, rows []int, moments [
 		}
 		updates = append(updates, MulScalar(orthogonal(x, o.NSSteps), adjust))
 	}
-	return Sub(decayed(f, s, p), Mul(s.lr, joined(updates))), []*Node{m}
+	return Sub(decayed(f, s, p), Mul(s.lr, stacked(updates))), []*Node{m}
 }
 
 // orthogonal is nearly U Vᵀ of x = U S Vᵀ [out, in], by Newton–Schulz iterations with Muon's coefficients, which leave
@@ -197,8 +197,8 @@ func orthogonal(x *Node, steps int) *Node {
 	return x
 }
 
-// joined puts the parts of a parameter one behind the other.
-func joined(parts []*Node) *Node {
+// stacked puts the parts of a parameter one behind the other.
+func stacked(parts []*Node) *Node {
 	if len(parts) == 1 {
 		return parts[0]
 	}

@@ -19,6 +19,7 @@ type Session struct {
 	model   *Model
 	spans   []span
 	ends    *group   // nil unless the model's ends are trained
+	edge    *ends    // adapters at the model's ends, nil if there are none
 	groups  []*group // of groupSpans spans each
 	optim   optimizer
 	steps   int // optimizer steps done
@@ -71,6 +72,22 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		}
 		s.groups = append(s.groups, g)
 		trained += len(g.params)
+	}
+	if s.edge = m.endsOf(adapters); s.edge != nil {
+		if m.Trainable {
+			return nil, errors.New("adapters at the model's ends, whose own weights are trained: choose one of the two")
+		}
+		if optim.loraPlus != 1 && s.edge.trainsEmbedding() {
+			return nil, errors.New("LoRAPlusLRRatio with a trained embedding, which would need a rate of its own: unset it, or leave the embedding as it is")
+		}
+		s.dropout = s.dropout || s.edge.drops()
+		s.ends = &group{}
+		for _, t := range s.edge.w.Layout.Trainable() {
+			p := slotParam(s.edge.w, t)
+			p.hidden = false
+			s.ends.params = append(s.ends.params, p)
+		}
+		trained += len(s.ends.params)
 	}
 	if m.Trainable {
 		s.ends = &group{params: []param{{at: &m.Embed.Table, decay: true, fullMoments: true}, {at: &m.Norm}}}

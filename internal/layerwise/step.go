@@ -119,14 +119,14 @@ func (p *pass) upload() (err error) {
 	if p.sh, err = m.share(b.Positions, b.Segments, b.Rows, b.Length); err != nil {
 		return err
 	}
-	if p.lab, err = backend.UploadValues(m.Device, b.Labels, b.Rows, b.Length); err != nil || m.Trainable {
+	if p.lab, err = backend.UploadValues(m.Device, b.Labels, b.Rows, b.Length); err != nil || m.Trainable || p.s.edge.trainsEmbedding() {
 		return err
 	}
 	return p.embed()
 }
 
 func (p *pass) embed() error {
-	x, err := p.s.model.embed(p.batch.IDs, p.batch.Rows, p.batch.Length)
+	x, err := p.s.model.embedWith(p.s.edge, p.batch.IDs, p.batch.Rows, p.batch.Length)
 	p.x = append(p.x, x)
 	return err
 }
@@ -201,7 +201,7 @@ func (p *pass) forward(ctx context.Context) error {
 	if err := p.leave(); err != nil {
 		return err
 	}
-	in := []*tensors.Tensor{p.x[len(p.s.spans)], p.lab, m.Norm, m.head()}
+	in := append([]*tensors.Tensor{p.x[len(p.s.spans)], p.lab}, m.scoreTensors(p.s.edge)...)
 	if p.train && m.scaled() {
 		scale, err := backend.UploadValues(m.Device, []float32{float32(p.s.scaler.factor(p.labels))})
 		if err != nil {
@@ -210,7 +210,11 @@ func (p *pass) forward(ctx context.Context) error {
 		defer backend.Free(scale)
 		in = append(in, scale)
 	}
-	out, err := m.loss(p.s.loss, p.train).call(in...)
+	dropout := p.sh.rowKeys != nil && p.s.edge.drops()
+	if dropout {
+		in = append(in, p.sh.rowKeys)
+	}
+	out, err := m.loss(p.s.loss, p.s.edge, p.train, dropout).call(in...)
 	if err != nil {
 		return err
 	}
@@ -252,7 +256,11 @@ func (p *pass) backward(ctx context.Context) error {
 // collect adds the pass's gradients to the session's sums.
 func (s *Session) collect(p *pass) error {
 	if s.ends != nil {
-		grads, err := s.model.endGradients(p)
+		gradients := s.model.endGradients
+		if s.edge != nil {
+			gradients = func(p *pass) ([]*tensors.Tensor, error) { return s.model.adapterGradients(s.edge, p) }
+		}
+		grads, err := gradients(p)
 		if err != nil {
 			return err
 		}

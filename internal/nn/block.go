@@ -60,6 +60,9 @@ type Layout struct {
 	norms   map[string]int // name → slot
 	groups  []*group
 	adapter []*Adapter
+	shifts  []*OutputShift
+	tokens  []int32 // of rows in place of the embedding's, in slot rows
+	rows    int
 	kind    string
 	key     string
 }
@@ -94,7 +97,17 @@ type Adapter struct {
 	R       int
 	Scaling float64
 	Dropout float64
-	a, b    int // slots
+	// ScaleInput makes the scaling an input of the programs, which adapters of other scalings then share; Scaling is not
+	// used.
+	ScaleInput bool
+	// DoRA gives it a magnitude [Out] beside A and B: see dora.go.
+	DoRA bool
+	// Rows, if not 0, is for how many rows of a batch there are factors [Rows, R] on what A puts out, an input of the programs:
+	// several adapters lie side by side in A and B, of which each row sees its own. Batches may have fewer rows.
+	Rows              int
+	a, b, scale       int // slots; scale is 0 without ScaleInput
+	magnitude, square int // slots, 0 without DoRA
+	rows              int // slot, 0 without Rows
 }
 
 // Weights are one layer's tensors on a device, in the order of the layout's slots.
@@ -155,7 +168,8 @@ func (b *LayoutBuilder) bias(g *group, dtype dtypes.DType, trainable bool) {
 	}
 }
 
-// Adapter adds the A and B of a LoRA as float32, trainable.
+// Adapter adds the A and B of a LoRA as float32, trainable; then its scaling if that is an input; then, of a DoRA, the
+// magnitude [Out], trainable, and the squared norms of the weight's rows [Out].
 func (b *LayoutBuilder) Adapter(l Linear, a Adapter) {
 	a.Linear = l.Name
 	a.a = b.slot(Slot{
@@ -164,8 +178,30 @@ func (b *LayoutBuilder) Adapter(l Linear, a Adapter) {
 	a.b = b.slot(Slot{
 		Shape: shapes.Make(dtypes.Float32, l.Out, a.R), Parts: []Part{{l.Name + ".lora_B.weight", l.Out}}, Trainable: true, Decay: true,
 	})
+	if a.ScaleInput {
+		a.Scaling = 0
+		a.scale = b.slot(Slot{Shape: shapes.Make(dtypes.Float32)})
+	}
+	if a.Rows > 0 {
+		a.rows = b.slot(Slot{Shape: shapes.Make(dtypes.Float32, a.Rows, a.R)})
+	}
+	if a.DoRA {
+		a.magnitude = b.slot(Slot{
+			Shape: shapes.Make(dtypes.Float32, l.Out), Parts: []Part{{l.Name + ".lora_magnitude_vector", l.Out}}, Trainable: true, Decay: true,
+		})
+		a.square = b.slot(Slot{Shape: shapes.Make(dtypes.Float32, l.Out)})
+	}
 	b.l.adapter = append(b.l.adapter, &a)
 }
+
+// Tokens adds rows [n, size] in place of the embedding's rows of n tokens, float32, trainable.
+func (b *LayoutBuilder) Tokens(tokens []int32, size int) {
+	b.l.tokens = tokens
+	b.l.rows = b.slot(Slot{Shape: shapes.Make(dtypes.Float32, len(tokens), size), Parts: []Part{{"token_adapter", len(tokens)}}, Trainable: true, Decay: true})
+}
+
+// Tokens are the tokens that have rows of their own, and the slot of these; nil if none have.
+func (l *Layout) Tokens() (slot int, tokens []int32) { return l.rows, l.tokens }
 
 // Build finishes the layout.
 func (b *LayoutBuilder) Build() *Layout {
@@ -182,6 +218,10 @@ func (b *LayoutBuilder) Build() *Layout {
 	for _, a := range b.l.adapter {
 		fmt.Fprintf(&k, "%v;", *a)
 	}
+	fmt.Fprintf(&k, "%v;", b.l.tokens)
+	for _, s := range b.l.shifts {
+		fmt.Fprintf(&k, "%v;", *s)
+	}
 	b.l.key = k.String()
 	return b.l
 }
@@ -192,6 +232,20 @@ func parts(linears []Linear, suffix string) (p []Part) {
 	}
 	return p
 }
+
+// Slots are where A and B are, and the magnitude of a DoRA, else -1.
+func (a *Adapter) Slots() (aSlot, bSlot, magnitude int) {
+	if !a.DoRA {
+		return a.a, a.b, -1
+	}
+	return a.a, a.b, a.magnitude
+}
+
+// Adapters are the layout's, in the order in which they were added.
+func (l *Layout) Adapters() []*Adapter { return l.adapter }
+
+// Kind is what the layout was given as such, "" if nothing.
+func (l *Layout) Kind() string { return l.kind }
 
 // Key is equal for layouts over which the same programs run.
 func (l *Layout) Key() string { return l.key }

@@ -33,6 +33,12 @@ func (l *Layer) tokenKeys(a boundAdapter, length int) *Node {
 	return Reshape(draw.Mix(Add(InsertAxes(row, 1), token)), -1)
 }
 
+// Drop is the dropout of x [B, S, in] at the given rate before the adapter of a linear outside of the layers, where the batch
+// has random streams.
+func (l *Layer) Drop(x *Node, linear string, rate float64) *Node {
+	return l.drop(x, boundAdapter{Adapter: &Adapter{Linear: linear, Dropout: rate}})
+}
+
 // drop zeroes elements of x [B, S, in] with the adapter's probability p and scales the others by 1/(1-p).
 func (l *Layer) drop(x *Node, a boundAdapter) *Node {
 	p := l.dropRate(a)

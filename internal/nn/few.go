@@ -1,6 +1,7 @@
 package nn
 
 import (
+	"github.com/gomlx/compute/dtypes"
 	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/loris-ml/loris/internal/kernels"
@@ -16,8 +17,9 @@ import (
 // factor is how a stack's rank is rounded up, with zeros.
 const factor = 16
 
-// stacked are the As [n, in] and the Bs [out, n] times their scaling of a group, n a multiple of factor.
-type stacked struct{ a, b *Node }
+// stacked are the As [n, in] and the Bs [out, n] times their scaling of a group, n a multiple of factor; of a group with
+// DoRA also the factors m/‖V‖ [out], else nil.
+type stacked struct{ a, b, scale *Node }
 
 // Stack returns for each group of linears that has adapters, in the order of the layout, what stands for them while text is
 // generated.
@@ -25,14 +27,20 @@ func (l *Layer) Stack() (nodes []*Node) {
 	l.eachStack(func(f *fused) {
 		f.stack(l.shape.Compute)
 		s := f.stacked()
-		nodes = append(nodes, s.a, s.b)
+		if nodes = append(nodes, s.a, s.b); f.dora {
+			nodes = append(nodes, s.scale)
+		}
 	})
 	return nodes
 }
 
 // Stacked is how many nodes Stack returns.
 func (l *Layer) Stacked() (n int) {
-	l.eachStack(func(*fused) { n += 2 })
+	l.eachStack(func(f *fused) {
+		if n += 2; f.dora {
+			n++
+		}
+	})
 	return n
 }
 
@@ -40,8 +48,11 @@ func (l *Layer) Stacked() (n int) {
 func (l *Layer) UseStack(nodes []*Node) *Layer {
 	l.stacks = map[string]stacked{}
 	l.eachStack(func(f *fused) {
-		l.stacks[f.linears[0].Name] = stacked{nodes[0], nodes[1]}
-		nodes = nodes[2:]
+		s := stacked{a: nodes[0], b: nodes[1]}
+		if nodes = nodes[2:]; f.dora {
+			s.scale, nodes = nodes[0], nodes[1:]
+		}
+		l.stacks[f.linears[0].Name] = s
 	})
 	return l
 }
@@ -59,7 +70,12 @@ func (l *Layer) eachStack(do func(f *fused)) {
 
 func (f *fused) stacked() stacked {
 	n := (f.n + factor - 1) / factor * factor
-	return stacked{pad(f.a, 0, n), padColumns(f.b, n)}
+	s := stacked{a: pad(f.a, 0, n), b: padColumns(f.b, n)}
+	if f.dora {
+		m, norm := f.magnitudes(f.weight(f.a.DType()))
+		s.scale = Div(m, norm)
+	}
+	return s
 }
 
 // few tells whether x has few enough rows, while text is generated.
@@ -70,42 +86,62 @@ func (l *Layer) few(x *Node) bool {
 
 // fewNormLinears is the group of linears of RMSNorm(x): [B, S, out].
 func (l *Layer) fewNormLinears(x, gain *Node, f *fused) *Node {
+	if f.n == 0 && f.group.packed != nil { // nobody else wants the norm
+		return l.fewProduct(x, f, kernels.ProductOptions{Gain: gain, Eps: l.shape.NormEps, Offset: l.shape.UnitOffset})
+	}
 	h, _, _ := kernels.RMSNorm(flat(x), gain, nil, 0, l.shape.NormEps, l.shape.UnitOffset)
 	return l.fewLinears(Reshape(h, x.Shape().Dimensions...), nil, f)
 }
 
 // fewLinears is the group of linears of x [B, S, in], added to residual [B, S, out] unless that is nil.
 func (l *Layer) fewLinears(x, residual *Node, f *fused) *Node {
-	rows, dtype := flat(x), x.DType()
-	var low, b *Node
+	var o kernels.ProductOptions
+	var s stacked
 	if f.n > 0 {
-		s, ok := l.stacks[f.linears[0].Name]
-		if !ok {
+		var ok bool
+		if s, ok = l.stacks[f.linears[0].Name]; !ok {
 			s = f.stacked()
 		}
-		low, b = Dense(rows, s.a), s.b
+		o.Low, o.Tail = f.chosen(Dense(flat(x), s.a), x), s.b
 	}
-	if f.group.packed == nil {
-		y := Dense(rows, f.dense(dtype, nil, 1))
-		if f.n > 0 {
-			y = Add(y, Dense(low, b))
+	if f.dora {
+		y := l.fewProduct(x, f, o)
+		y = ConvertDType(Mul(ConvertDType(y, dtypes.Float32), ExpandLeftToRank(s.scale, y.Rank())), x.DType())
+		if f.group.bias >= 0 {
+			y = addBias(y, f.nodes[f.group.bias])
 		}
 		if residual != nil {
-			y = Add(y, flat(residual))
+			y = Add(y, residual)
+		}
+		return y
+	}
+	if residual != nil {
+		o.Residual, o.Then = flat(residual), kernels.ThenAdd
+	}
+	return l.fewProduct(x, f, o)
+}
+
+// fewProduct is x [B, S, in] times the weight of the group, before DoRA's factors, and without the bias where those follow.
+func (l *Layer) fewProduct(x *Node, f *fused, o kernels.ProductOptions) *Node {
+	if f.group.packed == nil {
+		y := Dense(flat(x), f.dense(x.DType(), nil, 1))
+		if f.n > 0 {
+			y = Add(y, Dense(o.Low, o.Tail))
+		}
+		if o.Residual != nil {
+			y = Add(y, o.Residual)
 		}
 		return f.finish(y, x)
 	}
-	product := func(residual *Node, then kernels.ProductThen) *Node {
-		return kernels.Product(f.group.packed.data, rows, low, b, residual, then, f.codes()...)
+	product := func(then kernels.ProductThen) *Node {
+		o.Then = then
+		return kernels.Product(f.group.packed.data, flat(x), o, f.codes()...)
 	}
-	if residual != nil {
-		return f.finish(product(flat(residual), kernels.ThenAdd), x)
-	}
-	y := f.finish(product(nil, kernels.ThenNothing), x)
-	if f.group.bias < 0 && len(f.linears) == 2 && f.linears[0].Out == f.linears[1].Out {
+	y := f.finish(product(o.Then), x)
+	if o.Then == kernels.ThenNothing && !f.dora && f.group.bias < 0 && len(f.linears) == 2 && f.linears[0].Out == f.linears[1].Out {
 		d := x.Shape().Dimensions
 		l.products[y] = func(a kernels.Activation) *Node { // then y itself is of no use, and the compiler drops it
-			return Reshape(product(nil, kernels.ThenGated(a)), d[0], d[1], f.linears[0].Out)
+			return Reshape(product(kernels.ThenGated(a)), d[0], d[1], f.linears[0].Out)
 		}
 	}
 	return y

@@ -47,6 +47,10 @@ func TestGeneratingTokenByTokenEqualsAllAtOnce(t *testing.T) {
 			{name: "packed", batch: 2, seq: 7, hidden: 64, features: 128, heads: 4, kvHeads: 2, packed: true, nested: true, ranks: all(3)},
 			{name: "no adapters", batch: 1, seq: 6, hidden: 64, features: 192, heads: 4, kvHeads: 1, packed: true, gelu: true},
 			{name: "dense with biases", batch: 3, seq: 5, hidden: 48, features: 80, heads: 2, kvHeads: 2, bias: true, ranks: map[string]int{"q": 2, "v": 17, "up": 3, "down": 4}},
+			{name: "DoRA, packed", batch: 2, seq: 6, hidden: 64, features: 128, heads: 4, kvHeads: 2, packed: true, nested: true, dora: true, ranks: all(3)},
+			{name: "DoRA and shifts, dense with biases", batch: 1, seq: 5, hidden: 48, features: 80, heads: 2, kvHeads: 2, bias: true, dora: true, shift: true,
+				ranks: map[string]int{"q": 2, "v": 17, "up": 3, "down": 4}},
+			{name: "rows and shifts, packed", batch: 3, seq: 6, hidden: 64, features: 64, heads: 2, kvHeads: 1, packed: true, rows: 4, shift: true, ranks: all(5)},
 			{name: "packed with biases", batch: 1, seq: 6, hidden: 64, features: 64, heads: 2, kvHeads: 2, packed: true, bias: true, ranks: all(16)},
 		} {
 			t.Run(p.name, func(t *testing.T) {

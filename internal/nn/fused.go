@@ -36,6 +36,8 @@ type fusion struct {
 
 	// products, by a product of gate and up of few rows, return the activation of the one times the other.
 	products map[*Node]func(a kernels.Activation) *Node
+	// unrotated, by rotated queries, are the queries, keys and values that they come from.
+	unrotated map[*Node]*Node
 }
 
 // early are gradients of a group's factors that came with the gradient of its product.
@@ -54,7 +56,7 @@ type late struct {
 func newFusion() fusion {
 	return fusion{
 		map[*Node]whole{}, map[*Node]buffer{}, map[*Node]*fused{}, map[*Node]int{}, map[*Node]early{}, map[*Node]late{},
-		map[*Node]func(a kernels.Activation) *Node{},
+		map[*Node]func(a kernels.Activation) *Node{}, map[*Node]*Node{},
 	}
 }
 
@@ -157,6 +159,7 @@ type fused struct {
 	b        *Node // the Bs [out, n] times their scaling
 	low      *Node // x·Aᵀ [B·S, n]
 	drop     *dropping
+	dora     bool // some adapter has a magnitude: see scaleColumns
 }
 
 // factors prepares the linears of these names for the fused form; nil where that does not cover them: parts of a group,
@@ -175,6 +178,11 @@ func (l *Layer) factors(x *Node, names []string) *fused {
 		}
 	}
 	f := l.adapted(r)
+	for _, a := range f.adapters {
+		if a.rows != nil && l.tape.differentiates() || a.dora() && l.dropRate(a) > 0 {
+			return nil // the fused form learns nothing by rows, and has no DoRA of dropped inputs
+		}
+	}
 	if f.n > 0 {
 		f.pad = (f.n + room - 1) / room * room
 		f.stack(x.DType())
@@ -189,11 +197,32 @@ func (l *Layer) adapted(r run) *fused {
 	at := 0
 	for _, lin := range r.linears {
 		if a, ok := l.adapters[lin.Name]; ok {
+			f.dora = f.dora || a.dora()
 			f.adapters, f.at, f.n = append(f.adapters, a), append(f.at, at), f.n+a.R
 		}
 		at += lin.Out
 	}
 	return f
+}
+
+// chosen is low [B·S, n or more], what the As put out for x [B, S, in], as far as each row of the batch sees it.
+func (f *fused) chosen(low, x *Node) *Node {
+	var each []*Node
+	some := false
+	batch, seq := x.Shape().Dim(0), x.Shape().Dim(1)
+	for _, a := range f.adapters {
+		if a.rows == nil {
+			each = append(each, Ones(x.Graph(), shapes.Make(dtypes.Float32, batch, a.R)))
+			continue
+		}
+		some, each = true, append(each, SliceAxis(a.rows, 0, AxisRange(0, batch)))
+	}
+	if !some {
+		return low
+	}
+	n := low.Shape().Dim(1)
+	factors := ConvertDType(InsertAxes(padColumns(concat(each, -1), n), 1), low.DType())
+	return Reshape(Mul(Reshape(low, batch, seq, n), factors), batch*seq, n)
 }
 
 // stack makes the working copies.
@@ -206,7 +235,7 @@ func (f *fused) stack(dtype dtypes.DType) {
 		if f.at[i] > row {
 			bs = append(bs, zeros(f.at[i]-row, f.n))
 		}
-		wide := MulScalar(a.b, a.Scaling)
+		wide := a.scaled(a.b)
 		if column > 0 {
 			wide = Concatenate([]*Node{zeros(out, column), wide}, 1)
 		}
@@ -251,9 +280,9 @@ func (f *fused) dense(dtype dtypes.DType, tail *Node, axis int) *Node {
 	return Concatenate([]*Node{w, tail}, axis)
 }
 
-// finish adds the bias to y [B·S, out] and gives it the shape of x [B, S, ...].
+// finish adds the bias to y [B·S, out], unless that is done later, and gives it the shape of x [B, S, ...].
 func (f *fused) finish(y, x *Node) *Node {
-	if f.group.bias >= 0 {
+	if f.group.bias >= 0 && !f.dora {
 		y = addBias(y, f.nodes[f.group.bias])
 	}
 	d := x.Shape().Dimensions
@@ -272,10 +301,11 @@ func (l *Layer) fusedNormLinears(x, gain *Node, f *fused) *Node {
 	var xa *Node
 	if f.n > 0 {
 		scaled := Mul(f.wide, ExpandLeftToRank(factor, 2))
-		xa = f.drop.low(rows, ConvertDType(scaled, x.DType()))
+		xa = f.chosen(f.drop.low(rows, ConvertDType(scaled, x.DType())), x)
 	}
 	h, rstd, low := kernels.RMSNorm(rows, gain, xa, f.pad, l.shape.NormEps, l.shape.UnitOffset)
-	y := f.finish(Dense(h, f.beside(x.DType())), x)
+	w := f.beside(x.DType())
+	y := f.finish(Dense(h, w), x)
 	rstd = l.tape.constant(KeepSmall, rstd)
 	if f.n > 0 {
 		f.low = l.tape.constant(KeepSmall, low)
@@ -295,6 +325,9 @@ func (l *Layer) fusedNormLinears(x, gain *Node, f *fused) *Node {
 		dx := kernels.RMSNormBackward(rows, rstd, gain, dh, past, room, l.shape.UnitOffset)
 		l.tape.add(x, l.head(dx, x, true))
 	})
+	if f.dora {
+		return l.scaleColumns(f, y, w, nil)
+	}
 	return y
 }
 
@@ -320,22 +353,29 @@ func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 	if b, ok := l.buffers[x]; ok && b.clean && b.data.Shape().Dim(1) == f.in+f.pad {
 		rows, roomy = b.data, true
 	}
-	var y *Node
+	var y, w, later *Node
+	if f.dora {
+		residual, later = nil, residual
+	}
+	if !roomy || f.n == 0 {
+		w = f.weight(x.DType())
+	}
 	switch {
 	case f.n == 0:
-		y = Dense(rows, f.weight(x.DType()))
+		y = Dense(rows, w)
 	case roomy:
-		f.low = l.tape.constant(KeepSmall, f.thin(rows))
-		y = Dense(put(rows, f.low, f.in), f.beside(x.DType()))
+		w = f.beside(x.DType())
+		f.low = l.tape.constant(KeepSmall, f.chosen(f.thin(rows), x))
+		y = Dense(put(rows, f.low, f.in), w)
 	default:
-		f.low = l.tape.constant(KeepSmall, f.thin(rows))
+		f.low = l.tape.constant(KeepSmall, f.chosen(f.thin(rows), x))
 		y = Dense(f.low, f.b)
 	}
 	if residual != nil {
 		y = Add(y, flat(residual))
 	}
 	if f.n > 0 && !roomy { // last, so that the large product accumulates onto the rest
-		y = Add(Dense(rows, f.weight(x.DType())), y)
+		y = Add(Dense(rows, w), y)
 	}
 	y = f.finish(y, x)
 	l.groups[y] = f
@@ -354,6 +394,9 @@ func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 		}
 		l.tape.add(x, dx)
 	})
+	if f.dora {
+		return l.scaleColumns(f, y, w, later)
+	}
 	return y
 }
 
@@ -397,7 +440,7 @@ func (l *Layer) factorGradients(f *fused, d *Node) (dy, p *Node) {
 
 // addB adds the gradient of the i-th adapter's scaled B.
 func (f *fused) addB(t *Tape, i int, dB *Node) {
-	t.add(f.adapters[i].b, MulScalar(dB, f.adapters[i].Scaling))
+	t.add(f.adapters[i].b, f.adapters[i].scaled(dB))
 }
 
 // addA adds the gradient of all As, [n, in or more].

@@ -30,6 +30,9 @@ type problem struct {
 	bias             bool
 	gelu             bool           // GeGLU in place of SwiGLU
 	dropout          float64        // before the adapters
+	rows             int            // of factors on what the As put out; 0: none
+	shift            bool           // trained vectors behind q, up, o and down
+	dora             bool           // adapters have magnitudes, but for those on k and gate
 	ranks            map[string]int // by linear; others have no adapter
 	dtype            dtypes.DType
 }
@@ -85,20 +88,24 @@ func (p problem) make(t *testing.T, d *backend.Device) *set {
 	var loras []*tensors.Tensor
 	for _, g := range groups {
 		out := 0
+		as, bs := map[string][]float32{}, map[string][]float32{}
 		for _, l := range g {
 			out += l.Out
 			if r := p.ranks[l.Name]; r > 0 {
-				adapters.Adapter(l, nn.Adapter{R: r, Scaling: 1.5, Dropout: p.dropout})
-				loras = append(loras, upload(shapes.Make(dtypes.Float32, r, l.In), values(r*l.In, 0.2)), upload(shapes.Make(dtypes.Float32, l.Out, r), values(r*l.Out, 0.2)))
+				as[l.Name], bs[l.Name] = values(r*l.In, 0.2), values(r*l.Out, 0.2)
 			}
 		}
 		w := values(out*g[0].In, 0.1)
+		stands := w // what the weight stands for
 		if p.packed {
 			bytes, state, err := quant.Quantize4Bit(w, quant.NF4, 64, p.nested)
 			if err != nil {
 				t.Fatal(err)
 			}
 			state.Shape = []int{out, g[0].In}
+			if stands, err = quant.Dequantize4Bit(bytes, state); err != nil {
+				t.Fatal(err)
+			}
 			packed, err := quant.NewPacked(bytes, state)
 			if err != nil {
 				t.Fatal(err)
@@ -119,6 +126,26 @@ func (p problem) make(t *testing.T, d *backend.Device) *set {
 		if g[0].Bias {
 			s.slots = append(s.slots, upload(shapes.Make(p.dtype, out), values(out, 0.1)))
 		}
+		row := 0
+		for _, l := range g {
+			if r := p.ranks[l.Name]; r > 0 {
+				a := nn.Adapter{R: r, Scaling: 1.5, Dropout: p.dropout, DoRA: p.dora && l.Name != "k" && l.Name != "gate", Rows: p.rows}
+				adapters.Adapter(l, a)
+				loras = append(loras, upload(shapes.Make(dtypes.Float32, r, l.In), as[l.Name]), upload(shapes.Make(dtypes.Float32, l.Out, r), bs[l.Name]))
+				if p.rows > 0 {
+					loras = append(loras, upload(shapes.Make(dtypes.Float32, p.rows, r), values(p.rows*r, 1)))
+				}
+				if a.DoRA {
+					square := squares(stands[row*l.In:(row+l.Out)*l.In], l.In)
+					loras = append(loras, upload(shapes.Make(dtypes.Float32, l.Out), values(l.Out, 0.5)), upload(shapes.Make(dtypes.Float32, l.Out), square))
+				}
+			}
+			row += l.Out
+			if p.shift && slices.Contains([]string{"q", "up", "o", "down"}, l.Name) {
+				adapters.Shift(l, 1.25)
+				loras = append(loras, upload(shapes.Make(dtypes.Float32, l.Out), values(l.Out, 0.3)))
+			}
+		}
 	}
 	s.base, s.adapter = base.Build(), adapters.Build()
 	s.slots = append(s.slots, loras...)
@@ -132,6 +159,15 @@ func (p problem) make(t *testing.T, d *backend.Device) *set {
 	cos, sin := nn.Rope{Tables: []nn.Frequencies{nn.Constant(nn.InverseFrequencies(10000, dim), 1)}}.Table(positions, 0)
 	s.cos, s.sin = upload(shapes.Make(dtypes.Float32, 1, p.seq, dim/2), cos), upload(shapes.Make(dtypes.Float32, 1, p.seq, dim/2), sin)
 	return s
+}
+
+// squares are the squared norms of rows of n values.
+func squares(w []float32, n int) []float32 {
+	out := make([]float32, len(w)/n)
+	for i, v := range w {
+		out[i/n] += v * v
+	}
+	return out
 }
 
 func (p problem) block(l *nn.Layer, x *Node) *Node {
@@ -158,36 +194,73 @@ func (s *set) apply(form nn.Form, tape *nn.Tape, x *Node, in []*Node) (y *Node, 
 	n := len(s.base.Slots)
 	l.Bind(s.base, slots[:n])
 	l.Bind(s.adapter, slots[n:])
-	return s.p.block(l, x), slots[n:]
+	for _, i := range s.adapter.Trainable() {
+		trainable = append(trainable, slots[n+i])
+	}
+	return s.p.block(l, x), trainable
+}
+
+// run runs a program once.
+func run(t *testing.T, d *backend.Device, build func(in []*Node) []*Node, in ...*tensors.Tensor) []*tensors.Tensor {
+	t.Helper()
+	exec, err := NewExec(d.Backend, build)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer exec.Finalize()
+	args := make([]any, len(in))
+	for i, a := range in {
+		args[i] = a
+	}
+	out, err := exec.Call(args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// Rows that see adapters of their own do so in the fused form as in the plain one, which the fused form leaves to the backward
+// pass.
+func TestFusedFormChoosesAdaptersByRows(t *testing.T) {
+	reference.OnBackends(t, func(t *testing.T, spec string) {
+		d, err := backend.Open(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		for _, p := range []problem{
+			{name: "nf4", batch: 3, seq: 5, hidden: 64, features: 128, heads: 4, kvHeads: 2, packed: true, rows: 4, ranks: all(6)},
+			{name: "dense, some linears", batch: 2, seq: 3, hidden: 40, features: 56, heads: 2, kvHeads: 1, bias: true, rows: 2, ranks: map[string]int{"q": 3, "o": 70, "up": 2}},
+		} {
+			p.dtype = dtypes.Float32
+			s := p.make(t, d)
+			forward := func(form nn.Form) []float32 {
+				out := run(t, d, func(in []*Node) []*Node {
+					y, _ := s.apply(form, nil, in[0], in[1:])
+					return []*Node{y}
+				}, append([]*tensors.Tensor{s.x, s.cos, s.sin}, s.slots...)...)
+				v, err := backend.DownloadFloats(out[0])
+				if err != nil {
+					t.Fatal(err)
+				}
+				return v
+			}
+			reference.CheckClose(t, p.name, forward(nn.FormFused), forward(nn.FormPlain), 2e-5)
+		}
+	})
 }
 
 // step runs a forward and a backward program and returns y, dx and the adapters' gradients.
 func (s *set) step(t *testing.T, d *backend.Device, form nn.Form, keep nn.Keep) [][]float32 {
 	t.Helper()
-	run := func(build func(in []*Node) []*Node, in ...*tensors.Tensor) []*tensors.Tensor {
-		exec, err := NewExec(d.Backend, build)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer exec.Finalize()
-		args := make([]any, len(in))
-		for i, a := range in {
-			args[i] = a
-		}
-		out, err := exec.Call(args...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return out
-	}
 	common := append([]*tensors.Tensor{s.cos, s.sin}, s.slots...)
-	out := run(func(in []*Node) []*Node {
+	out := run(t, d, func(in []*Node) []*Node {
 		tape := nn.Record(keep)
 		y, _ := s.apply(form, tape, in[0], in[1:])
 		return append([]*Node{y}, tape.Kept(y)...)
 	}, append([]*tensors.Tensor{s.x}, common...)...)
 	y, kept := out[0], out[1:]
-	grads := run(func(in []*Node) []*Node {
+	grads := run(t, d, func(in []*Node) []*Node {
 		tape := nn.Replay(keep, in[2:2+len(kept)])
 		y, trainable := s.apply(form, tape, in[0], in[2+len(kept):])
 		return tape.Gradients(y, in[1], append([]*Node{in[0]}, trainable...))
@@ -216,6 +289,12 @@ func TestFusedFormEqualsThePlainOneWhateverIsKept(t *testing.T) {
 		{name: "dropout", batch: 2, seq: 7, hidden: 64, features: 128, heads: 4, kvHeads: 2, packed: true, nested: true, dropout: 0.3, ranks: all(4)},
 		{name: "dropout, unequal ranks, dense", batch: 3, seq: 5, hidden: 40, features: 56, heads: 2, kvHeads: 1, bias: true, gelu: true, dropout: 0.1,
 			ranks: map[string]int{"q": 3, "v": 8, "o": 2, "up": 2, "gate": 5, "down": 72}},
+		{name: "DoRA", batch: 2, seq: 7, hidden: 64, features: 128, heads: 4, kvHeads: 2, packed: true, nested: true, dora: true, ranks: all(4)},
+		{name: "DoRA, unequal ranks, biases, dense", batch: 3, seq: 5, hidden: 40, features: 56, heads: 2, kvHeads: 1, bias: true, gelu: true, dora: true,
+			ranks: map[string]int{"q": 3, "v": 8, "o": 2, "up": 5, "down": 72}},
+		{name: "shifts", batch: 2, seq: 5, hidden: 64, features: 64, heads: 4, kvHeads: 2, packed: true, bias: true, shift: true, ranks: all(3)},
+		{name: "shifts and DoRA, dense", batch: 1, seq: 5, hidden: 40, features: 56, heads: 2, kvHeads: 1, shift: true, dora: true, ranks: map[string]int{"q": 2, "gate": 3, "up": 3}},
+		{name: "DoRA with dropout", batch: 2, seq: 6, hidden: 64, features: 64, heads: 4, kvHeads: 2, packed: true, dropout: 0.2, dora: true, ranks: all(3)},
 	}
 	reference.OnBackends(t, func(t *testing.T, spec string) {
 		d, err := backend.Open(spec)
@@ -252,6 +331,7 @@ func TestFusedFormIsAsPreciseAsThePlainOneInBFloat16(t *testing.T) {
 			{name: "small", batch: 2, seq: 24, hidden: 128, features: 256, heads: 2, kvHeads: 1, packed: true, nested: true, ranks: all(16)},
 			{name: "unequal ranks", batch: 1, seq: 33, hidden: 128, features: 128, heads: 2, kvHeads: 2, packed: true, ranks: map[string]int{"q": 4, "v": 8, "gate": 3, "down": 16}},
 			{name: "dropout", batch: 2, seq: 24, hidden: 128, features: 256, heads: 2, kvHeads: 1, packed: true, dropout: 0.1, gelu: true, ranks: all(16)},
+			{name: "DoRA", batch: 2, seq: 24, hidden: 128, features: 256, heads: 2, kvHeads: 1, packed: true, nested: true, dora: true, ranks: all(16)},
 		}
 		if strings.HasPrefix(spec, "xla:cuda") {
 			problems = append(problems,

@@ -93,7 +93,7 @@ func (f *fused) pair() (r int, ok bool) {
 func (f *fused) compactB(dtype dtypes.DType) *Node {
 	var bs []*Node
 	for _, a := range f.adapters {
-		bs = append(bs, MulScalar(a.b, a.Scaling))
+		bs = append(bs, a.scaled(a.b))
 	}
 	return ConvertDType(concat(bs, 0), dtype)
 }

@@ -50,11 +50,13 @@ type Layer struct {
 	batch    Batch
 	stores   []store // base weights, then adapters
 	adapters map[string]boundAdapter
+	shifts   map[string]boundShift
 	tape     *Tape
 	cache    *Cache
 	stacks   map[string]stacked // by a group's first linear
 	index    *Node              // uint32 scalar, which layer of the model it is; for random streams
 	rope     int                // which table of Batch.Cos and Sin it rotates by
+	inputs   map[string]*Node   // nil unless CaptureInputs was called
 	fusion
 }
 
@@ -66,7 +68,7 @@ type store struct {
 
 // NewLayer starts a layer of the given shape. The tape may be nil: nothing is kept.
 func NewLayer(shape Shape, batch Batch, tape *Tape) *Layer {
-	l := &Layer{shape: shape, batch: batch, tape: tape, adapters: map[string]boundAdapter{}}
+	l := &Layer{shape: shape, batch: batch, tape: tape, adapters: map[string]boundAdapter{}, shifts: map[string]boundShift{}}
 	if tape != nil {
 		l.fusion = tape.fusion
 	} else {
@@ -79,13 +81,33 @@ func NewLayer(shape Shape, batch Batch, tape *Tape) *Layer {
 func (l *Layer) Bind(layout *Layout, nodes []*Node) *Layer {
 	l.stores = append(l.stores, store{layout, nodes})
 	for _, a := range layout.adapter {
-		l.adapters[a.Linear] = boundAdapter{a, nodes[a.a], nodes[a.b]}
+		bound := boundAdapter{Adapter: a, a: nodes[a.a], b: nodes[a.b]}
+		if a.ScaleInput {
+			bound.scale = nodes[a.scale]
+		}
+		if a.Rows > 0 {
+			bound.rows = nodes[a.rows]
+		}
+		if a.DoRA {
+			bound.magnitude, bound.square = nodes[a.magnitude], nodes[a.square]
+		}
+		l.adapters[a.Linear] = bound
+	}
+	for _, s := range layout.shifts {
+		l.shifts[s.Linear] = boundShift{s, nodes[s.slot]}
 	}
 	return l
 }
 
 // At says which layer of the model it is, as a uint32 scalar.
 func (l *Layer) At(index *Node) *Layer { l.index = index; return l }
+
+// CaptureInputs makes the layer compute in its plain form and put the input [B, S, In] of each of its linears into the map
+// that it returns, by the linear's name. Linears that share their input have one node.
+func (l *Layer) CaptureInputs() map[string]*Node {
+	l.shape.Form, l.inputs = FormPlain, map[string]*Node{}
+	return l.inputs
+}
 
 // WithCache makes Attend read and extend c.
 func (l *Layer) WithCache(c *Cache) *Layer { l.cache = c; return l }
@@ -212,6 +234,7 @@ func (l *Layer) RotaryHeads(qkv []*Node) (q, k, v *Node) {
 		return l.RoPE(l.Heads(qkv[0])), l.RoPE(l.Heads(qkv[1])), l.Heads(qkv[2])
 	}
 	q, k, v = l.rotate(l.heads(qkv[0])), l.rotate(l.heads(qkv[1])), l.heads(qkv[2])
+	l.unrotated[q] = whole
 	l.tape.record([]*Node{q, k, v}, func(d []*Node) {
 		for i, n := range []*Node{q, k, v} {
 			if d[i] == nil {
@@ -232,6 +255,10 @@ func (l *Layer) Attend(q, k, v *Node, o attention.Options) *Node {
 	flat := func(x *Node) []*Node { return []*Node{Reshape(x, d[0], d[1], d[2]*d[3])} }
 	o.Route = l.shape.Attention
 	if l.cache != nil {
+		if whole := l.unrotated[q]; whole != nil && d[1] == 1 && l.cache.K != nil { // then q, k and v are of no use themselves
+			cos, sin := l.angles()
+			return flat(l.cache.attendRotary(whole, cos, sin, d[2], o))[0]
+		}
 		return flat(l.cache.attend(q, k, v, o))[0]
 	}
 	o.Causal, o.SegmentIDs, o.MaxSegments = true, l.batch.Segments, l.batch.MaxSegments

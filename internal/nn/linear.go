@@ -13,14 +13,34 @@ import (
 // boundAdapter is an adapter with the nodes of its A [R, In] and B [Out, R], float32.
 type boundAdapter struct {
 	*Adapter
-	a, b *Node
+	a, b  *Node
+	scale *Node // float32 scalar; nil: Scaling
+	rows  *Node // [rows or more, R] float32: factors on what A puts out for each row of the batch; nil: none
+	// Of a DoRA, both [Out] float32: the magnitude, and the squared norms of the weight's rows; else nil.
+	magnitude, square *Node
+}
+
+// scaled is x times the adapter's scaling.
+func (a boundAdapter) scaled(x *Node) *Node {
+	if a.scale == nil {
+		return MulScalar(x, a.Scaling)
+	}
+	return Mul(x, ConvertDType(a.scale, x.DType()))
+}
+
+// chosen is low [B, S, R], what A puts out, as far as each row of the batch sees it.
+func (a boundAdapter) chosen(low *Node) *Node {
+	if a.rows == nil {
+		return low
+	}
+	return Mul(low, ConvertDType(InsertAxes(SliceAxis(a.rows, 0, AxisRange(0, low.Shape().Dim(0))), 1), low.DType()))
 }
 
 // NormLinears is Linears of RMSNorm(x): the norm and the group of linears behind it.
 func (l *Layer) NormLinears(x *Node, norm string, names ...string) []*Node {
 	if f := l.factors(x, names); f != nil {
 		if gain, trained := l.gain(norm); !trained {
-			return l.split(l.fusedNormLinears(x, gain, f), f.linears)
+			return l.split(l.shifted(l.fusedNormLinears(x, gain, f), f.linears), f.linears)
 		}
 	}
 	return l.Linears(l.RMSNorm(x, norm), names...)
@@ -29,7 +49,7 @@ func (l *Layer) NormLinears(x *Node, norm string, names ...string) []*Node {
 // Linears applies the linears of these names, which share the input x [B, S, In], each with its adapter.
 func (l *Layer) Linears(x *Node, names ...string) []*Node {
 	if f := l.factors(x, names); f != nil {
-		return l.split(l.fusedLinears(x, nil, f), f.linears)
+		return l.split(l.shifted(l.fusedLinears(x, nil, f), f.linears), f.linears)
 	}
 	r, ok := l.run(names)
 	if !ok { // not stored as one
@@ -39,7 +59,7 @@ func (l *Layer) Linears(x *Node, names ...string) []*Node {
 		}
 		return each
 	}
-	return l.split(l.plainLinears(x, r), r.linears)
+	return l.split(l.shifted(l.plainLinears(x, r), r.linears), r.linears)
 }
 
 // Linear applies the linear of that name to x [B, S, In] with its adapter, if it has one.
@@ -48,7 +68,7 @@ func (l *Layer) Linear(x *Node, name string) *Node { return l.Linears(x, name)[0
 // AddLinear is x + Linear(y, name): what a sublayer adds to the residual stream x.
 func (l *Layer) AddLinear(x, y *Node, name string) *Node {
 	if f := l.factors(y, []string{name}); f != nil {
-		return l.tape.value(KeepResidual, l.fusedLinears(y, x, f))
+		return l.tape.value(KeepResidual, l.shifted(l.fusedLinears(y, x, f), f.linears))
 	}
 	return l.Residual(x, l.Linear(y, name))
 }
@@ -132,6 +152,11 @@ func (l *Layer) find(name string) (store, Linear, *group) {
 
 // plainLinears is x Wᵀ + b of the run with its adapters: [B, S, Σ Out].
 func (l *Layer) plainLinears(x *Node, r run) *Node {
+	if l.inputs != nil {
+		for _, lin := range r.linears {
+			l.inputs[lin.Name] = x
+		}
+	}
 	ins := []*Node{x}
 	for _, slot := range []int{r.group.weight, r.group.bias} {
 		if slot >= 0 && r.layout.Slots[slot].Trainable {
@@ -141,6 +166,9 @@ func (l *Layer) plainLinears(x *Node, r run) *Node {
 	for _, lin := range r.linears {
 		if a, ok := l.adapters[lin.Name]; ok {
 			ins = append(ins, a.a, a.b)
+			if a.dora() {
+				ins = append(ins, a.magnitude)
+			}
 		}
 	}
 	return l.tape.plain(ins, func(in []*Node) []*Node {
@@ -150,9 +178,17 @@ func (l *Layer) plainLinears(x *Node, r run) *Node {
 			}
 			return n
 		}
-		y := Dense(in[0], r.rows(l.weight(r, is)))
+		w := r.rows(l.weight(r, is))
+		var bias *Node
 		if r.group.bias >= 0 {
-			y = addBias(y, r.rows(is(r.nodes[r.group.bias])))
+			bias = r.rows(is(r.nodes[r.group.bias]))
+		}
+		if l.hasDora(r.linears) {
+			return []*Node{l.plainDora(in[0], w, bias, l.lowRank(in[0], r.linears, is), r.linears, is)}
+		}
+		y := Dense(in[0], w)
+		if bias != nil {
+			y = addBias(y, bias)
 		}
 		if extra := l.lowRank(in[0], r.linears, is); extra != nil {
 			y = Add(y, extra)
@@ -219,7 +255,8 @@ func (l *Layer) lowRank(x *Node, linears []Linear, is func(*Node) *Node) *Node {
 		} else {
 			low = Dense(l.drop(x, a), ConvertDType(is(a.a), x.DType()))
 		}
-		parts = append(parts, Dense(MulScalar(low, a.Scaling), ConvertDType(is(a.b), x.DType())))
+		low = a.chosen(low)
+		parts = append(parts, Dense(a.scaled(low), ConvertDType(is(a.b), x.DType())))
 	}
 	return concat(parts, -1)
 }

@@ -139,22 +139,16 @@ def targets_of(model):
 # --- configs of unsupported features ----------------------------------------------------------------------------------
 
 REFUSED = {
-    "use_dora": dict(use_dora=True),
-    "bias": dict(bias="all"),
-    "modules_to_save": dict(modules_to_save=["lm_head"]),
-    "lora_bias": dict(lora_bias=True),
+    "modules_to_save": dict(modules_to_save=["mlp"]),
     "fan_in_fan_out": dict(fan_in_fan_out=True),
-    "trainable_token_indices": dict(trainable_token_indices=[1, 2]),
-    "trainable_token_indices of a module": dict(trainable_token_indices={"embed_tokens": [1, 2]}),
+    "trainable_token_indices of a module": dict(trainable_token_indices={"wte": [1, 2]}),
     "target_parameters": dict(target_parameters=["v_proj.weight"]),
     "layer_replication": dict(layer_replication=[[0, 1], [0, 2]]),
     "alora_invocation_tokens": dict(alora_invocation_tokens=[1, 2]),
     "use_qalora": dict(use_qalora=True),
     "ensure_weight_tying": dict(ensure_weight_tying=True),
     "monteclora_config": dict(monteclora_config=MontecloraConfig()),
-    "init_lora_weights pissa": dict(init_lora_weights="pissa"),
-    "init_lora_weights pissa_niter_16": dict(init_lora_weights="pissa_niter_16"),
-    "init_lora_weights olora": dict(init_lora_weights="olora"),
+    "init_lora_weights mica": dict(init_lora_weights="mica"),
     "task_type": dict(task_type="SEQ_CLS"),
 }
 
