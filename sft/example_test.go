@@ -37,7 +37,7 @@ func ExampleLoadJSONL() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	for row := range rows.All() {
+	for _, row := range rows {
 		fmt.Println(row.Columns())
 	}
 	// Output:
@@ -53,7 +53,7 @@ func ExampleSFTTrainer_Train() {
 	for i := range 40 {
 		rows = append(rows, sft.Row{"prompt": "hello", "completion": strings.Repeat(" world", i%3+1)})
 	}
-	trainer, err := sft.NewSFTTrainer(model, tok, sft.FromRows(rows), sft.SFTConfig{
+	trainer, err := sft.NewSFTTrainer(model, tok, rows, sft.SFTConfig{
 		OutputDir: filepath.Join(dir, "out"), MaxLength: 64, Packing: true, NumTrainEpochs: 10, LearningRate: 0.1,
 		Logger: silent, DisableTQDM: true,
 	})

@@ -44,7 +44,7 @@ func testConfig(t *testing.T) SFTConfig {
 
 func mustTrainer(t *testing.T, m Model, rows []Row, c SFTConfig) *SFTTrainer {
 	t.Helper()
-	trainer, err := NewSFTTrainer(m, toyTokenizer{}, FromRows(rows), c)
+	trainer, err := NewSFTTrainer(m, toyTokenizer{}, rows, c)
 	if err != nil {
 		t.Fatal(err)
 	}

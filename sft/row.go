@@ -26,12 +26,26 @@ type Message = source.Message
 // iterator (dataset.FromSeq), and what their transformations make of them; see package dataset.
 type Dataset = source.Dataset
 
+// Rows are what a trainer learns from: rows in memory, or a data set.
+type Rows interface{ []Row | *Dataset }
+
+func datasetOf[R Rows](rows R) *Dataset {
+	if data, ok := any(rows).(*Dataset); ok {
+		return data
+	}
+	return FromRows(any(rows).([]Row))
+}
+
 // FromRows is a data set of rows in memory.
 func FromRows(rows []Row) *Dataset { return source.FromRows(rows) }
 
 // LoadJSONL reads the rows of a JSON file into memory: JSON lines (.jsonl, .ndjson) or an array of objects (.json). Other
 // files, folders, hub data sets and streams are read by dataset.Load. The error names the file, and the line and column of what
 // is malformed.
-func LoadJSONL(path string) (*Dataset, error) {
-	return source.Load(context.Background(), path, source.Options{Format: source.JSON})
+func LoadJSONL(path string) ([]Row, error) {
+	data, err := source.Load(context.Background(), path, source.Options{Format: source.JSON})
+	if err != nil {
+		return nil, err
+	}
+	return data.Rows()
 }

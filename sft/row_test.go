@@ -37,10 +37,7 @@ func TestToolsAndCallsKeepTheOrderOfTheirKeys(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		row, err := rows.First()
-		if err != nil {
-			t.Fatal(err)
-		}
+		row := rows[0]
 		messages, err := row.Messages("messages")
 		if err != nil {
 			t.Fatal(err)

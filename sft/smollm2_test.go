@@ -58,11 +58,7 @@ func TestSmolLM2TrainsAsInTRL(t *testing.T) {
 	readFixture(t, "smollm2.json", &fixture)
 	for _, want := range fixture.Runs {
 		t.Run(want.File, func(t *testing.T) {
-			data, err := LoadJSONL(filepath.Join(folder, want.File))
-			if err != nil {
-				t.Fatal(err)
-			}
-			rows, err := data.Rows()
+			rows, err := LoadJSONL(filepath.Join(folder, want.File))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -49,7 +49,11 @@ type SFTTrainer struct {
 // NewSFTTrainer checks the configuration and that its OutputDir can be written, and tokenizes and packs the rows, which may
 // stream: only their tokens stay in memory, or in SFTConfig.TokenCache. Row says which columns rows have. Errors name the
 // field or the row.
-func NewSFTTrainer(model Model, tok Tokenizer, rows *Dataset, cfg SFTConfig) (*SFTTrainer, error) {
+func NewSFTTrainer[R Rows](model Model, tok Tokenizer, rows R, cfg SFTConfig) (*SFTTrainer, error) {
+	return newSFTTrainer(model, tok, datasetOf(rows), cfg)
+}
+
+func newSFTTrainer(model Model, tok Tokenizer, rows *Dataset, cfg SFTConfig) (*SFTTrainer, error) {
 	if model == nil || tok == nil {
 		return nil, errors.New("sft: NewSFTTrainer needs a model and a tokenizer; one of them is nil")
 	}

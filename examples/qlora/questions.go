@@ -26,11 +26,7 @@ func readQuestions(path string) (all []question, err error) {
 	if path == "" {
 		return nil, nil
 	}
-	data, err := sft.LoadJSONL(path)
-	if err != nil {
-		return nil, fmt.Errorf("questions: %w", err)
-	}
-	rows, err := data.Rows()
+	rows, err := sft.LoadJSONL(path)
 	if err != nil {
 		return nil, fmt.Errorf("questions: %w", err)
 	}

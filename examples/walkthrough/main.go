@@ -85,10 +85,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 	// Step 3: format the instructions. Rows of instruction, input and output become conversations, which the trainer
 	// renders with the model's own chat template: the one that it will see in use.
-	raw, err := sft.LoadJSONL(*data)
+	loaded, err := sft.LoadJSONL(*data)
 	if err != nil {
 		return err
 	}
+	raw := sft.FromRows(loaded)
 	rows := raw.Map(func(r sft.Row) (sft.Row, error) {
 		question, answer, err := format(r)
 		return sft.Row{"messages": []sft.Message{{"role": "user", "content": question}, {"role": "assistant", "content": answer}}}, err
