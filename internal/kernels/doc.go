@@ -1,9 +1,11 @@
 // Package kernels has the operations of a training step for which Loris brings CUDA kernels of its own: decoding 4-bit
-// weights, RMSNorm, gated activations, rotary embeddings and dropout before adapters, forward and backward, in forms that leave adapters nearly for free.
+// weights, RMSNorm, gated activations, rotary embeddings and dropout before adapters, forward and backward, in forms that leave
+// adapters nearly for free; and of generating text: products that decode a weight on the way, for few rows ([Product]), and
+// attention over a cache ([CacheAttention]).
 //
 // Every operation is a function on graph nodes with one contract and two ways to compute it: a kernel (*.cu, embedded as
 // PTX), where [Available] says so and dtype and shape fit, and otherwise its plain twin out of GoMLX's operations. They
-// differ by rounding only; decoded weights do not differ at all. The functions have no gradients: backward passes are
+// differ by rounding only; decoded weights do not differ at all where they are a result. The functions have no gradients: backward passes are
 // written with them by hand. Like all graph-building functions they panic on misuse.
 //
 // Activations are matrices, a row for each token. Most results can be followed by pad columns of zeros (0, or a multiple

@@ -41,6 +41,7 @@ func TestKernelsEqualTheirTwinsOnTheHost(t *testing.T) {
 			want = append(want, wideFloats(a.floats))
 		}
 		requireClose(t, p, got, want, toTwin)
+		requireClose(t, p, got, p.want, toReference)
 	}
 	if compiled, err := ptx.ReadDir("."); err != nil || len(kernels) != len(compiled) {
 		t.Errorf("ran %v, which are not all kernels (error %v)", kernels, err)

@@ -111,6 +111,14 @@ func TestKernelsEqualTheirTwinsOnTheGPU(t *testing.T) {
 			gatedProblem(GELUTanh, dtypes.BFloat16, 2048, 9216, 64), gatedBackwardProblem(GELUTanh, dtypes.BFloat16, 1000, 9216, 16, 64, 0.05),
 			dequantizeProblem(t, weight{[]int{4096, 1024, 1024}, 4096, quant.NF4, 64, true}, dtypes.BFloat16, 1, 64),
 			dequantizeProblem(t, weight{[]int{14336, 14336}, 1024, quant.NF4, 64, true}, dtypes.BFloat16, 0, 64),
+			productProblem(t, productCase{weight{[]int{4096, 1024, 1024}, 4096, quant.NF4, 64, true}, 1, 48, ThenNothing, true, false}, dtypes.BFloat16),
+			productProblem(t, productCase{weight{[]int{14336, 14336}, 4096, quant.NF4, 64, true}, 1, 0, ThenSwiGLU, true, false}, dtypes.BFloat16),
+			productProblem(t, productCase{weight{[]int{4096}, 14336, quant.NF4, 64, true}, 1, 16, ThenAdd, false, false}, dtypes.BFloat16),
+			productProblem(t, productCase{weight{[]int{4096}, 14336, quant.NF4, 64, true}, 32, 16, ThenAdd, false, false}, dtypes.BFloat16),
+			productProblem(t, productCase{weight{[]int{4096, 1024, 1024}, 4096, quant.NF4, 64, true}, 7, 0, ThenNothing, false, false}, dtypes.BFloat16),
+			productProblem(t, productCase{weight{[]int{14336, 14336}, 1024, quant.NF4, 64, true}, 32, 32, ThenSwiGLU, false, false}, dtypes.BFloat16),
+			rotaryCacheProblem(dtypes.BFloat16, 1, 32, 8, 128, 4096, 3000, CacheOptions{}),
+			rotaryCacheProblem(dtypes.BFloat16, 32, 32, 8, 128, 320, 255, CacheOptions{}),
 		)
 		all = append(all, dropped(dtypes.BFloat16, 512, 4096, 4096, []int{16, 16, 16}, []float64{0.05, 0.05, 0.05})...)
 		all = append(all, dropped(dtypes.BFloat16, 200, 14336, 14400, []int{16}, []float64{0.1})...)

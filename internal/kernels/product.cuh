@@ -7,6 +7,13 @@
 
 constexpr int TABLE_COPIES = 16;
 
+// fetch asks for a line of memory that will be read soon.
+__device__ __forceinline__ void fetch(const void* p) {
+#ifndef LORIS_EMULATE
+  asm volatile("prefetch.global.L2 [%0];" : : "l"(p));
+#endif
+}
+
 // fillTable writes entry(lower number, upper number) for every byte; all threads of the block call it and then synchronize.
 template <class E, class F> __device__ __forceinline__ void fillTable(E* table, int type, F entry) {
   for (int i = threadIdx.x; i < 256 * TABLE_COPIES; i += blockDim.x) {

@@ -2,6 +2,7 @@ package kernels
 
 import (
 	"fmt"
+	"math"
 	"math/bits"
 
 	"github.com/gomlx/compute/dtypes"
@@ -44,17 +45,30 @@ func ThenGated(a Activation) ProductThen {
 	return ThenSwiGLU
 }
 
-// Product is x·Wᵀ + low·tailᵀ for few rows x [T, in], as they are while text is generated, and a weight W [out, in] that is
-// decoded on the way, so that only its four bits are read. inputs are the arrays of quant.Packed.Inputs. low [T, n] and tail
-// [out, n] are an adapter's x·Aᵀ and B, or nil both. x, low, tail and residual have one dtype, which the result has too.
-// residual is nil unless it is added.
+// ProductOptions is what a [Product] takes along. The zero value is the product alone.
+type ProductOptions struct {
+	// Gain [in] makes x be normalized first, as [RMSNorm] does with Eps and Offset.
+	Gain   *Node
+	Eps    float64
+	Offset bool
+
+	// Low [T, n] and Tail [out, n] are an adapter's x·Aᵀ, of the normalized x, and B: low·tailᵀ is added.
+	Low, Tail *Node
+
+	Residual *Node // [T, out], with ThenAdd
+	Then     ProductThen
+}
+
+// Product is x·Wᵀ for few rows x [T, in], as they are while text is generated, and a weight W [out, in] that is decoded on the
+// way, so that only its four bits are read; inputs are the arrays of quant.Packed.Inputs. All that o has is of x's dtype, and so
+// is the result.
 //
 // Sums are float32 and rounded once. The twin rounds decoded weights to the dtype, as [DequantizeColumns] does, and the
 // product before what follows; the kernels do neither, but for gate and up.
 //
 // The kernels take bfloat16, an even out, an in of whole chunks of 64, blocks of 64 weights or more, n a multiple of 16, and
-// T up to [MaxProductRows].
-func Product(l quant.Layout, x, low, tail, residual *Node, then ProductThen, inputs ...*Node) *Node {
+// T up to [MaxProductRows]. That of one row normalizes up to 8192 inputs itself.
+func Product(l quant.Layout, x *Node, o ProductOptions, inputs ...*Node) *Node {
 	const op = "Product"
 	if len(l.Shape) != 2 {
 		panic(fmt.Errorf("kernels: %s: the weight has shape %v, want a matrix", op, l.Shape))
@@ -63,33 +77,40 @@ func Product(l quant.Layout, x, low, tail, residual *Node, then ProductThen, inp
 	rows, _ := checkMatrix(op, "x", x)
 	check(op, "x", x, x.DType(), rows, in)
 	n := 0
-	if low != nil && tail != nil {
-		_, n = checkMatrix(op, "low", low)
-		check(op, "low", low, x.DType(), rows, n)
-		check(op, "the tail", tail, x.DType(), out, n)
+	if o.Low != nil && o.Tail != nil {
+		_, n = checkMatrix(op, "low", o.Low)
+		check(op, "low", o.Low, x.DType(), rows, n)
+		check(op, "the tail", o.Tail, x.DType(), out, n)
 	}
 	switch {
-	case (low == nil) != (tail == nil):
+	case (o.Low == nil) != (o.Tail == nil):
 		panic(fmt.Errorf("kernels: %s: low and tail come together", op))
-	case (residual != nil) != (then == ThenAdd):
+	case (o.Residual != nil) != (o.Then == ThenAdd):
 		panic(fmt.Errorf("kernels: %s: a residual is what ThenAdd adds", op))
-	case residual != nil:
-		check(op, "the residual", residual, x.DType(), rows, out)
-	case then.gates() && out%2 != 0:
+	case o.Residual != nil:
+		check(op, "the residual", o.Residual, x.DType(), rows, out)
+	case o.Then.gates() && out%2 != 0:
 		panic(fmt.Errorf("kernels: %s: %d outputs are not gate and up", op, out))
 	}
-	if k := productLaunch(l, x.DType(), rows, n, then).use(x.Graph()); k != nil {
-		return k.product(l, x, low, tail, residual, then, inputs)
+	k := productLaunch(l, x.DType(), rows, n, o).use(x.Graph())
+	if k == nil {
+		return productTwin(l, x, o, inputs)
 	}
-	return productTwin(l, x, low, tail, residual, then, inputs)
+	if o.Gain != nil && !k.normalizes(o) {
+		x, _, _ = RMSNorm(x, o.Gain, nil, 0, o.Eps, o.Offset)
+	}
+	return k.product(l, x, o, inputs)
 }
 
-func productTwin(l quant.Layout, x, low, tail, residual *Node, then ProductThen, inputs []*Node) *Node {
-	w := dequantizeTwin(l, x.DType(), tail, 1, inputs)
-	if tail != nil {
-		x = Concatenate([]*Node{x, low}, 1)
+func productTwin(l quant.Layout, x *Node, o ProductOptions, inputs []*Node) *Node {
+	if o.Gain != nil {
+		x, _, _ = rmsNormTwin(x, ConvertDType(o.Gain, x.DType()), nil, 0, o.Eps, o.Offset)
 	}
-	return follow(matmul.Contract(x, 1, w, 1), residual, then)
+	w := dequantizeTwin(l, x.DType(), o.Tail, 1, inputs)
+	if o.Tail != nil {
+		x = Concatenate([]*Node{x, o.Low}, 1)
+	}
+	return follow(matmul.Contract(x, 1, w, 1), o.Residual, o.Then)
 }
 
 // follow does to y, a product, what comes then.
@@ -106,17 +127,18 @@ func follow(y, residual *Node, then ProductThen) *Node {
 // What product.cuh, nf4_vector.cu and nf4_rows.cuh have.
 const (
 	productThreads = 256
-	vectorTile     = 8   // bytes' rows that a block of nf4_vector takes at once
-	vectorBlocks   = 396 // of nf4_vector that run at once on the largest GPUs: three on each of 132 multiprocessors
-	rowsTile       = 128 // bytes' rows of a block of nf4_rows
-	rowsBlocks     = 264 // of nf4_rows that run at once
-	rowsSlice      = 512 // inputs of x in shared memory
+	vectorTile     = 8    // bytes' rows that a block of nf4_vector takes at once
+	vectorNormed   = 8192 // inputs that nf4_vector normalizes, in shared memory
+	vectorBlocks   = 396  // of nf4_vector that run at once on the largest GPUs: three on each of 132 multiprocessors
+	rowsTile       = 128  // bytes' rows of a block of nf4_rows
+	rowsBlocks     = 264  // of nf4_rows that run at once
+	rowsSlice      = 512  // inputs of x in shared memory
 	rowsPad        = 8
 	tableBytes     = 256 * 16 * 8
 )
 
 // productLaunch is the launch for x of that many rows and a tail of n columns; nil if the kernels do not take them.
-func productLaunch(l quant.Layout, dtype dtypes.DType, rows, n int, then ProductThen) *launch {
+func productLaunch(l quant.Layout, dtype dtypes.DType, rows, n int, o ProductOptions) *launch {
 	d := dequantizeLaunch(l, dtype, 1, 0)
 	if d == nil || rows == 0 || rows > MaxProductRows || n%16 != 0 {
 		return nil
@@ -131,9 +153,15 @@ func productLaunch(l quant.Layout, dtype dtypes.DType, rows, n int, then Product
 	k.sizes = []int32{int32(out / 2), int32(in), int32(n), int32(bits.TrailingZeros(uint(l.Blocksize / 64))), kind, int32(group)}
 	if rows == 1 {
 		k.kernel = "nf4_vector"
-		k.sizes = append(k.sizes, int32(then))
+		k.sizes = append(k.sizes, int32(o.Then))
+		if o.Gain != nil && in <= vectorNormed {
+			k.shared = 2 * in
+			k.sizes = append(k.sizes, 1, int32(math.Float32bits(float32(o.Eps))), flag(o.Offset))
+		} else {
+			k.sizes = append(k.sizes, 0, 0, 0)
+		}
 		k.grid[0] = min(vectorBlocks, ceilDiv(out/2, vectorTile))
-		if then.gates() {
+		if o.Then.gates() {
 			out /= 2
 		}
 		k.out = []shapes.Shape{shapes.Make(dtype, 1, out)}
@@ -155,26 +183,36 @@ func productLaunch(l quant.Layout, dtype dtypes.DType, rows, n int, then Product
 	return k
 }
 
+// normalizes tells whether the launch, of [productLaunch], normalizes x.
+func (k *launch) normalizes(o ProductOptions) bool {
+	return o.Gain != nil && k.kernel == "nf4_vector" && k.shared > 0
+}
+
 // product checks what the twin checks too, and launches.
-func (k *launch) product(l quant.Layout, x, low, tail, residual *Node, then ProductThen, inputs []*Node) *Node {
-	operands := append([]*Node{x}, decodeOperands(l, inputs)...)
-	if tail == nil {
-		low, tail = x, x // never read
-	}
-	operands = append(operands, low, tail)
-	if k.kernel == "nf4_vector" {
-		if residual == nil {
-			residual = x // never read
+func (k *launch) product(l quant.Layout, x *Node, o ProductOptions, inputs []*Node) *Node {
+	or := func(n *Node) *Node {
+		if n == nil {
+			return x // never read
 		}
-		return k.call(append(operands, residual)...)[0]
+		return n
+	}
+	operands := append([]*Node{x}, decodeOperands(l, inputs)...)
+	operands = append(operands, or(o.Low), or(o.Tail))
+	if k.kernel == "nf4_vector" {
+		gain := x // never read
+		if k.normalizes(o) {
+			gain = ConvertDType(o.Gain, x.DType())
+			check("Product", "gain", gain, x.DType(), l.Shape[1])
+		}
+		return k.call(append(operands, or(o.Residual), gain)...)[0]
 	}
 	sum := ReduceSum(k.call(operands...)[0], 0)
-	if residual != nil {
-		sum = Add(sum, wide(residual))
+	if o.Residual != nil {
+		sum = Add(sum, wide(o.Residual))
 	}
 	y := ConvertDType(sum, x.DType())
-	if then.gates() {
-		return gatedTwin(then.activation(), y, 0)
+	if o.Then.gates() {
+		return gatedTwin(o.Then.activation(), y, 0)
 	}
 	return y
 }

@@ -101,7 +101,8 @@ func TestThousandStepsHoldNothing(t *testing.T) {
 		t.Logf("%v per step", time.Since(start)/1000)
 		after := measure(t, p, w)
 		t.Logf("before %+v, after %+v", before, after)
-		if after.buffers != before.buffers || after.device > before.device || after.goroutines > before.goroutines {
+		const slack = 4 << 10 // a step's own small tensors, some freed a moment later
+		if after.buffers != before.buffers || after.device > before.device+slack || after.goroutines > before.goroutines {
 			t.Errorf("before %+v, after %+v", before, after)
 		}
 		if grown := after.heap - before.heap; grown > 256<<10 {

@@ -22,8 +22,7 @@ type Cache struct {
 // first.
 func (c *Cache) attend(q, k, v *Node, o attention.Options) (out *Node) {
 	if c.K != nil {
-		out, c.K, c.V = kernels.CacheAttention(q, k, v, c.K, c.V, c.Position, c.Start,
-			kernels.CacheOptions{Scale: o.Scale, SoftCap: o.SoftCap, Window: o.Window})
+		out, c.K, c.V = kernels.CacheAttention(q, k, v, c.K, c.V, c.Position, c.Start, cacheOptions(o))
 		return out
 	}
 	c.K, c.V = pad(k, 1, c.Capacity), pad(v, 1, c.Capacity)
@@ -32,4 +31,14 @@ func (c *Cache) attend(q, k, v *Node, o attention.Options) (out *Node) {
 	text := GreaterOrEqual(Iota(q.Graph(), places, 1), BroadcastToShape(ExpandAxes(c.Start, -1), places))
 	o.Causal, o.SegmentIDs, o.MaxSegments = true, ConvertDType(text, dtypes.Int32), 2
 	return attention.Attend(q, k, v, o)
+}
+
+// attendRotary is attend of one token of each row, whose queries, keys and values lie side by side, to be rotated.
+func (c *Cache) attendRotary(qkv, cos, sin *Node, heads int, o attention.Options) (out *Node) {
+	out, c.K, c.V = kernels.RotaryCacheAttention(qkv, cos, sin, c.K, c.V, c.Position, c.Start, heads, cacheOptions(o))
+	return out
+}
+
+func cacheOptions(o attention.Options) kernels.CacheOptions {
+	return kernels.CacheOptions{Scale: o.Scale, SoftCap: o.SoftCap, Window: o.Window}
 }

@@ -86,6 +86,9 @@ func (l *Layer) few(x *Node) bool {
 
 // fewNormLinears is the group of linears of RMSNorm(x): [B, S, out].
 func (l *Layer) fewNormLinears(x, gain *Node, f *fused) *Node {
+	if f.n == 0 && f.group.packed != nil { // nobody else wants the norm
+		return l.fewProduct(x, f, kernels.ProductOptions{Gain: gain, Eps: l.shape.NormEps, Offset: l.shape.UnitOffset})
+	}
 	h, _, _ := kernels.RMSNorm(flat(x), gain, nil, 0, l.shape.NormEps, l.shape.UnitOffset)
 	return l.fewLinears(Reshape(h, x.Shape().Dimensions...), nil, f)
 }
@@ -100,9 +103,9 @@ func (l *Layer) fewLinears(x, residual *Node, f *fused) *Node {
 		}
 	}
 	if !f.dora {
-		return l.fewProduct(x, residual, f, s)
+		return l.fewAdapted(x, residual, f, s)
 	}
-	y := l.fewProduct(x, nil, f, s)
+	y := l.fewAdapted(x, nil, f, s)
 	y = ConvertDType(Mul(ConvertDType(y, dtypes.Float32), ExpandLeftToRank(s.scale, y.Rank())), x.DType())
 	if f.group.bias >= 0 {
 		y = addBias(y, f.nodes[f.group.bias])
@@ -113,34 +116,39 @@ func (l *Layer) fewLinears(x, residual *Node, f *fused) *Node {
 	return y
 }
 
-// fewProduct is fewLinears before the factors of DoRA, and without the bias where such factors follow.
-func (l *Layer) fewProduct(x, residual *Node, f *fused, s stacked) *Node {
-	rows, dtype := flat(x), x.DType()
-	var low, b *Node
+// fewAdapted is fewLinears before the factors of DoRA, and without the bias where such factors follow.
+func (l *Layer) fewAdapted(x, residual *Node, f *fused, s stacked) *Node {
+	var o kernels.ProductOptions
 	if f.n > 0 {
-		low, b = f.chosen(Dense(rows, s.a), x), s.b
-	}
-	if f.group.packed == nil {
-		y := Dense(rows, f.dense(dtype, nil, 1))
-		if f.n > 0 {
-			y = Add(y, Dense(low, b))
-		}
-		if residual != nil {
-			y = Add(y, flat(residual))
-		}
-		return f.finish(y, x)
-	}
-	product := func(residual *Node, then kernels.ProductThen) *Node {
-		return kernels.Product(f.group.packed.data, rows, low, b, residual, then, f.codes()...)
+		o.Low, o.Tail = f.chosen(Dense(flat(x), s.a), x), s.b
 	}
 	if residual != nil {
-		return f.finish(product(flat(residual), kernels.ThenAdd), x)
+		o.Residual, o.Then = flat(residual), kernels.ThenAdd
 	}
-	y := f.finish(product(nil, kernels.ThenNothing), x)
-	if f.group.bias < 0 && len(f.linears) == 2 && f.linears[0].Out == f.linears[1].Out {
+	if f.group.packed != nil {
+		return l.fewProduct(x, f, o)
+	}
+	y := Dense(flat(x), f.dense(x.DType(), nil, 1))
+	if f.n > 0 {
+		y = Add(y, Dense(o.Low, o.Tail))
+	}
+	if residual != nil {
+		y = Add(y, o.Residual)
+	}
+	return f.finish(y, x)
+}
+
+// fewProduct is x [B, S, in] times the packed weight of the group.
+func (l *Layer) fewProduct(x *Node, f *fused, o kernels.ProductOptions) *Node {
+	product := func(then kernels.ProductThen) *Node {
+		o.Then = then
+		return kernels.Product(f.group.packed.data, flat(x), o, f.codes()...)
+	}
+	y := f.finish(product(o.Then), x)
+	if o.Then == kernels.ThenNothing && f.group.bias < 0 && len(f.linears) == 2 && f.linears[0].Out == f.linears[1].Out {
 		d := x.Shape().Dimensions
 		l.products[y] = func(a kernels.Activation) *Node { // then y itself is of no use, and the compiler drops it
-			return Reshape(product(nil, kernels.ThenGated(a)), d[0], d[1], f.linears[0].Out)
+			return Reshape(product(kernels.ThenGated(a)), d[0], d[1], f.linears[0].Out)
 		}
 	}
 	return y

@@ -36,6 +36,8 @@ type fusion struct {
 
 	// products, by a product of gate and up of few rows, return the activation of the one times the other.
 	products map[*Node]func(a kernels.Activation) *Node
+	// unrotated, by rotated queries, are the queries, keys and values that they come from.
+	unrotated map[*Node]*Node
 }
 
 // early are gradients of a group's factors that came with the gradient of its product.
@@ -54,7 +56,7 @@ type late struct {
 func newFusion() fusion {
 	return fusion{
 		map[*Node]whole{}, map[*Node]buffer{}, map[*Node]*fused{}, map[*Node]int{}, map[*Node]early{}, map[*Node]late{},
-		map[*Node]func(a kernels.Activation) *Node{},
+		map[*Node]func(a kernels.Activation) *Node{}, map[*Node]*Node{},
 	}
 }
 

@@ -234,6 +234,7 @@ func (l *Layer) RotaryHeads(qkv []*Node) (q, k, v *Node) {
 		return l.RoPE(l.Heads(qkv[0])), l.RoPE(l.Heads(qkv[1])), l.Heads(qkv[2])
 	}
 	q, k, v = l.rotate(l.heads(qkv[0])), l.rotate(l.heads(qkv[1])), l.heads(qkv[2])
+	l.unrotated[q] = whole
 	l.tape.record([]*Node{q, k, v}, func(d []*Node) {
 		for i, n := range []*Node{q, k, v} {
 			if d[i] == nil {
@@ -254,6 +255,10 @@ func (l *Layer) Attend(q, k, v *Node, o attention.Options) *Node {
 	flat := func(x *Node) []*Node { return []*Node{Reshape(x, d[0], d[1], d[2]*d[3])} }
 	o.Route = l.shape.Attention
 	if l.cache != nil {
+		if whole := l.unrotated[q]; whole != nil && d[1] == 1 && l.cache.K != nil { // then q, k and v are of no use themselves
+			cos, sin := l.angles()
+			return flat(l.cache.attendRotary(whole, cos, sin, d[2], o))[0]
+		}
 		return flat(l.cache.attend(q, k, v, o))[0]
 	}
 	o.Causal, o.SegmentIDs, o.MaxSegments = true, l.batch.Segments, l.batch.MaxSegments

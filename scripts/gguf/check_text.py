@@ -50,10 +50,16 @@ def gguf_package():
     from smollm2 import GGUF
 
     model = GGUF(f"{out}/base.gguf").model()
-    with torch.inference_mode():
-        return (lambda ids: model(torch.tensor([ids])).logits[0].double().numpy(),
-                lambda prompt, n: model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-                                                 do_sample=False, max_new_tokens=n, min_new_tokens=n)[0, len(prompt):].tolist())
+
+    def logits(ids):
+        return model(torch.tensor([ids])).logits[0].detach().double().numpy()
+
+    def greedy(prompt, n):
+        ids, mask = torch.tensor([prompt]), torch.ones(1, len(prompt), dtype=torch.long)
+        # min_new_tokens would keep the end of the text from being chosen
+        return model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=n, eos_token_id=-1)[0, len(prompt):].tolist()
+
+    return logits, greedy
 
 
 def perplexity(logits, ids):

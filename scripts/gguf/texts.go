@@ -14,7 +14,7 @@ import (
 // texts are what check_text.py asks llama.cpp and gguf-py for too.
 type texts struct {
 	Type       string             `json:"type"` // of the file's matrices
-	IDs        []int              `json:"ids"` // of the text whose perplexity is measured
+	IDs        []int              `json:"ids"`  // of the text whose perplexity is measured
 	Perplexity map[string]float64 `json:"perplexity"`
 	Greedy     []continuation     `json:"greedy"`
 }
