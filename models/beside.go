@@ -45,6 +45,15 @@ func besideFolder(dir string) (b beside) {
 	return b
 }
 
+// padding is the id of pad_token_id, which transformers' embedding does not train; nil: there is none.
+func (b beside) padding() *int32 {
+	var id *int32
+	if json.Unmarshal(b.config["pad_token_id"], &id) != nil {
+		return nil
+	}
+	return id
+}
+
 // besideGGUF gives the tokens that begin and end a text.
 func besideGGUF(g *ggufSource) beside {
 	b := beside{config: map[string]json.RawMessage{}}

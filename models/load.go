@@ -48,6 +48,7 @@ func FromPretrained(ctx context.Context, path string, o Options) (*CausalLM, err
 	case *ggufSource:
 		m.beside = besideGGUF(from)
 	}
+	m.run.Embed.Padding = m.beside.padding()
 	if quantized(o.Quantization) {
 		m.src = src // to be saved from, since the device holds the weights in another form
 		return m, nil

@@ -53,7 +53,7 @@ func TestGenerationSeesTheEnds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		next, err := p.Base().GenerateBatchIDs(ctx, p.seen(), c.IDs, models.GenerationConfig{MaxNewTokens: 1})
+		next, err := p.GenerateBatchIDs(ctx, c.IDs, models.GenerationConfig{MaxNewTokens: 1})
 		if err != nil {
 			t.Fatal(err)
 		}

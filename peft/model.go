@@ -175,6 +175,11 @@ func (p *PeftModel) GenerateBatch(ctx context.Context, tok models.Tokenizer, pro
 	return p.base.GenerateBatchWith(ctx, p.seen(), tok, prompts, c)
 }
 
+// GenerateBatchIDs continues prompts of token ids; see [models.CausalLM.GenerateBatchIDs].
+func (p *PeftModel) GenerateBatchIDs(ctx context.Context, ids [][]int, c models.GenerationConfig) ([][]int, error) {
+	return p.base.GenerateBatchIDs(ctx, p.seen(), ids, c)
+}
+
 // Stream continues the prompt piece by piece with the adapters applied; see [models.CausalLM.Stream].
 func (p *PeftModel) Stream(ctx context.Context, tok models.Tokenizer, prompt string, c models.GenerationConfig) iter.Seq2[string, error] {
 	return p.base.StreamWith(ctx, p.seen(), tok, prompt, c)

@@ -1,10 +1,10 @@
 package sft
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 )
 
@@ -25,15 +25,20 @@ type Callback struct {
 	// SaveState returns what RestoreState is given when a run is resumed.
 	SaveState    func() (json.RawMessage, error)
 	RestoreState func(json.RawMessage) error
+
+	close func() error // at the end of Train, whatever its outcome
 }
 
 // Event is what a callback sees.
 type Event struct {
-	Config     *SFTConfig    // defaults filled in; not to be changed
-	State      *TrainerState // not to be changed
-	Control    *Control      // to steer the run
+	Context    context.Context // Train's
+	Config     *SFTConfig      // defaults filled in; not to be changed
+	State      *TrainerState   // not to be changed
+	Control    *Control        // to steer the run
 	Metrics    Metrics
 	Checkpoint string
+	// MemoryInUse is how many bytes of the device are in use; 0 if the device does not tell. OnLog only.
+	MemoryInUse int64
 }
 
 // Control steers a run; a callback sets what it wants. The last three act at the end of the present step only.
@@ -95,11 +100,6 @@ func (cs callbacks) restore(states map[string]json.RawMessage) error {
 		}
 	}
 	return nil
-}
-
-// JSONLines writes every line of the log as one JSON object per line, for what follows a run from outside.
-func JSONLines(w io.Writer) Callback {
-	return Callback{OnLog: func(e *Event) error { return json.NewEncoder(w).Encode(e.Metrics) }}
 }
 
 // EarlyStopping stops training when MetricForBestModel has not improved by more than threshold in patience evaluations

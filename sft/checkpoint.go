@@ -28,6 +28,8 @@ type savedPosition struct {
 	Labels     int64     `json:"num_labels"`
 	Logged     int       `json:"last_logged_step"`
 	EpochEnded int       `json:"last_epoch_end_step"`
+	Skipped    int       `json:"skipped_steps"`
+	Plateau    *plateau  `json:"plateau,omitempty"`
 	Evaluate   bool      `json:"evaluation_is_due"`
 	Order      dataOrder `json:"data_order"`
 }
@@ -74,7 +76,7 @@ func (r *run) save() error {
 	}
 	r.savedStep, r.control.ShouldSave = s.GlobalStep, false
 	r.checkpoints = append(slices.DeleteFunc(r.checkpoints, func(p string) bool { return p == dir }), dir)
-	if err := r.rotate(); err != nil {
+	if err := errors.Join(r.rotate(), r.writeCard()); err != nil {
 		return err
 	}
 	r.cfg.Logger.Info("checkpoint saved", "folder", dir)
@@ -94,7 +96,7 @@ func (r *run) writeCheckpoint(dir string) error {
 		if err := r.session.SaveState(dir); err != nil {
 			return err
 		}
-		p := savedPosition{r.meter, r.gradNorm, r.rate, r.tokens, r.labels, r.logged, r.epochEnded, r.control.ShouldEvaluate, r.order()}
+		p := savedPosition{r.meter, r.gradNorm, r.rate, r.tokens, r.labels, r.logged, r.epochEnded, r.skipped, r.plateau, r.control.ShouldEvaluate, r.order()}
 		if err := writeJSON(filepath.Join(dir, resumeFile), p); err != nil {
 			return err
 		}
@@ -148,7 +150,7 @@ func removedName(dir string) string {
 // removeLeftovers removes what a killed run was writing into OutputDir, or removing from it.
 func removeLeftovers(dir string) error {
 	err := atomicfile.RemoveLeftovers(dir, func(base string) bool {
-		return checkpointPattern.MatchString(base) || base == stateFile || base == plotFile
+		return checkpointPattern.MatchString(base) || slices.Contains([]string{stateFile, cardFile, lossPlot, ratePlot, memoryPlot, jsonlFile, csvFile}, base)
 	})
 	removed, _ := fs.Glob(os.DirFS(dir), removedName("checkpoint-*"))
 	for _, name := range removed {
@@ -231,7 +233,10 @@ func (r *run) resume(dir string) error {
 			r.state.BestCheckpoint = nil
 		}
 	}
-	r.position = position{p.Meter, p.GradNorm, p.Rate, p.Tokens, p.Labels, p.Logged, p.EpochEnded}
+	r.position = position{p.Meter, p.GradNorm, p.Rate, p.Tokens, p.Labels, p.Logged, p.EpochEnded, p.Skipped}
+	if r.plateau != nil && p.Plateau != nil {
+		r.plateau.restore(p.Plateau)
+	}
 	r.control.ShouldEvaluate = p.Evaluate && r.eval != nil
 	r.control.ShouldSave = r.control.ShouldEvaluate // what was evaluated since is to be in the checkpoint of this step, too
 	r.cfg.Logger.Info("resuming", "checkpoint", dir, "step", r.state.GlobalStep)

@@ -3,6 +3,8 @@ package sft
 import (
 	"encoding/json"
 	"testing"
+
+	"github.com/loris-ml/loris/internal/training"
 )
 
 func TestZeroConfigHasTRLsDefaults(t *testing.T) {
@@ -49,14 +51,29 @@ func TestValidateNamesFieldValueAndRemedy(t *testing.T) {
 		{SFTConfig{MaxSteps: -2}, []string{"MaxSteps", "-2"}},
 		{SFTConfig{LearningRate: -1}, []string{"LearningRate", "-1"}},
 		{SFTConfig{LRSchedulerType: "greedy"}, []string{"LRSchedulerType", `"greedy"`, "cosine_with_min_lr"}},
-		{SFTConfig{LRSchedulerKwargs: map[string]float64{"power": 2}}, []string{"LRSchedulerKwargs", `"power"`, "the linear schedule reads none"}},
+		{SFTConfig{LRSchedulerKwargs: map[string]any{"power": 2}}, []string{"LRSchedulerKwargs", `"power"`, "the linear schedule reads none"}},
 		{SFTConfig{LRSchedulerType: CosineWithMinLR}, []string{"LRSchedulerKwargs", "min_lr"}},
 		{SFTConfig{LRSchedulerType: Polynomial, LearningRate: 1e-8}, []string{"LearningRate", "lr_end"}},
 		{SFTConfig{WarmupSteps: 1.5}, []string{"WarmupSteps", "1.5", "whole number"}},
 		{SFTConfig{WarmupRatio: 1}, []string{"WarmupRatio", "1"}},
 		{SFTConfig{WarmupRatio: 0.1, WarmupSteps: 3}, []string{"WarmupRatio", "WarmupSteps is 3"}},
-		{SFTConfig{Optim: "adafactor"}, []string{"Optim", `"adafactor"`, "adamw_torch"}},
-		{SFTConfig{LossType: "dft"}, []string{"LossType", `"dft"`, "nll"}},
+		{SFTConfig{Optim: "adagrad"}, []string{"Optim", `"adagrad"`, "adamw_torch"}},
+		{SFTConfig{LossType: "mse"}, []string{"LossType", `"mse"`, "nll, chunked_nll, dft"}},
+		{SFTConfig{LossType: "dft", LabelSmoothingFactor: 0.1}, []string{"LabelSmoothingFactor", "0.1", "dft cannot be smoothed"}},
+		{SFTConfig{LabelSmoothingFactor: 1}, []string{"LabelSmoothingFactor", "1", "below 1"}},
+		{SFTConfig{Loss: &Loss{Name: "own"}}, []string{"Loss", "incomplete", "PerLabel"}},
+		{SFTConfig{Loss: training.DFT(), LossType: "dft"}, []string{"Loss", "replaces LossType"}},
+		{SFTConfig{NEFTuneNoiseAlpha: -1}, []string{"NEFTuneNoiseAlpha", "-1"}},
+		{SFTConfig{Optim: "sgd", OptimArgs: "speed=3"}, []string{"OptimArgs", `"speed=3"`, "momentum"}},
+		{SFTConfig{LoRAPlusLRRatio: 0.5}, []string{"LoRAPlusLRRatio", "0.5", "at least 1"}},
+		{SFTConfig{ReportTo: []string{"wandb"}}, []string{"ReportTo", `"wandb"`, "tensorboard, jsonl, csv"}},
+		{SFTConfig{LossWatchdogThreshold: -2}, []string{"LossWatchdogThreshold", "-2"}},
+		{SFTConfig{LossWatchdogPatience: -2}, []string{"LossWatchdogPatience", "-2"}},
+		{SFTConfig{LRSchedulerType: ReduceLROnPlateau}, []string{"LRSchedulerType", "follows evaluations"}},
+		{SFTConfig{LRSchedulerType: ReduceLROnPlateau, EvalStrategy: Epoch, EvalDataset: FromRows(rows), LRSchedulerKwargs: map[string]any{"factor": 1}}, []string{"LRSchedulerKwargs", "factor"}},
+		{SFTConfig{LRSchedulerType: WarmupStableDecay}, []string{"LRSchedulerKwargs", "num_decay_steps"}},
+		{SFTConfig{LRSchedulerType: WarmupStableDecay, LRSchedulerKwargs: map[string]any{"num_decay_steps": 2, "decay_type": "sudden"}}, []string{"decay_type is sudden", "1-sqrt"}},
+		{SFTConfig{LRSchedulerType: Cosine, LRSchedulerKwargs: map[string]any{"num_cycles": "two"}}, []string{"num_cycles is two", "a number"}},
 		{SFTConfig{WeightDecay: -0.1}, []string{"WeightDecay", "-0.1"}},
 		{SFTConfig{AdamBeta1: 1}, []string{"AdamBeta1", "1"}},
 		{SFTConfig{AdamBeta2: -1}, []string{"AdamBeta2", "-1"}},
@@ -69,22 +86,22 @@ func TestValidateNamesFieldValueAndRemedy(t *testing.T) {
 		{SFTConfig{SaveStrategy: "often"}, []string{"SaveStrategy", `"often"`}},
 		{SFTConfig{EvalStrategy: "often"}, []string{"EvalStrategy", `"often"`}},
 		{SFTConfig{EvalStrategy: Steps}, []string{"EvalDataset", "give rows"}},
-		{SFTConfig{EvalStrategy: Steps, EvalSteps: -1, EvalDataset: rows}, []string{"EvalSteps", "-1"}},
+		{SFTConfig{EvalStrategy: Steps, EvalSteps: -1, EvalDataset: FromRows(rows)}, []string{"EvalSteps", "-1"}},
 		{SFTConfig{TrainSamplingStrategy: "best"}, []string{"TrainSamplingStrategy", `"best"`}},
 		{SFTConfig{FormattingFunc: func(Row) (string, error) { return "", nil }, CompletionOnlyLoss: new(true)}, []string{"CompletionOnlyLoss", "FormattingFunc"}},
 		{SFTConfig{FormattingFunc: func(Row) (string, error) { return "", nil }, AssistantOnlyLoss: true}, []string{"AssistantOnlyLoss", "FormattingFunc"}},
 		{SFTConfig{LoadBestModelAtEnd: true}, []string{"EvalStrategy", "best checkpoint"}},
 		{SFTConfig{SaveStrategy: Best}, []string{"EvalStrategy", "best checkpoint"}},
-		{SFTConfig{LoadBestModelAtEnd: true, EvalStrategy: Epoch, EvalDataset: rows}, []string{"SaveStrategy", `"epoch"`}},
-		{SFTConfig{LoadBestModelAtEnd: true, EvalStrategy: Steps, EvalSteps: 3, SaveSteps: 10, EvalDataset: rows}, []string{"SaveSteps", "multiple of EvalSteps"}},
-		{SFTConfig{LoadBestModelAtEnd: true, EvalStrategy: Steps, SaveOnlyModel: true, EvalDataset: rows}, []string{"SaveOnlyModel"}},
+		{SFTConfig{LoadBestModelAtEnd: true, EvalStrategy: Epoch, EvalDataset: FromRows(rows)}, []string{"SaveStrategy", `"epoch"`}},
+		{SFTConfig{LoadBestModelAtEnd: true, EvalStrategy: Steps, EvalSteps: 3, SaveSteps: 10, EvalDataset: FromRows(rows)}, []string{"SaveSteps", "multiple of EvalSteps"}},
+		{SFTConfig{LoadBestModelAtEnd: true, EvalStrategy: Steps, SaveOnlyModel: true, EvalDataset: FromRows(rows)}, []string{"SaveOnlyModel"}},
 	} {
 		wantError(t, c.config.Validate(), append(c.says, "sft: SFTConfig.")...)
 	}
 }
 
 func TestValidateReportsAllFaultsAtOnce(t *testing.T) {
-	wantError(t, SFTConfig{MaxLength: -5, LearningRate: -1, Optim: "sgd"}.Validate(), "MaxLength", "LearningRate", "Optim")
+	wantError(t, SFTConfig{MaxLength: -5, LearningRate: -1, Optim: "rprop"}.Validate(), "MaxLength", "LearningRate", "Optim")
 }
 
 // optimizerTold notes the optimizer that a session is asked for.

@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 )
 
 // Evaluate scores rows (nil: SFTConfig.EvalDataset), prepared as the training rows were, and returns the eval_ metrics.
 // eval_loss is averaged as transformers does: over batches, each by its mean per label, weighted by its rows.
-func (t *SFTTrainer) Evaluate(ctx context.Context, rows []Row) (m Metrics, err error) {
+func (t *SFTTrainer) Evaluate(ctx context.Context, rows *Dataset) (m Metrics, err error) {
 	d := t.eval
 	if rows != nil {
 		if d, _, err = prepare(rows, t.tok, t.cfg, *t.cfg.EvalPacking, "evaluation"); err != nil {
@@ -44,7 +45,10 @@ func (t *SFTTrainer) score(ctx context.Context, session Session, d *dataset, tok
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		b := d.batch(numbers, c.PerDeviceEvalBatchSize, c, t.pad)
+		b, err := d.batch(numbers, c.PerDeviceEvalBatchSize, c, t.pad)
+		if err != nil {
+			return nil, err
+		}
 		stats, err := session.Evaluate(ctx, b)
 		if err != nil {
 			return nil, fmt.Errorf("sft: evaluate rows %d to %d: %w", numbers[0]+1, numbers[len(numbers)-1]+1, err)
@@ -60,9 +64,12 @@ func (t *SFTTrainer) score(ctx context.Context, session Session, d *dataset, tok
 	seconds := time.Since(start).Seconds()
 	n := len(d.rows)
 	m.add("eval_loss", sum/weights)
+	if c.loss() == nil {
+		m.add("eval_perplexity", math.Exp(sum/weights))
+	}
 	m.add("eval_runtime", round(seconds, 4))
 	m.add("eval_samples_per_second", round(float64(n)/seconds, 3))
 	m.add("eval_steps_per_second", round(float64((n+c.PerDeviceEvalBatchSize-1)/c.PerDeviceEvalBatchSize)/seconds, 3))
 	avg.averages(&m, "eval_", tokens)
-	return m, nil
+	return m, c.ownMetrics(ctx, &m)
 }

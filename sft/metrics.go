@@ -20,13 +20,14 @@ type Metric struct {
 // Metrics is one line of the log history, in the order in which TRL logs:
 //
 //	training    loss, grad_norm, learning_rate, entropy, num_tokens, mean_token_accuracy, epoch, step
-//	evaluation  eval_loss, eval_runtime, eval_samples_per_second, eval_steps_per_second, eval_entropy,
+//	evaluation  eval_loss, eval_perplexity, eval_runtime, eval_samples_per_second, eval_steps_per_second, eval_entropy,
 //	            eval_num_tokens, eval_mean_token_accuracy, epoch, step
 //	at the end  train_runtime, train_samples_per_second, train_steps_per_second, train_loss, epoch, step
 //
 // loss is the cross entropy per label in nats, averaged over the steps since the last line; grad_norm and learning_rate
 // are the last step's; entropy (nats) and mean_token_accuracy are averaged over micro-steps; num_tokens counts all
-// tokens trained on so far but padding. total_flos is not counted. As JSON it is an object.
+// tokens trained on so far but padding. eval_perplexity, which TRL has not, is e to the eval_loss, where that is the cross
+// entropy. total_flos is not counted. As JSON it is an object.
 type Metrics []Metric
 
 // Get returns a metric's value.

@@ -53,7 +53,7 @@ func split(examples []example, length int) (pieces []example) {
 	for _, e := range examples {
 		for at := 0; at < len(e.ids); at += length {
 			end := min(at+length, len(e.ids))
-			pieces = append(pieces, example{ids: e.ids[at:end], labels: e.labels[at:end]})
+			pieces = append(pieces, example{ids: e.ids[at:end], labels: e.labels[at:end], row: e.row})
 		}
 	}
 	return pieces

@@ -1,8 +1,10 @@
 package sft
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -35,11 +37,15 @@ func TestToolsAndCallsKeepTheOrderOfTheirKeys(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		messages, err := rows[0].Messages("messages")
+		row, err := rows.First()
 		if err != nil {
 			t.Fatal(err)
 		}
-		o, err := chatOptions(rows[0])
+		messages, err := row.Messages("messages")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := new(rowTokenizer).chatOptions(row)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -52,3 +58,14 @@ func TestToolsAndCallsKeepTheOrderOfTheirKeys(t *testing.T) {
 }
 
 func escaped(s string) string { return strings.ReplaceAll(s, `"`, `\"`) }
+
+func TestRowsInJSONAreReadAsThoseOfFiles(t *testing.T) {
+	var rows []Row
+	if err := json.Unmarshal([]byte(`[{"input_ids": [1, 2], "x": 0.5}]`), &rows); err != nil {
+		t.Fatal(err)
+	}
+	if ids, err := rows[0].Ints("input_ids"); err != nil || !slices.Equal(ids, []int32{1, 2}) || rows[0]["x"] != 0.5 {
+		t.Errorf("%v, %v", rows, err)
+	}
+	wantError(t, json.Unmarshal([]byte(`[3]`), &rows), "want an object")
+}

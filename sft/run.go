@@ -6,16 +6,21 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"time"
+
+	"gonum.org/v1/plot/plotter"
 )
 
 // run is one call of Train.
 type run struct {
 	*SFTTrainer
+	ctx         context.Context // Train's
 	session     Session
 	callbacks   callbacks
 	plan        stepPlan
 	schedule    schedule
+	plateau     *plateau // with ReduceLROnPlateau, in schedule's place
 	state       TrainerState
 	control     Control
 	position    // what is saved beside state
@@ -28,6 +33,8 @@ type run struct {
 	startLabels int64
 	lossTotal   float64 // of the steps of this call
 	peakMemory  int64
+	memory      plotter.XYs // bytes in use by step, at every line of the log
+	aboveLimit  int         // steps in a row whose loss is above LossWatchdogThreshold
 }
 
 // position is what a run needs besides its TrainerState to go on as if it had not been interrupted.
@@ -39,13 +46,17 @@ type position struct {
 	labels     int64   // trained on
 	logged     int     // step of the last training line
 	epochEnded int     // step at which the end of an epoch was last handled
+	skipped    int     // steps left out for gradients that float16 could not hold; the schedule stands still in them
 }
 
-func (t *SFTTrainer) newRun() (r *run, err error) {
+func (t *SFTTrainer) newRun(ctx context.Context) (r *run, err error) {
 	c := t.cfg
-	r = &run{SFTTrainer: t, callbacks: c.Callbacks, plan: c.plan(len(t.train.rows)), savedStep: -1}
+	r = &run{SFTTrainer: t, ctx: ctx, callbacks: slices.Concat(c.reports(), c.Callbacks), plan: c.plan(len(t.train.rows)), savedStep: -1}
 	if r.schedule, err = newSchedule(c, r.plan.maxSteps); err != nil {
 		return nil, err
+	}
+	if c.LRSchedulerType == ReduceLROnPlateau {
+		r.plateau = newPlateau(c, &scheduleArgs{values: c.LRSchedulerKwargs})
 	}
 	if err := removeLeftovers(c.OutputDir); err != nil {
 		return nil, err
@@ -76,11 +87,20 @@ func (t *SFTTrainer) newRun() (r *run, err error) {
 func (t *SFTTrainer) newSession() (Session, error) {
 	c := t.cfg
 	s, err := t.model.NewSession(SessionOptions{ResidualBudget: c.ResidualBudget, Optim: c.Optim, AdamBeta1: c.AdamBeta1, AdamBeta2: c.AdamBeta2,
-		AdamEpsilon: c.AdamEpsilon, WeightDecay: c.WeightDecay, Seed: c.Seed})
+		AdamEpsilon: c.AdamEpsilon, WeightDecay: c.WeightDecay, OptimArgs: c.OptimArgs, LoRAPlusLRRatio: c.LoRAPlusLRRatio,
+		Loss: c.loss(), NEFTuneNoiseAlpha: c.NEFTuneNoiseAlpha, Seed: c.Seed})
 	if err != nil {
 		return nil, fmt.Errorf("sft: prepare the model for training: %w", err)
 	}
 	return s, nil
+}
+
+// learningRate is that of the step behind those done.
+func (r *run) learningRate() float64 {
+	if r.plateau != nil {
+		return r.plateau.Rate
+	}
+	return r.schedule(r.state.GlobalStep - r.skipped)
 }
 
 // begin opens the run; a resumed one first does what it was interrupted in.
@@ -186,6 +206,7 @@ func (r *run) log(m Metrics) error {
 	}
 	if bytes, ok := r.session.MemoryInUse(); ok {
 		r.peakMemory = max(r.peakMemory, bytes)
+		r.memory = append(r.memory, plotter.XY{X: float64(r.state.GlobalStep), Y: float64(bytes)})
 		args = append(args, "memory_bytes", bytes)
 	}
 	r.bar.clear()
@@ -205,6 +226,13 @@ func (r *run) evaluate(ctx context.Context) error {
 	if err := r.call("OnEvaluate", m, "", func(cb Callback) func(*Event) error { return cb.OnEvaluate }); err != nil {
 		return err
 	}
+	if r.plateau != nil && r.state.GlobalStep > 0 {
+		value, err := r.cfg.bestMetric(m)
+		if err != nil {
+			return err
+		}
+		r.plateau.see(value)
+	}
 	best, err := r.state.noteBest(&r.cfg, m)
 	if r.cfg.SaveStrategy == Best {
 		r.control.ShouldSave = best
@@ -213,7 +241,11 @@ func (r *run) evaluate(ctx context.Context) error {
 }
 
 func (r *run) call(event string, m Metrics, checkpoint string, of func(Callback) func(*Event) error) error {
-	return r.callbacks.call(event, &Event{&r.cfg, &r.state, &r.control, m, checkpoint}, of)
+	e := &Event{Context: r.ctx, Config: &r.cfg, State: &r.state, Control: &r.control, Metrics: m, Checkpoint: checkpoint}
+	if event == "OnLog" && len(r.memory) > 0 {
+		e.MemoryInUse = int64(r.memory[len(r.memory)-1].Y)
+	}
+	return r.callbacks.call(event, e, of)
 }
 
 // finish ends a run that its loop left with err: it completes the log or, when ctx was cancelled, saves a checkpoint.
@@ -254,22 +286,20 @@ func (r *run) finish(ctx context.Context, err error) (*Report, error) {
 	return r.result(), err
 }
 
-// writeOutputs puts trainer_state.json and loss.png into OutputDir.
+// writeOutputs puts trainer_state.json, README.md and the plots into OutputDir.
 func (r *run) writeOutputs() error {
-	return errors.Join(
-		r.state.Save(filepath.Join(r.cfg.OutputDir, stateFile)),
-		plotLoss(filepath.Join(r.cfg.OutputDir, plotFile), r.state.LogHistory),
-	)
+	return errors.Join(r.state.Save(filepath.Join(r.cfg.OutputDir, stateFile)), r.writeCard(), r.writePlots())
 }
 
 // close frees the device and leaves the trainer as after the run.
 func (r *run) close() error {
 	r.bar.finish()
 	r.lastTokens = r.tokens
-	if err := r.session.Close(); err != nil {
-		return fmt.Errorf("sft: close the session: %w", err)
+	err := r.callbacks.close()
+	if e := r.session.Close(); e != nil {
+		err = errors.Join(err, fmt.Errorf("sft: close the session: %w", e))
 	}
-	return nil
+	return err
 }
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"os/signal"
 	"slices"
 	"sync"
+	"syscall"
 
 	"github.com/loris-ml/loris/internal/training"
 )
@@ -44,9 +46,10 @@ type SFTTrainer struct {
 	lastTokens  int64 // num_tokens of the last run
 }
 
-// NewSFTTrainer checks the configuration and that its OutputDir can be written, and tokenizes and packs the rows.
-// Errors name the field or the row.
-func NewSFTTrainer(model Model, tok Tokenizer, rows []Row, cfg SFTConfig) (*SFTTrainer, error) {
+// NewSFTTrainer checks the configuration and that its OutputDir can be written, and tokenizes and packs the rows, which may
+// stream: only their tokens stay in memory, or in SFTConfig.TokenCache. Row says which columns rows have. Errors name the
+// field or the row.
+func NewSFTTrainer(model Model, tok Tokenizer, rows *Dataset, cfg SFTConfig) (*SFTTrainer, error) {
 	if model == nil || tok == nil {
 		return nil, errors.New("sft: NewSFTTrainer needs a model and a tokenizer; one of them is nil")
 	}
@@ -60,13 +63,16 @@ func NewSFTTrainer(model Model, tok Tokenizer, rows []Row, cfg SFTConfig) (*SFTT
 	if err := checkWritable(cfg.OutputDir); err != nil {
 		return nil, err
 	}
+	if err := setChatTemplate(tok, cfg); err != nil {
+		return nil, err
+	}
 	t := &SFTTrainer{model: model, tok: tok, cfg: cfg, pad: padID(tok, cfg)}
 	train, report, err := prepare(rows, tok, cfg, cfg.Packing, "training")
 	if err != nil {
 		return nil, err
 	}
 	t.train, t.report = train, *report
-	if len(cfg.EvalDataset) > 0 {
+	if cfg.EvalDataset != nil {
 		if t.eval, t.evalReport, err = prepare(cfg.EvalDataset, tok, cfg, *cfg.EvalPacking, "evaluation"); err != nil {
 			return nil, err
 		}
@@ -121,7 +127,12 @@ func (t *SFTTrainer) Train(ctx context.Context) (*Report, error) {
 	if t.active != nil {
 		return nil, errors.New("sft: Train is already running")
 	}
-	r, err := t.newRun()
+	if t.cfg.EnableJITCheckpoint {
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, syscall.SIGTERM)
+		defer stop()
+	}
+	r, err := t.newRun(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -138,8 +149,11 @@ func (r *run) loop(ctx context.Context) error {
 		return err
 	}
 	for epoch := r.state.GlobalStep / r.plan.stepsPerEpoch; epoch < r.plan.epochs && !r.stopped(); epoch++ {
-		for s := range r.steps(epoch) {
-			if err := r.step(ctx, s); err != nil {
+		for s, err := range r.steps(epoch) {
+			if err == nil {
+				err = r.step(ctx, s)
+			}
+			if err != nil {
 				return err
 			}
 			r.state.Epoch = float64(epoch) + float64(s.done)/float64(r.plan.batches)
@@ -159,37 +173,41 @@ func (r *run) loop(ctx context.Context) error {
 
 // optimizerStep is what an optimizer step trains on.
 type optimizerStep struct {
-	batches []*Batch
-	next    func() []*Batch // makes those of the step behind; none at the end of an epoch
-	done    int             // batches done in the epoch after the step
+	batches []microBatch
+	next    func() ([]microBatch, error) // makes those of the step behind; none at the end of an epoch
+	done    int                          // batches done in the epoch after the step
 }
 
 // steps yields an epoch's optimizer steps. Those that a resumed run has behind it are left out.
-func (r *run) steps(epoch int) iter.Seq[optimizerStep] {
+func (r *run) steps(epoch int) iter.Seq2[optimizerStep, error] {
 	c := r.cfg
 	first := 0
 	if epoch == r.startStep/r.plan.stepsPerEpoch && !c.IgnoreDataSkip {
 		first = r.startStep % r.plan.stepsPerEpoch
 	}
-	return func(yield func(optimizerStep) bool) {
+	return func(yield func(optimizerStep, error) bool) {
 		order := r.train.order(c, epoch)
 		order = order[:min(len(order), r.plan.batches*c.PerDeviceTrainBatchSize)]
 		parts := slices.Collect(slices.Chunk(order, c.PerDeviceTrainBatchSize*c.GradientAccumulationSteps))
-		collate := func(i int) (batches []*Batch) {
+		collate := func(i int) (batches []microBatch, err error) {
 			if i < len(parts) {
 				for numbers := range slices.Chunk(parts[i], c.PerDeviceTrainBatchSize) {
-					batches = append(batches, r.train.batch(numbers, c.PerDeviceTrainBatchSize, c, r.pad))
+					b, err := r.train.batch(numbers, c.PerDeviceTrainBatchSize, c, r.pad)
+					if err != nil {
+						return nil, err
+					}
+					batches = append(batches, microBatch{b, numbers})
 				}
 			}
-			return batches
+			return batches, nil
 		}
-		batches := collate(first)
+		batches, err := collate(first)
 		for i := first; i < len(parts); i++ {
-			next := sync.OnceValue(func() []*Batch { return collate(i + 1) })
-			if !yield(optimizerStep{batches, next, i*c.GradientAccumulationSteps + len(batches)}) {
+			next := sync.OnceValues(func() ([]microBatch, error) { return collate(i + 1) })
+			if !yield(optimizerStep{batches, next, i*c.GradientAccumulationSteps + len(batches)}, err) {
 				return
 			}
-			batches = next()
+			batches, err = next()
 		}
 	}
 }
@@ -202,12 +220,13 @@ func (r *run) step(ctx context.Context, s optimizerStep) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		stats, err := r.session.MicroStep(ctx, b)
+		stats, err := r.session.MicroStep(ctx, b.Batch)
 		if err != nil {
 			return fmt.Errorf("sft: step %d, micro-step %d of %d: %w", number, i+1, len(batches), err)
 		}
 		if !finite(stats.LossSum) {
-			return fmt.Errorf("sft: step %d, micro-step %d of %d: the loss is %v (data set rows %v): lower LearningRate, add warmup steps, or look at these rows; the last checkpoint is intact", number, i+1, len(batches), stats.LossSum, b.RowSeeds)
+			e := &DivergedError{Step: number, Loss: stats.LossSum / float64(max(1, b.NumLabels)), remedy: "lower LearningRate, add warmup steps, or look at these rows; the last checkpoint is intact"}
+			return r.blame(ctx, e, batches[i:i+1])
 		}
 		loss, labels, tokens = loss+stats.LossSum, labels+b.NumLabels, tokens+b.NumTokens
 		m.micro(stats.EntropySum, stats.Correct, b.NumLabels)
@@ -216,7 +235,10 @@ func (r *run) step(ctx context.Context, s optimizerStep) error {
 		}
 	}
 	items := float64(max(1, labels))
-	rate := r.schedule(r.state.GlobalStep)
+	if err := r.watch(ctx, loss/items, batches); err != nil {
+		return err
+	}
+	rate := r.learningRate()
 	norm, err := r.session.Apply(ctx, ApplyOptions{LearningRate: rate, NumItems: items, MaxGradNorm: *r.cfg.MaxGradNorm})
 	if err != nil {
 		return fmt.Errorf("sft: step %d: %w", number, err)
@@ -225,10 +247,12 @@ func (r *run) step(ctx context.Context, s optimizerStep) error {
 		if scale, skipped := s.LossScale(); skipped {
 			r.cfg.Logger.Warn("step left out: its gradients are not finite in float16; the loss is scaled by less now", "step", number, "loss_scale", scale)
 			norm = r.gradNorm
+			r.skipped++
 		}
 	}
 	if !finite(norm) {
-		return fmt.Errorf("sft: step %d: the gradient norm is %v: lower LearningRate or add warmup steps, and resume from the last checkpoint", number, norm)
+		e := &DivergedError{Step: number, Loss: loss / items, GradNorm: norm, remedy: "lower LearningRate or add warmup steps, and resume from the last checkpoint"}
+		return r.blame(ctx, e, batches)
 	}
 	m.LossSum += loss / items
 	m.Steps++
@@ -248,9 +272,11 @@ func (r *run) prefetch(s optimizerStep, i int) error {
 	}
 	batches := s.batches
 	if i == len(batches) {
-		if batches, i = s.next(), 0; len(batches) == 0 {
-			return nil
+		next, err := s.next()
+		if err != nil || len(next) == 0 {
+			return nil // the step itself will tell
 		}
+		batches, i = next, 0
 	}
-	return p.Prefetch(batches[i])
+	return p.Prefetch(batches[i].Batch)
 }

@@ -15,12 +15,13 @@ func (c SFTConfig) Validate() error {
 	c = c.withDefaults()
 	v := validator{}
 	v.names("ExcessLengthStrategy", c.ExcessLengthStrategy, "truncate", "drop", "raise")
+	v.names("TruncationMode", c.TruncationMode, KeepStart, KeepEnd)
 	v.names("PackingStrategy", c.PackingStrategy, BFD, BFDSplit, Wrapped)
 	v.names("TrainSamplingStrategy", c.TrainSamplingStrategy, Random, Sequential, GroupByLength)
 	v.names("LoggingStrategy", c.LoggingStrategy, Steps, Epoch, No)
 	v.names("EvalStrategy", c.EvalStrategy, No, Steps, Epoch)
 	v.names("SaveStrategy", c.SaveStrategy, Steps, Epoch, Best, No)
-	v.names("LossType", c.LossType, "nll", "chunked_nll")
+	v.names("LossType", c.LossType, "nll", "chunked_nll", "dft")
 	v.names("LRSchedulerType", c.LRSchedulerType, scheduleNames()...)
 	v.names("Optim", c.Optim, training.OptimizerNames()...)
 	v.check(c.MaxLength > 0 || c.MaxLength == NoMaxLength, "MaxLength", c.MaxLength, "want a number of tokens or NoMaxLength")
@@ -36,6 +37,14 @@ func (c SFTConfig) Validate() error {
 	v.fraction("AdamBeta1", c.AdamBeta1)
 	v.fraction("AdamBeta2", c.AdamBeta2)
 	v.fraction("WarmupRatio", c.WarmupRatio)
+	v.fraction("LabelSmoothingFactor", c.LabelSmoothingFactor)
+	v.notNegative("NEFTuneNoiseAlpha", c.NEFTuneNoiseAlpha)
+	v.notNegative("LossWatchdogThreshold", c.LossWatchdogThreshold)
+	v.check(c.LossWatchdogPatience > 0, "LossWatchdogPatience", c.LossWatchdogPatience, "want a number of steps, or 0 for 3")
+	v.check(c.LoRAPlusLRRatio == 0 || c.LoRAPlusLRRatio >= 1 && !math.IsInf(c.LoRAPlusLRRatio, 0), "LoRAPlusLRRatio", c.LoRAPlusLRRatio, "want a number of at least 1, or 0 for 1")
+	for _, to := range c.ReportTo {
+		v.names("ReportTo", to, reportNames()...)
+	}
 	v.notNegative("WeightDecay", c.WeightDecay)
 	v.notNegative("MaxGradNorm", *c.MaxGradNorm)
 	v.notNegative("EvalDelay", c.EvalDelay)
@@ -60,11 +69,20 @@ func (c SFTConfig) validateCombinations(v *validator) {
 	if c.FormattingFunc != nil && c.AssistantOnlyLoss {
 		v.fail("AssistantOnlyLoss", true, "FormattingFunc makes plain text, in which no assistant turn can be told; unset one of them")
 	}
+	if slices.Contains(training.OptimizerNames(), c.Optim) {
+		if _, err := training.ParseOptimizer(c.Optim, c.OptimArgs); err != nil {
+			v.fail("OptimArgs", c.OptimArgs, err.Error())
+		}
+	}
+	v.check(c.LabelSmoothingFactor == 0 || c.LossType != "dft", "LabelSmoothingFactor", c.LabelSmoothingFactor, "LossType dft cannot be smoothed; unset one of them")
+	v.check(c.Loss == nil || c.LossType != "dft" && c.LabelSmoothingFactor == 0, "Loss", "set", "it replaces LossType dft and LabelSmoothingFactor; unset one of them")
+	v.check(c.Loss == nil || c.Loss.Name != "" && c.Loss.PerLabel != nil, "Loss", "incomplete", "give it a Name and PerLabel")
+	v.check(c.LRSchedulerType != ReduceLROnPlateau || c.EvalStrategy != No, "LRSchedulerType", c.LRSchedulerType, "it follows evaluations; set EvalStrategy to steps or epoch")
 	if _, err := newSchedule(c, 1); err != nil && slices.Contains(scheduleNames(), c.LRSchedulerType) {
 		v.errs = append(v.errs, err)
 	}
 	if c.EvalStrategy != No || c.EvalOnStart {
-		v.check(len(c.EvalDataset) > 0, "EvalDataset", "empty", "evaluation is asked for (EvalStrategy or EvalOnStart); give rows")
+		v.check(c.EvalDataset != nil, "EvalDataset", "empty", "evaluation is asked for (EvalStrategy or EvalOnStart); give rows")
 	}
 	if !c.LoadBestModelAtEnd && c.SaveStrategy != Best {
 		return
@@ -123,4 +141,7 @@ func (v *validator) steps(field string, value float64) {
 	v.check(ok, field, value, "want a whole number of steps, or a fraction of all steps below 1")
 }
 
-func endsInLoss(metric string) bool { return strings.HasSuffix(metric, "loss") }
+// lowerIsBetter tells it by a metric's name: transformers' rule, and perplexity, which it has not.
+func lowerIsBetter(metric string) bool {
+	return strings.HasSuffix(metric, "loss") || strings.HasSuffix(metric, "perplexity")
+}

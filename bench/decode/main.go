@@ -22,12 +22,13 @@ import (
 
 	"github.com/loris-ml/loris/bench/measure"
 	"github.com/loris-ml/loris/models"
+	"github.com/loris-ml/loris/peft"
 	"github.com/loris-ml/loris/quant"
 )
 
 type options struct {
 	shape, base, backend, batch, dtype, profile string
-	layers, rank, prompt, tokens, repeat        int
+	layers, rank, prompt, tokens, repeat, mixed int
 	limit                                       float64
 }
 
@@ -40,6 +41,7 @@ func main() {
 	flag.StringVar(&o.batch, "batch", "1,32", "numbers of prompts, each timed on its own")
 	flag.IntVar(&o.layers, "layers", 0, "number of layers; 0: the shape's")
 	flag.IntVar(&o.rank, "r", 0, "rank of adapters on all linears; 0: none")
+	flag.IntVar(&o.mixed, "mixed", 0, "number of adapters of which the rows take turns, with -r; 0: one for all")
 	flag.IntVar(&o.prompt, "prompt", 128, "tokens of a prompt")
 	flag.IntVar(&o.tokens, "new", 128, "new tokens of each row, at least 2")
 	flag.IntVar(&o.repeat, "repeat", 5, "timed texts")
@@ -57,6 +59,7 @@ type result struct {
 	Shape        string  `json:"shape"`
 	Base         string  `json:"base"`
 	Rank         int     `json:"r"`
+	Mixed        int     `json:"mixed,omitempty"`
 	Backend      string  `json:"backend"`
 	Batch        int     `json:"batch"`
 	Prompt       int     `json:"prompt"`
@@ -94,17 +97,17 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, model.Close()) }()
-	adapters, err := o.adapters(model)
+	g, err := o.generator(model)
 	if err != nil {
 		return err
 	}
-	defer adapters.Close()
+	defer func() { err = errors.Join(g.close(), err) }()
 	for _, text := range strings.Split(o.batch, ",") {
 		rows, err := strconv.Atoi(text)
 		if err != nil || rows < 1 {
 			return fmt.Errorf("-batch %q: %q is not a number of prompts", o.batch, text)
 		}
-		if err := o.time(ctx, model, adapters, cfg, rows); err != nil {
+		if err := o.time(ctx, model, g, cfg, rows); err != nil {
 			return fmt.Errorf("%d rows: %w", rows, err)
 		}
 	}
@@ -112,11 +115,15 @@ func run(ctx context.Context, o options) (err error) {
 }
 
 // time times one batch size and prints it.
-func (o options) time(ctx context.Context, model *models.CausalLM, adapters models.Adapters, cfg models.LlamaConfig, rows int) error {
+func (o options) time(ctx context.Context, model *models.CausalLM, g generator, cfg models.LlamaConfig, rows int) error {
 	prompts := randomPrompts(rows, o.prompt, cfg.VocabSize)
+	generate, err := g.rows(rows)
+	if err != nil {
+		return err
+	}
 	text := func(tokens int) (seconds float64, err error) {
 		start := time.Now()
-		out, err := model.GenerateBatchIDs(ctx, adapters, prompts, models.GenerationConfig{MaxNewTokens: tokens})
+		out, err := generate(ctx, prompts, models.GenerationConfig{MaxNewTokens: tokens})
 		if err == nil && len(out[rows-1]) != tokens {
 			err = fmt.Errorf("got %d tokens, want %d", len(out[rows-1]), tokens)
 		}
@@ -136,7 +143,7 @@ func (o options) time(ctx context.Context, model *models.CausalLM, adapters mode
 	}
 	step := (whole - first) / float64(o.tokens-1)
 	r := result{
-		Shape: o.shape, Base: o.base, Rank: o.rank, Backend: o.backend, Batch: rows, Prompt: o.prompt, New: o.tokens,
+		Shape: o.shape, Base: o.base, Rank: o.rank, Mixed: o.mixed, Backend: o.backend, Batch: rows, Prompt: o.prompt, New: o.tokens,
 		StepMS: 1e3 * step, StepsPerS: 1 / step, TokensPerS: float64(rows) / step, FirstTokenMS: 1e3 * first, CompileS: cold - whole,
 		ReadGB: o.reads(cfg, rows) / 1e9,
 	}
@@ -194,26 +201,57 @@ func (o options) reads(c models.LlamaConfig, rows int) float64 {
 	return weights*bytes + float64(c.VocabSize)*hidden*size + float64(rows*c.NumHiddenLayers)*context*2*keys*size
 }
 
-// adapters are of rank -r on all linears of the layers, with random numbers; none if it is 0.
-func (o options) adapters(model *models.CausalLM) (models.Adapters, error) {
+// generate continues prompts.
+type generate func(ctx context.Context, ids [][]int, c models.GenerationConfig) ([][]int, error)
+
+// generator makes what continues a number of rows.
+type generator struct {
+	rows  func(n int) (generate, error)
+	close func() error
+}
+
+// generator is the model without adapters, with one, or with several in turns. Adapters are new ones, whose B is zeros: that
+// costs as much as any.
+func (o options) generator(model *models.CausalLM) (generator, error) {
 	if o.rank == 0 {
-		return nil, nil
+		return generator{func(int) (generate, error) {
+			return func(ctx context.Context, ids [][]int, c models.GenerationConfig) ([][]int, error) {
+				return model.GenerateBatchIDs(ctx, nil, ids, c)
+			}, nil
+		}, func() error { return nil }}, nil
 	}
-	random := rand.New(rand.NewPCG(8, 8))
-	numbers := func(n int) []float32 {
-		v := make([]float32, n)
-		for i := range v {
-			v[i] = 0.01 * float32(random.NormFloat64())
+	cfg := peft.LoraConfig{R: o.rank, LoraAlpha: float64(o.rank), TargetModules: peft.AllLinear}
+	tuned, err := peft.GetPeftModel(model, cfg)
+	if err != nil {
+		return generator{}, err
+	}
+	names := tuned.AdapterNames()
+	for i := 1; i < o.mixed; i++ {
+		names = append(names, fmt.Sprint("adapter", i))
+		if err := tuned.AddAdapter(names[i], cfg); err != nil {
+			return generator{}, errors.Join(err, tuned.Close())
 		}
-		return v
 	}
-	var loras []models.LoRA
-	for _, l := range model.Linears() {
-		if !l.Head {
-			loras = append(loras, models.LoRA{Path: l.Path, R: o.rank, Scaling: 1, A: numbers(o.rank * l.In), B: numbers(l.Out * o.rank)})
+	var mixed *peft.Mixed
+	closeMixed := func() (err error) {
+		if mixed != nil {
+			err = mixed.Close()
 		}
+		mixed = nil
+		return err
 	}
-	return model.NewAdapters(loras)
+	return generator{func(n int) (generate, error) {
+		if err := closeMixed(); err != nil || o.mixed == 0 {
+			return tuned.GenerateBatchIDs, err
+		}
+		var each []string
+		for i := range n {
+			each = append(each, names[i%len(names)])
+		}
+		var err error
+		mixed, err = tuned.ForRows(each...)
+		return mixed.GenerateBatchIDs, err
+	}, func() error { return errors.Join(closeMixed(), tuned.Close()) }}, nil
 }
 
 func randomPrompts(rows, length, vocab int) (prompts [][]int) {

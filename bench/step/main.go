@@ -33,7 +33,7 @@ type options struct {
 	shape, base, backend, budget, dtype, optim, profile string
 	layers, rank, batch, length, warmup, steps          int
 	limit, dropout                                      float64
-	tiled                                               bool
+	tiled, dora                                         bool
 	cap                                                 int64
 }
 
@@ -48,6 +48,7 @@ func main() {
 	flag.IntVar(&o.layers, "layers", 0, "number of layers; 0: the shape's")
 	flag.IntVar(&o.rank, "r", 16, "rank of the adapters, on all linears")
 	flag.Float64Var(&o.dropout, "dropout", 0, "LoRA dropout")
+	flag.BoolVar(&o.dora, "dora", false, "DoRA in place of LoRA")
 	flag.BoolVar(&o.tiled, "tiled", false, "attention in graph operations, as on cards that cuDNN's does not take")
 	flag.Int64Var(&o.cap, "cap", 0, "bytes of device memory that automatic budgets count on; 0: all")
 	flag.IntVar(&o.batch, "batch", 2, "rows")
@@ -112,7 +113,7 @@ func run(ctx context.Context, o options, cases []string) (err error) {
 	defer func() { err = errors.Join(err, model.Close()) }()
 	t := trial{options: o, model: model, trained: fmt.Sprintf("all %d parameters", model.NumParameters()), session: model.NewSession, cfg: cfg}
 	if !m.Trainable {
-		tuned, err := peft.GetPeftModel(model, peft.LoraConfig{R: o.rank, LoraAlpha: float64(o.rank), LoraDropout: o.dropout, TargetModules: peft.AllLinear})
+		tuned, err := peft.GetPeftModel(model, peft.LoraConfig{R: o.rank, LoraAlpha: float64(o.rank), LoraDropout: o.dropout, UseDora: o.dora, TargetModules: peft.AllLinear})
 		if err != nil {
 			return err
 		}

@@ -6,9 +6,11 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/support/exceptions"
 
 	"github.com/loris-ml/loris/internal/matmul"
 	"github.com/loris-ml/loris/internal/nn"
+	"github.com/loris-ml/loris/internal/training"
 )
 
 // IgnoreIndex marks a position without a label.
@@ -34,18 +36,22 @@ func (m *Model) scaled() bool { return m.Shape.Compute == dtypes.Float16 }
 
 // loss is the program x [B, S, hidden], labels [B, S] int32, norm, headTensors, with gradient also the scale of the loss if it is
 // scaled, and with dropout the rows' random streams → the scalars of lossOutputs and, with
-// gradient, dx of the summed cross entropy as the blocks take it; when the ends are trained, also the gradients of norm and head in float32.
+// gradient, dx of the summed loss as the blocks take it; when the ends are trained, also the gradients of norm and head in float32.
 // Position t is scored against label t: the caller has shifted.
-func (m *Model) loss(e *ends, gradient, dropout bool) *program {
+func (m *Model) loss(loss *training.Loss, e *ends, gradient, dropout bool) *program {
 	train := gradient && m.Trainable
-	return m.programs.get(m.Device, "head_loss", fmt.Sprint(gradient, train, dropout, e.key()), func(in []*Node) []*Node {
+	name := ""
+	if loss != nil {
+		name = loss.Name
+	}
+	return m.programs.get(m.Device, "head_loss", fmt.Sprintf("%v %v %v %v %q", gradient, train, dropout, e.key(), name), func(in []*Node) []*Node {
 		x, labels, norm := in[0], in[1], in[2]
 		d := x.Shape().Dimensions
 		tokens := d[0] * d[1]
 		n := len(m.headTensors(e))
 		w, sides := m.headParts(e, in[3:3+n])
 		rest := in[3+n:]
-		c := chunked{w: w, sides: sides, gradient: gradient, train: train || gradient && e != nil && e.head.full >= 0}
+		c := chunked{loss: loss, w: w, sides: sides, gradient: gradient, train: train || gradient && e != nil && e.head.full >= 0}
 		c.hidden = m.Shape.RMSNorm(Reshape(x, tokens, d[2]), norm)
 		if gradient && m.scaled() {
 			c.scale, rest = rest[0], rest[1:]
@@ -81,6 +87,7 @@ func (m *Model) loss(e *ends, gradient, dropout bool) *program {
 
 // chunked is the head's part of a loss: what goes in and, with gradient, what comes out.
 type chunked struct {
+	loss              *training.Loss
 	hidden, dropped   *Node // [tokens, hidden]; dropped is what adapters on the head see of it, nil: hidden
 	w                 *Node
 	sides             []*side
@@ -105,7 +112,7 @@ func (m *Model) chunks(c *chunked, labels *Node) (sums []*Node) {
 		if c.dropped != nil {
 			seen = SliceAxis(c.dropped, 0, rows)
 		}
-		s, dLogits := m.crossEntropy(headLogits(h, seen, c.w, c.sides), l, c.gradient)
+		s, dLogits := m.lossOf(c.loss, headLogits(h, seen, c.w, c.sides), l, c.gradient)
 		if c.gradient {
 			d, dSeen := c.backward(h, seen, dLogits)
 			if parts = append(parts, d); dSeen != nil {
@@ -166,6 +173,25 @@ func sum(a, b *Node) *Node {
 		return b
 	}
 	return Add(a, b)
+}
+
+// lossOf is crossEntropy, or the same of another loss.
+func (m *Model) lossOf(loss *training.Loss, logits, labels *Node, gradient bool) (sums []*Node, dLogits *Node) {
+	if loss == nil {
+		return m.crossEntropy(logits, labels, gradient)
+	}
+	sums, _ = m.crossEntropy(logits, labels, false)
+	logits, slope := m.Logit.apply(ConvertDType(logits, dtypes.Float32))
+	per := loss.PerLabel(logits, labels)
+	if per.DType() != dtypes.Float32 || per.Rank() != 1 || per.Shape().Dim(0) != labels.Shape().Dim(0) {
+		exceptions.Panicf("the loss %q returns %s for logits %s; want one float32 per label, [%d]", loss.Name, per.Shape(), logits.Shape(), labels.Shape().Dim(0))
+	}
+	scored := NotEqual(labels, Const(labels.Graph(), int32(IgnoreIndex)))
+	sums[0] = ReduceAllSum(Where(scored, per, ZerosLike(per)))
+	if gradient {
+		dLogits = slope(Gradient(sums[0], logits)[0])
+	}
+	return sums, dLogits
 }
 
 // crossEntropy scores logits [n, vocab] against labels [n]: the sums of lossOutputs, and the gradient of the summed

@@ -37,6 +37,8 @@ type Embedding struct {
 	Rows  []byte          // on the host in DType, or nil
 	DType dtypes.DType    // of Rows
 	Scale float64         // factor on what comes out; 0: 1
+	// Padding is the token whose row gets no gradient of being looked up, as torch.nn.Embedding's padding_idx; nil: none.
+	Padding *int32
 }
 
 // Close frees the weights and the compiled programs, not the device.

@@ -17,6 +17,17 @@ type param struct {
 	at          **tensors.Tensor // where it is kept
 	decay       bool             // weight decay applies to it
 	fullMoments bool             // its moments are float32 whatever the optimizer, as transformers' Trainer keeps those of embeddings
+	hidden      bool             // it belongs to a layer, not to the model's ends
+	plus        bool             // LoRA+ gives it another learning rate: a LoRA's B, or a vector (arXiv:2402.12354)
+	rows        []int            // of the checkpoint's tensors that are joined in it; nil: it is one
+}
+
+// joined are the rows of the checkpoint's tensors in it.
+func (p param) joined() []int {
+	if p.rows == nil {
+		return []int{(*p.at).Shape().Dimensions[0]}
+	}
+	return p.rows
 }
 
 // group are the trainable tensors of some spans (or of the model's ends) with their summed gradients, float32, and their
@@ -24,7 +35,7 @@ type param struct {
 type group struct {
 	params []param
 	grads  []*tensors.Tensor // nil before the first micro-step of an optimizer step
-	m, v   []*tensors.Tensor // first and second moments, see optimizer.moment; a rule without second moments has no v
+	state  []*tensors.Tensor // parameter after parameter, what optimizer.state lists
 }
 
 func (g *group) values() (ts []*tensors.Tensor) {
@@ -40,12 +51,11 @@ func (g *group) exchange(fresh []*tensors.Tensor) (old []*tensors.Tensor) {
 	if n == 0 {
 		return nil
 	}
-	old = append(append(g.values(), g.m...), g.v...)
+	old = append(g.values(), g.state...)
 	for i, p := range g.params {
 		*p.at = fresh[i]
 	}
-	m := n + len(g.m)
-	g.m, g.v = fresh[n:m], fresh[m:]
+	g.state = fresh[n:]
 	return old
 }
 
@@ -95,29 +105,26 @@ func (m *Model) squares(ts []*tensors.Tensor) (*tensors.Tensor, error) {
 	}, ts...)
 }
 
-// update runs one step of the optimizer on the group. scalars are [lr, 1/(1-β1ᵗ), 1/√(1-β2ᵗ)] float32, scale is a
-// float32 scalar by which gradients are multiplied. It returns the new values and moments; the group still has the old
-// ones.
+// update runs one step of the optimizer on the group. scalars are optimizer.scalars, scale is a float32 scalar by which
+// gradients are multiplied. It returns the new values and moments; the group still has the old ones.
 func (g *group) update(m *Model, o optimizer, scalars, scale *tensors.Tensor) ([]*tensors.Tensor, error) {
 	n := len(g.params)
-	decay := make([]float64, n)
+	forms, moments, rows := make([]form, n), make([][]moment, n), make([][]int, n)
 	for i, p := range g.params {
-		if p.decay {
-			decay[i] = o.weightDecay
-		}
+		forms[i], moments[i], rows[i] = o.form(p), o.moments(p), p.joined()
 	}
-	eight := o.eightBits(g.params)
-	in := slices.Concat([]*tensors.Tensor{scalars, scale}, g.values(), g.grads, g.m, g.v)
-	return m.programs.get(m.Device, o.String(), fmt.Sprint(o, decay, eight), func(in []*Node) []*Node {
+	in := slices.Concat([]*tensors.Tensor{scalars, scale}, g.values(), g.grads, g.state)
+	return m.programs.get(m.Device, o.String(), fmt.Sprint(o, forms), func(in []*Node) []*Node {
 		s := stepScalars{element(in[0], 0), element(in[0], 1), element(in[0], 2)}
-		values, grads := in[2:2+n], in[2+n:2+2*n]
-		moments := o.decode(in[2+2*n:], values, eight)
+		values, grads, rest := in[2:2+n], in[2+n:2+2*n], in[2+2*n:]
+		var state, held []*Node
 		for i, p := range values {
-			var fresh *Node
-			fresh, moments[i] = o.step(s, decay[i], ConvertDType(p, dtypes.Float32), Mul(grads[i], in[1]), moments[i])
-			values[i] = ConvertDType(fresh, p.DType())
+			held, rest = decode(moments[i], forms[i].eight, p.Shape().Dimensions, rest)
+			values[i], held = o.step(forms[i], s, ConvertDType(p, dtypes.Float32), Mul(grads[i], in[1]), rows[i], held)
+			values[i] = ConvertDType(values[i], p.DType())
+			state = append(state, o.encode(moments[i], forms[i].eight, held)...)
 		}
-		return append(values, o.encode(moments, eight)...)
+		return append(values, state...)
 	}).call(in...)
 }
 

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
+	"strings"
 
 	"github.com/gomlx/gomlx/core/tensors"
 
@@ -27,6 +27,8 @@ type Session struct {
 	scaler  *scaler // nil unless the loss is scaled
 	seed    int64
 	dropout bool                // some adapter drops inputs
+	noise   float64             // see neftune.go
+	loss    *training.Loss      // nil: cross entropy
 	index   []*tensors.Tensor   // number of each span's first layer, uint32 scalars
 	ahead   *pass               // what Prefetch has begun, or nil
 	trash   []*tensors.Tensor   // to be freed while the device works: some thousand, a few microseconds each
@@ -49,6 +51,8 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		optim: optim,
 		plan:  planner{budget: budget, host: m.pinnable(), tokens: partTokens},
 		seed:  o.Seed,
+		noise: o.NEFTuneNoiseAlpha,
+		loss:  o.Loss,
 	}
 	if m.scaled() {
 		s.scaler = newScaler()
@@ -61,7 +65,7 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 				for _, w := range l.stores() {
 					s.dropout = s.dropout || w.Layout.HasDropout()
 					for _, t := range w.Layout.Trainable() {
-						g.params = append(g.params, param{at: &w.Tensors[t], decay: w.Layout.Slots[t].Decay})
+						g.params = append(g.params, slotParam(w, t))
 					}
 				}
 			}
@@ -73,10 +77,15 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		if m.Trainable {
 			return nil, errors.New("adapters at the model's ends, whose own weights are trained: choose one of the two")
 		}
+		if optim.loraPlus != 1 && s.edge.trainsEmbedding() {
+			return nil, errors.New("LoRAPlusLRRatio with a trained embedding, which would need a rate of its own: unset it, or leave the embedding as it is")
+		}
 		s.dropout = s.dropout || s.edge.drops()
 		s.ends = &group{}
 		for _, t := range s.edge.w.Layout.Trainable() {
-			s.ends.params = append(s.ends.params, param{at: &s.edge.w.Tensors[t], decay: s.edge.w.Layout.Slots[t].Decay})
+			p := slotParam(s.edge.w, t)
+			p.hidden = false
+			s.ends.params = append(s.ends.params, p)
 		}
 		trained += len(s.ends.params)
 	}
@@ -96,6 +105,17 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		}
 	}
 	return s, s.numberSpans()
+}
+
+// slotParam is the trainable slot of a layer's weights.
+func slotParam(w *nn.Weights, slot int) param {
+	l := w.Layout.Slots[slot]
+	p := param{at: &w.Tensors[slot], decay: l.Decay, hidden: true, plus: l.Shape.Rank() == 1}
+	for _, part := range l.Parts {
+		p.rows = append(p.rows, part.Rows)
+		p.plus = p.plus || strings.Contains(part.Name, "lora_B")
+	}
+	return p
 }
 
 func (s *Session) numberSpans() error {
@@ -123,8 +143,8 @@ func (s *Session) Close() error {
 	errs := []error{s.settled()}
 	s.dropAhead()
 	for _, g := range s.all() {
-		errs = append(errs, backend.Free(g.grads...), backend.Free(g.m...), backend.Free(g.v...))
-		g.grads, g.m, g.v = nil, nil, nil
+		errs = append(errs, backend.Free(g.grads...), backend.Free(g.state...))
+		g.grads, g.state = nil, nil
 	}
 	s.retire(nil)
 	errs = append(errs, backend.Free(s.index...), s.sweep())
@@ -217,12 +237,7 @@ func (m *Model) groupSpans() int {
 
 // update computes every group's new values; the groups still have the old ones.
 func (s *Session) update(o training.ApplyOptions, scale *tensors.Tensor) (fresh [][]*tensors.Tensor, err error) {
-	t := float64(s.steps + 1)
-	scalars, err := backend.UploadValues(s.model.Device, []float32{
-		float32(o.LearningRate),
-		float32(1 / (1 - math.Pow(s.optim.beta1, t))),
-		float32(1 / math.Sqrt(1-math.Pow(s.optim.beta2, t))),
-	}, 3)
+	scalars, err := backend.UploadValues(s.model.Device, s.optim.scalars(s.steps+1, o.LearningRate), 3)
 	if err != nil {
 		return nil, err
 	}

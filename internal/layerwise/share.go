@@ -1,6 +1,8 @@
 package layerwise
 
 import (
+	"fmt"
+
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
@@ -74,6 +76,10 @@ func (m *Model) endGradients(p *pass) ([]*tensors.Tensor, error) {
 	if tied {
 		variant = "tied"
 	}
+	padding := m.Embed.Padding
+	if padding != nil {
+		variant = fmt.Sprint(variant, " but ", *padding)
+	}
 	in := []*tensors.Tensor{p.dx, at}
 	if tied {
 		in = append(in, p.ends[1])
@@ -90,6 +96,13 @@ func (m *Model) endGradients(p *pass) ([]*tensors.Tensor, error) {
 		}
 		if m.Embed.Scale != 0 {
 			dx = MulScalar(dx, m.Embed.Scale)
+		}
+		if padding != nil {
+			id := *padding
+			if id < 0 { // torch counts from the end
+				id += int32(m.Vocab)
+			}
+			dx = Mul(dx, ConvertDType(NotEqual(in[1], Const(dx.Graph(), id)), dtypes.Float32))
 		}
 		return []*Node{ScatterSum(table, in[1], dx, false, false)}
 	}).call(in...)

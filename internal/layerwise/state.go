@@ -33,14 +33,13 @@ func (s *Session) named(visit func(name string, at **tensors.Tensor) error) erro
 				return err
 			}
 		}
-		for k, ts := range [][]*tensors.Tensor{g.m, g.v}[:s.optim.moments()] {
-			for j, p := range g.params {
-				for _, part := range s.optim.momentParts(p) {
-					if err := visit(name(j)+string("mv"[k])+part, &ts[0]); err != nil {
-						return err
-					}
-					ts = ts[1:]
+		at := 0
+		for j, p := range g.params {
+			for _, h := range s.optim.state(p) {
+				if err := visit(name(j)+h.name, &g.state[at]); err != nil {
+					return err
 				}
+				at++
 			}
 		}
 		first += len(g.params)

@@ -145,7 +145,12 @@ func (p *pass) begin() (err error) {
 		}
 	}
 	if len(p.x) == 0 {
-		return p.embed()
+		if err := p.embed(); err != nil {
+			return err
+		}
+	}
+	if p.train && s.noise > 0 {
+		return p.addNoise()
 	}
 	return nil
 }
@@ -209,7 +214,7 @@ func (p *pass) forward(ctx context.Context) error {
 	if dropout {
 		in = append(in, p.sh.rowKeys)
 	}
-	out, err := m.loss(p.s.edge, p.train, dropout).call(in...)
+	out, err := m.loss(p.s.loss, p.s.edge, p.train, dropout).call(in...)
 	if err != nil {
 		return err
 	}

@@ -95,57 +95,50 @@ func (l *Layer) fewNormLinears(x, gain *Node, f *fused) *Node {
 
 // fewLinears is the group of linears of x [B, S, in], added to residual [B, S, out] unless that is nil.
 func (l *Layer) fewLinears(x, residual *Node, f *fused) *Node {
+	var o kernels.ProductOptions
 	var s stacked
 	if f.n > 0 {
 		var ok bool
 		if s, ok = l.stacks[f.linears[0].Name]; !ok {
 			s = f.stacked()
 		}
-	}
-	if !f.dora {
-		return l.fewAdapted(x, residual, f, s)
-	}
-	y := l.fewAdapted(x, nil, f, s)
-	y = ConvertDType(Mul(ConvertDType(y, dtypes.Float32), ExpandLeftToRank(s.scale, y.Rank())), x.DType())
-	if f.group.bias >= 0 {
-		y = addBias(y, f.nodes[f.group.bias])
-	}
-	if residual != nil {
-		y = Add(y, residual)
-	}
-	return y
-}
-
-// fewAdapted is fewLinears before the factors of DoRA, and without the bias where such factors follow.
-func (l *Layer) fewAdapted(x, residual *Node, f *fused, s stacked) *Node {
-	var o kernels.ProductOptions
-	if f.n > 0 {
 		o.Low, o.Tail = f.chosen(Dense(flat(x), s.a), x), s.b
+	}
+	if f.dora {
+		y := l.fewProduct(x, f, o)
+		y = ConvertDType(Mul(ConvertDType(y, dtypes.Float32), ExpandLeftToRank(s.scale, y.Rank())), x.DType())
+		if f.group.bias >= 0 {
+			y = addBias(y, f.nodes[f.group.bias])
+		}
+		if residual != nil {
+			y = Add(y, residual)
+		}
+		return y
 	}
 	if residual != nil {
 		o.Residual, o.Then = flat(residual), kernels.ThenAdd
 	}
-	if f.group.packed != nil {
-		return l.fewProduct(x, f, o)
-	}
-	y := Dense(flat(x), f.dense(x.DType(), nil, 1))
-	if f.n > 0 {
-		y = Add(y, Dense(o.Low, o.Tail))
-	}
-	if residual != nil {
-		y = Add(y, o.Residual)
-	}
-	return f.finish(y, x)
+	return l.fewProduct(x, f, o)
 }
 
-// fewProduct is x [B, S, in] times the packed weight of the group.
+// fewProduct is x [B, S, in] times the weight of the group, before DoRA's factors, and without the bias where those follow.
 func (l *Layer) fewProduct(x *Node, f *fused, o kernels.ProductOptions) *Node {
+	if f.group.packed == nil {
+		y := Dense(flat(x), f.dense(x.DType(), nil, 1))
+		if f.n > 0 {
+			y = Add(y, Dense(o.Low, o.Tail))
+		}
+		if o.Residual != nil {
+			y = Add(y, o.Residual)
+		}
+		return f.finish(y, x)
+	}
 	product := func(then kernels.ProductThen) *Node {
 		o.Then = then
 		return kernels.Product(f.group.packed.data, flat(x), o, f.codes()...)
 	}
 	y := f.finish(product(o.Then), x)
-	if o.Then == kernels.ThenNothing && f.group.bias < 0 && len(f.linears) == 2 && f.linears[0].Out == f.linears[1].Out {
+	if o.Then == kernels.ThenNothing && !f.dora && f.group.bias < 0 && len(f.linears) == 2 && f.linears[0].Out == f.linears[1].Out {
 		d := x.Shape().Dimensions
 		l.products[y] = func(a kernels.Activation) *Node { // then y itself is of no use, and the compiler drops it
 			return Reshape(product(kernels.ThenGated(a)), d[0], d[1], f.linears[0].Out)

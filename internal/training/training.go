@@ -18,7 +18,7 @@ type Batch struct {
 
 // Stats are sums over a batch's labels.
 type Stats struct {
-	LossSum    float64 // cross entropy in nats
+	LossSum    float64 // cross entropy in nats, or SessionOptions.Loss
 	EntropySum float64 // entropy of the predictions in nats
 	Correct    int     // labels ranked first
 	Labels     int     // labels scored
@@ -28,11 +28,16 @@ type Stats struct {
 type SessionOptions struct {
 	// ResidualBudget is how many bytes of activations may be kept for the backward pass ("auto", "0", "12GiB").
 	ResidualBudget string
-	// Optim is a name that [ParseOptimizer] knows. Lion takes AdamBeta1 and AdamBeta2 for its betas, as transformers
+	// Optim and OptimArgs are what [ParseOptimizer] knows. Lion takes AdamBeta1 and AdamBeta2 for its betas, as transformers
 	// has it, and no AdamEpsilon.
-	Optim                                          string
+	Optim, OptimArgs                               string
 	AdamBeta1, AdamBeta2, AdamEpsilon, WeightDecay float64
-	Seed                                           int64 // of dropout
+	// LoRAPlusLRRatio is the learning rate of the B of a LoRA over that of its A; 0 is 1.
+	LoRAPlusLRRatio float64
+	Loss            *Loss // nil: cross entropy
+	// NEFTuneNoiseAlpha is the amount of noise that is added to embeddings while training; 0: none.
+	NEFTuneNoiseAlpha float64
+	Seed              int64 // of dropout and noise
 }
 
 // ApplyOptions configure one optimizer step.

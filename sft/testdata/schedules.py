@@ -24,6 +24,19 @@ CASES = [  # name, learning rate, warmup_steps as in TrainingArguments, steps, k
     ("inverse_sqrt", 2e-4, 0, 6, {}),
     ("inverse_sqrt", 2e-4, 3, 8, {}),
     ("inverse_sqrt", 2e-4, 2, 8, {"timescale": 5}),
+    ("cosine_warmup_with_min_lr", 2e-4, 3, 9, {"min_lr": 1e-5}),
+    ("cosine_warmup_with_min_lr", 2e-4, 0.4, 11, {"min_lr_rate": 0.1, "num_cycles": 0.75, "warmup_lr_rate": 0.2}),
+    ("cosine_warmup_with_min_lr", 2e-4, 0, 5, {"min_lr_rate": 0}),
+    ("warmup_stable_decay", 2e-4, 2, 12, {"num_decay_steps": 4}),
+    ("warmup_stable_decay", 2e-4, 3, 12, {"num_decay_steps": 5, "decay_type": "linear", "warmup_type": "cosine", "min_lr_ratio": 0.1}),
+    ("warmup_stable_decay", 2e-4, 3, 12, {"num_decay_steps": 4, "decay_type": "1-sqrt", "warmup_type": "1-sqrt", "num_stable_steps": 2}),
+    ("warmup_stable_decay", 2e-4, 0, 9, {"num_decay_steps": 6, "num_cycles": 0.75, "min_lr_ratio": 0.2}),
+]
+PLATEAU = [  # keyword arguments, and the metrics of evaluations
+    ({"patience": 1}, [3, 2, 2, 2, 2, 1.99999, 1.9, 1.9, 1.9, 1.9]),
+    ({"mode": "max", "factor": 0.5, "patience": 0, "cooldown": 2, "min_lr": 3e-5}, [0.1, 0.1, 0.1, 0.1, 0.1, 0.3, 0.2, 0.1, 0.1, 0.1]),
+    ({"patience": 0, "threshold": 0.5, "threshold_mode": "abs", "factor": 0.3, "eps": 1e-5}, [3, 2.6, 2.4, 2, 1.9, 1.4, 1.4, 1.4, 1.4]),
+    ({"mode": "max", "patience": 0, "threshold": 0.05, "threshold_mode": "abs"}, [0.1, 0.14, 0.16, 0.22]),
 ]
 
 
@@ -45,12 +58,24 @@ def rates(name, lr, warmup, steps, kwargs):
     return out
 
 
+def plateau(kwargs, metrics):
+    """The rate after each evaluation."""
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=2e-4)
+    scheduler = transformers.get_scheduler("reduce_lr_on_plateau", optimizer, scheduler_specific_kwargs=kwargs)
+    out = []
+    for m in metrics:
+        scheduler.step(m)
+        out.append(optimizer.param_groups[0]["lr"])
+    return out
+
+
 fixture = {
     "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     "cases": [
         {"name": n, "learning_rate": lr, "warmup_steps": w, "steps": s, "kwargs": kw, "rates": rates(n, lr, w, s, kw)}
         for n, lr, w, s, kw in CASES
     ],
+    "plateau": [{"kwargs": kw, "metrics": m, "rates": plateau(kw, m)} for kw, m in PLATEAU],
 }
 path = pathlib.Path(__file__).with_name("schedules.json")
 path.write_text(json.dumps(fixture, indent=1) + "\n")
