@@ -124,7 +124,7 @@ func (c LoraConfig) refuseBeyondLoRA(what string) error {
 	return fmt.Errorf("%s: %s; merge it (SaveMerged) instead", field, what)
 }
 
-// biasConfig checks bias and lora_bias, with defaults filled in.
+// checkBias checks bias and lora_bias, with defaults filled in.
 func (c LoraConfig) checkBias() error {
 	switch {
 	case c.Bias != BiasNone && c.Bias != BiasAll && c.Bias != BiasLoraOnly:

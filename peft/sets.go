@@ -130,30 +130,22 @@ func (p *PeftModel) make(cfg LoraConfig, stored map[string]AdapterWeight) (*adap
 		}
 	}
 	s := &adapterSet{cfg: r.Config, targets: r.Targets}
-	values := func(t Target) (a, b []float32, err error) {
-		return InitAdapter(p.opts.seed, t.Path, s.cfg.InitLoraWeights, t.R, t.In, t.Out)
-	}
-	var base *baseInit
-	if s.cfg.InitLoraWeights.changesBase() {
-		if base, s.cfg, err = newBaseInit(p.base, s.cfg, s.targets, p.opts.seed, stored != nil); err != nil {
-			return nil, nil, err
-		}
-		values = base.values
-		if _, randomized := s.cfg.InitLoraWeights.niter(); randomized && stored != nil {
-			p.opts.logger.Warn("the base's weights are made again by random numbers, which must be those of the training: with the same peft.Seed, they are; adapters that PEFT trained fit only after conversion (path_initial_model_for_weight_conversion)",
-				"init_lora_weights", s.cfg.InitLoraWeights)
-		}
-	} else if by := p.base.Altered(); by != "" {
-		p.opts.logger.Warn("the base's weights are no longer those that it was loaded with; adapters that were trained on those do not fit", "replaced for", by)
+	base, err := p.startFromBase(s, stored != nil)
+	if err != nil {
+		return nil, nil, err
 	}
 	var loras []models.LoRA
 	for _, t := range s.targets {
 		l := models.LoRA{Path: t.Path, R: t.R, Scaling: t.Scaling, Dropout: s.cfg.LoraDropout, Magnitude: stored[t.Path].Magnitude}
 		w, ok := stored[t.Path]
-		if !ok || base != nil {
-			if l.A, l.B, err = values(t); err != nil {
-				return nil, nil, err
-			}
+		switch {
+		case base != nil:
+			l.A, l.B, err = base.values(t)
+		case !ok:
+			l.A, l.B, err = InitAdapter(p.opts.seed, t.Path, s.cfg.InitLoraWeights, t.R, t.In, t.Out)
+		}
+		if err != nil {
+			return nil, nil, err
 		}
 		if ok {
 			l.A, l.B = w.A, w.B
@@ -175,6 +167,23 @@ func (p *PeftModel) make(cfg LoraConfig, stored map[string]AdapterWeight) (*adap
 	}
 	loras, err = p.addEnds(s, loras, stored)
 	return s, loras, err
+}
+
+// startFromBase returns what takes first values out of the base's weights, nil where adapters start otherwise; it may change
+// the set's config: see LoftQConfig.
+func (p *PeftModel) startFromBase(s *adapterSet, stored bool) (base *baseInit, err error) {
+	if !s.cfg.InitLoraWeights.changesBase() {
+		if by := p.base.Altered(); by != "" {
+			p.opts.logger.Warn("the base's weights are no longer those that it was loaded with; adapters that were trained on those do not fit", "replaced for", by)
+		}
+		return nil, nil
+	}
+	if _, randomized := s.cfg.InitLoraWeights.niter(); randomized && stored {
+		p.opts.logger.Warn("the base's weights are made again by random numbers, which must be those of the training: with the same peft.Seed, they are; adapters that PEFT trained fit only after conversion (path_initial_model_for_weight_conversion)",
+			"init_lora_weights", s.cfg.InitLoraWeights)
+	}
+	base, s.cfg, err = newBaseInit(p.base, s.cfg, s.targets, p.opts.seed, stored)
+	return base, err
 }
 
 // modules are those of the base that may be targeted.

@@ -1,6 +1,7 @@
 package layerwise
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -135,7 +136,7 @@ func column(ids []int32) [][]int32 {
 	return out
 }
 
-// logits are x Wᵀ [n, vocab] of x [n, hidden] and what the sides add, of dropped where they see that.
+// headLogits are x Wᵀ [n, vocab] of x [n, hidden] and what the sides add, of dropped where they see that.
 func headLogits(x, dropped, w *Node, sides []*side) *Node {
 	y := nn.Dense(x, w)
 	for _, s := range sides {
@@ -264,7 +265,7 @@ func (m *Model) adapterGradients(e *ends, p *pass) ([]*tensors.Tensor, error) {
 	p.ends = nil
 	if e.trainsEmbedding() {
 		grads, err := m.embeddingGradients(e, p, tiedRows)
-		if err := errorsJoinFree(err, tiedRows); err != nil {
+		if err := errors.Join(err, backend.Free(tiedRows)); err != nil {
 			return nil, err
 		}
 		for i, slot := range e.embedSlots() {
@@ -276,16 +277,6 @@ func (m *Model) adapterGradients(e *ends, p *pass) ([]*tensors.Tensor, error) {
 		out = append(out, bySlot[slot])
 	}
 	return out, nil
-}
-
-func errorsJoinFree(err error, t *tensors.Tensor) error {
-	if t == nil {
-		return err
-	}
-	if failed := backend.Free(t); err == nil {
-		err = failed
-	}
-	return err
 }
 
 func (e *ends) trainsEmbedding() bool {

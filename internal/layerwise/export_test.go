@@ -24,6 +24,9 @@ func (s Scaler) Scale() float64          { return s.scale }
 // SetLossScale sets the scale of the loss, which float16 has.
 func SetLossScale(s training.Session, scale float64) { s.(*Session).scaler.scale = scale }
 
+// HeadTokens makes the head of the session's model, which has run nothing yet, take that many tokens at a time.
+func HeadTokens(s training.Session, n int) { s.(*Session).model.headTokens = n }
+
 // Fuse makes the session's model, which has run nothing yet, take the fused form of its primitives.
 func Fuse(s training.Session) { s.(*Session).model.Shape.Form = nn.FormFused }
 

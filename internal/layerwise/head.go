@@ -21,6 +21,9 @@ const logitElements = 1 << 27
 
 // chunkTokens is how many tokens the head takes at a time.
 func (m *Model) chunkTokens(tokens int) int {
+	if m.headTokens > 0 {
+		return min(tokens, m.headTokens)
+	}
 	return min(tokens, max(16, logitElements/m.Vocab/256*256))
 }
 

@@ -26,7 +26,8 @@ type Model struct {
 	Logit     Logit
 	Trainable bool // embedding, final norm and head are trained, as are the layers' trainable slots
 
-	programs programs
+	programs   programs
+	headTokens int // see chunkTokens; 0: as many as logitElements allows
 }
 
 // Embedding is the table of token embeddings [vocab, hidden]. A frozen one stays on the host, where the rows of a batch
