@@ -23,10 +23,12 @@ import (
 
 // Options says what is downloaded and from where. The zero value is the common case.
 type Options struct {
+	// Dataset says that the id is that of a data set, not of a model.
+	Dataset bool
 	// Revision is a branch, a tag or a commit. Zero: main.
 	Revision string
 	// Files are patterns of [path.Match] for the names to download. Zero: *.json, *.jinja, additional_chat_templates/* and
-	// *.safetensors, all that is read of a model.
+	// *.safetensors, all that is read of a model; of a data set, all files.
 	Files []string
 	// Endpoint is the server. Zero: https://huggingface.co.
 	Endpoint string
@@ -41,28 +43,32 @@ var defaultFiles = []string{"*.json", "*.jinja", "additional_chat_templates/*", 
 // Download brings a model into the cache and returns its folder, for FromPretrained. Files that are there are kept; each
 // appears when it is whole and has the hash that the server tells.
 func Download(ctx context.Context, id string, o Options) (string, error) {
-	cache, err := CacheDir()
+	d, err := newDownload(id, o)
 	if err != nil {
 		return "", err
-	}
-	d := &download{Options: o, id: id, client: o.Client}
-	if d.repo, err = repository(cache, id, &d.Revision); err != nil {
-		return "", err
-	}
-	if d.client == nil {
-		d.client = http.DefaultClient
-	}
-	if d.Endpoint == "" {
-		d.Endpoint = "https://huggingface.co"
-	}
-	if d.Files == nil {
-		d.Files = defaultFiles
 	}
 	dir, err := d.run(ctx)
 	if err != nil {
 		return "", fmt.Errorf("hub: download %s: %w", id, err)
 	}
 	return dir, nil
+}
+
+// List asks the server for the names of the files that a model or data set has.
+func List(ctx context.Context, id string, o Options) ([]string, error) {
+	d, err := newDownload(id, o)
+	if err != nil {
+		return nil, err
+	}
+	info, err := d.info(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("hub: list %s: %w", id, err)
+	}
+	var names []string
+	for _, s := range info.Siblings {
+		names = append(names, s.RFilename)
+	}
+	return names, nil
 }
 
 // download is one of them on its way.
@@ -72,16 +78,47 @@ type download struct {
 	client   *http.Client
 }
 
-func (d *download) run(ctx context.Context) (string, error) {
-	var info struct {
-		SHA      string
-		Siblings []struct{ RFilename string }
+func newDownload(id string, o Options) (*download, error) {
+	cache, err := CacheDir()
+	if err != nil {
+		return nil, err
 	}
-	if err := d.getJSON(ctx, &info, "api", "models", d.id, "revision", d.Revision); err != nil {
-		return "", err
+	d := &download{Options: o, id: id, client: o.Client}
+	if d.repo, err = repository(cache, o.kind(), id, &d.Revision); err != nil {
+		return nil, err
+	}
+	if d.client == nil {
+		d.client = http.DefaultClient
+	}
+	if d.Endpoint == "" {
+		d.Endpoint = "https://huggingface.co"
+	}
+	if d.Files == nil && !d.Dataset {
+		d.Files = defaultFiles
+	}
+	return d, nil
+}
+
+// repositoryInfo is what the server tells of a revision.
+type repositoryInfo struct {
+	SHA      string
+	Siblings []struct{ RFilename string }
+}
+
+func (d *download) info(ctx context.Context) (info repositoryInfo, err error) {
+	if err := d.getJSON(ctx, &info, "api", string(d.kind()), d.id, "revision", d.Revision); err != nil {
+		return info, err
 	}
 	if !regexp.MustCompile(`^[0-9a-f]{40}$`).MatchString(info.SHA) {
-		return "", fmt.Errorf("the server tells commit %q, want 40 hexadecimal digits", info.SHA)
+		return info, fmt.Errorf("the server tells commit %q, want 40 hexadecimal digits", info.SHA)
+	}
+	return info, nil
+}
+
+func (d *download) run(ctx context.Context) (string, error) {
+	info, err := d.info(ctx)
+	if err != nil {
+		return "", err
 	}
 	dir, found := filepath.Join(d.repo, "snapshots", info.SHA), false
 	for _, s := range info.Siblings {
@@ -105,12 +142,23 @@ func (d *download) run(ctx context.Context) (string, error) {
 
 // wants reports whether a file is to be downloaded. A name that leads out of the folder is not.
 func (d *download) wants(name string) bool {
+	if d.Files == nil {
+		return filepath.IsLocal(filepath.FromSlash(name))
+	}
 	for _, p := range d.Files {
 		if ok, err := path.Match(p, name); err == nil && ok && filepath.IsLocal(filepath.FromSlash(name)) {
 			return true
 		}
 	}
 	return false
+}
+
+// path is that of the repository under the endpoint: a model's is its id alone.
+func (d *download) path() string {
+	if d.Dataset {
+		return string(datasets) + "/" + d.id
+	}
+	return d.id
 }
 
 // request asks for a path under the endpoint.
@@ -190,7 +238,7 @@ func (d *download) etag(ctx context.Context, commit, name string) (string, error
 		}
 		return http.ErrUseLastResponse
 	}
-	resp, err := d.request(ctx, &here, http.MethodHead, d.id, "resolve", commit, name)
+	resp, err := d.request(ctx, &here, http.MethodHead, d.path(), "resolve", commit, name)
 	if err != nil {
 		return "", err
 	}
@@ -208,7 +256,7 @@ func (d *download) etag(ctx context.Context, commit, name string) (string, error
 
 // blob downloads a file and checks it.
 func (d *download) blob(ctx context.Context, to, etag, commit, name string) error {
-	resp, err := d.request(ctx, d.client, http.MethodGet, d.id, "resolve", commit, name)
+	resp, err := d.request(ctx, d.client, http.MethodGet, d.path(), "resolve", commit, name)
 	if err != nil {
 		return err
 	}

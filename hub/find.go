@@ -41,11 +41,41 @@ func CacheDir() (string, error) {
 // Find returns the folder of a model in the cache. revision is a branch, a tag or a whole commit; "" means main. Where it is
 // not there the error is an fs.ErrNotExist.
 func Find(id, revision string) (string, error) {
+	return findCached(models, id, revision)
+}
+
+// FindDataset is [Find] for a data set.
+func FindDataset(id, revision string) (string, error) { return findCached(datasets, id, revision) }
+
+// kind of a repository: as in the cache's folders and the server's paths.
+type kind string
+
+const (
+	models   kind = "models"
+	datasets kind = "datasets"
+)
+
+func (o Options) kind() kind {
+	if o.Dataset {
+		return datasets
+	}
+	return models
+}
+
+// noun is what error messages call one.
+func (k kind) noun() string {
+	if k == datasets {
+		return "data set"
+	}
+	return "model"
+}
+
+func findCached(k kind, id, revision string) (string, error) {
 	cache, err := CacheDir()
 	if err != nil {
 		return "", err
 	}
-	return find(cache, id, revision)
+	return find(cache, k, id, revision)
 }
 
 // Locate returns path where something is there, else what [Find] finds under it as an id.
@@ -66,13 +96,13 @@ func Locate(path string) (string, error) {
 	return dir, nil
 }
 
-func find(cache, id, revision string) (string, error) {
-	repo, err := repository(cache, id, &revision)
+func find(cache string, k kind, id, revision string) (string, error) {
+	repo, err := repository(cache, k, id, &revision)
 	if err != nil {
 		return "", err
 	}
 	missing := func() (string, error) {
-		return "", fmt.Errorf("hub: model %q of revision %q is not in the cache %s; call hub.Download, or huggingface-cli download: %w", id, revision, cache, fs.ErrNotExist)
+		return "", fmt.Errorf("hub: %s %q of revision %q is not in the cache %s; call hub.Download, or huggingface-cli download: %w", k.noun(), id, revision, cache, fs.ErrNotExist)
 	}
 	commit := revision
 	if raw, err := os.ReadFile(filepath.Join(repo, "refs", filepath.FromSlash(revision))); err == nil {
@@ -88,16 +118,16 @@ func find(cache, id, revision string) (string, error) {
 	return dir, nil
 }
 
-// repository returns the folder of a model in the cache, and sets the default revision.
-func repository(cache, id string, revision *string) (string, error) {
+// repository returns the folder of a model or data set in the cache, and sets the default revision.
+func repository(cache string, k kind, id string, revision *string) (string, error) {
 	if !IsID(id) {
-		return "", fmt.Errorf("hub: %q is no id of a model; want ORGANIZATION/NAME", id)
+		return "", fmt.Errorf("hub: %q is no id of a %s; want ORGANIZATION/NAME", id, k.noun())
 	}
 	if *revision == "" {
 		*revision = defaultRevision
 	}
 	if !filepath.IsLocal(filepath.FromSlash(*revision)) {
-		return "", fmt.Errorf("hub: model %q: %q is no revision; want a branch, a tag or a commit", id, *revision)
+		return "", fmt.Errorf("hub: %s %q: %q is no revision; want a branch, a tag or a commit", k.noun(), id, *revision)
 	}
-	return filepath.Join(cache, "models--"+strings.ReplaceAll(id, "/", "--")), nil
+	return filepath.Join(cache, string(k)+"--"+strings.ReplaceAll(id, "/", "--")), nil
 }

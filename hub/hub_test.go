@@ -18,7 +18,7 @@ import (
 
 const commit = "0123456789abcdef0123456789abcdef01234567"
 
-// serve is a hub with one model: small files as git has them, large ones behind a redirect to another server.
+// serve is a hub with one repository, a model and a data set: small files as git has them, large ones behind a redirect to another server.
 func serve(t *testing.T, files map[string]string) (endpoint string, requests *[]string) {
 	t.Helper()
 	requests = &[]string{}
@@ -35,7 +35,7 @@ func serve(t *testing.T, files map[string]string) (endpoint string, requests *[]
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
-		if r.URL.Path == "/api/models/org/name/revision/main" {
+		if r.URL.Path == "/api/models/org/name/revision/main" || r.URL.Path == "/api/datasets/org/name/revision/main" {
 			var siblings []map[string]string
 			for name := range files {
 				siblings = append(siblings, map[string]string{"rfilename": name})
@@ -43,7 +43,7 @@ func serve(t *testing.T, files map[string]string) (endpoint string, requests *[]
 			json.NewEncoder(w).Encode(map[string]any{"sha": commit, "siblings": siblings})
 			return
 		}
-		name, ok := strings.CutPrefix(r.URL.Path, "/org/name/resolve/"+commit+"/")
+		name, ok := strings.CutPrefix(strings.TrimPrefix(r.URL.Path, "/datasets"), "/org/name/resolve/"+commit+"/")
 		content, known := files[name]
 		switch {
 		case !ok || !known:
@@ -93,6 +93,41 @@ func TestDownloadFillsTheCacheThatFindReads(t *testing.T) {
 	*requests = nil
 	if _, err := Download(ctx, "org/name", o); err != nil || len(*requests) != 1 {
 		t.Errorf("a second download: %v, requests %v", err, *requests)
+	}
+}
+
+func TestDataSetsHaveFoldersAndPathsOfTheirOwn(t *testing.T) {
+	cache := t.TempDir()
+	t.Setenv("HF_HUB_CACHE", cache)
+	files := map[string]string{"README.md": "---\n---", "data/train-00000-of-00001.parquet": "rows", "../out.json": "no"}
+	endpoint, requests := serve(t, files)
+	ctx, o := context.Background(), Options{Dataset: true, Endpoint: endpoint, Token: "secret"}
+	names, err := List(ctx, "org/name", o)
+	if err != nil || len(names) != len(files) {
+		t.Errorf("listed %q (%v), want %d names", names, err, len(files))
+	}
+	dir, err := Download(ctx, "org/name", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"README.md", "data/train-00000-of-00001.parquet"} {
+		if raw, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(raw) != files[name] {
+			t.Errorf("%s holds %q (%v)", name, raw, err)
+		}
+	}
+	if found, err := FindDataset("org/name", ""); err != nil || found != dir || !strings.HasPrefix(dir, filepath.Join(cache, "datasets--org--name")) {
+		t.Errorf("found %s (%v), want %s", found, err, dir)
+	}
+	if _, err := Find("org/name", ""); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the data set is found as a model: %v", err)
+	}
+	for _, r := range *requests {
+		if strings.Contains(r, "/models/") || strings.Contains(r, "out.json") {
+			t.Errorf("request %s", r)
+		}
+	}
+	if _, err := FindDataset("org/other", ""); err == nil || !strings.Contains(err.Error(), `data set "org/other"`) {
+		t.Errorf("error %v", err)
 	}
 }
 

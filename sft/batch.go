@@ -1,6 +1,10 @@
 package sft
 
-import "github.com/loris-ml/loris/internal/training"
+import (
+	"math/bits"
+
+	"github.com/loris-ml/loris/internal/training"
+)
 
 // Batch is Rows sequences of Length tokens; see [training.Batch].
 type Batch = training.Batch
@@ -33,11 +37,17 @@ func (d *dataset) batchLength(numbers []int, c SFTConfig) int {
 	if c.PadToMultipleOf > 0 {
 		return roundUp(longest, c.PadToMultipleOf)
 	}
-	length := roundUp(longest, defaultBucket)
+	length := roundUp(longest, bucket(longest))
 	if c.MaxLength != NoMaxLength {
 		length = max(longest, min(length, c.MaxLength))
 	}
 	return length
+}
+
+// bucket is the multiple to which a length is rounded up where PadToMultipleOf is not set: 64 tokens, beyond 1024 an eighth
+// of the power of two below. So at most an eighth is padding, and a doubling of the length adds eight shapes.
+func bucket(length int) int {
+	return max(64, 1<<max(0, bits.Len(uint(length))-4))
 }
 
 func roundUp(n, multiple int) int { return (n + multiple - 1) / multiple * multiple }

@@ -18,7 +18,7 @@ import (
 func longConfig(t *testing.T) SFTConfig {
 	c := testConfig(t)
 	c.NumTrainEpochs, c.LoggingSteps, c.LoggingFirstStep, c.WarmupSteps = 2, 5, true, 3
-	c.EvalDataset, c.EvalStrategy, c.EvalSteps = zen()[:5], Steps, 3
+	c.EvalDataset, c.EvalStrategy, c.EvalSteps = FromRows(zen()[:5]), Steps, 3
 	c.SaveStrategy, c.SaveSteps = Steps, 3
 	return c
 }
@@ -269,7 +269,7 @@ func TestRotationKeepsTheNewestAndTheBest(t *testing.T) {
 	}
 
 	c = testConfig(t)
-	c.EvalDataset, c.EvalStrategy, c.SaveStrategy, c.NumTrainEpochs = unlearned(), Epoch, Epoch, 4
+	c.EvalDataset, c.EvalStrategy, c.SaveStrategy, c.NumTrainEpochs = FromRows(unlearned()), Epoch, Epoch, 4
 	c.LearningRate, c.LRSchedulerType = 0.3, Constant
 	c.LoadBestModelAtEnd, c.SaveTotalLimit = true, 2
 	m := newToyModel()
@@ -298,7 +298,7 @@ func TestRotationKeepsTheNewestAndTheBest(t *testing.T) {
 
 func TestEarlyStoppingEndsTraining(t *testing.T) {
 	c := testConfig(t)
-	c.EvalDataset, c.EvalStrategy, c.MetricForBestModel, c.NumTrainEpochs = unlearned(), Epoch, "eval_loss", 30
+	c.EvalDataset, c.EvalStrategy, c.MetricForBestModel, c.NumTrainEpochs = FromRows(unlearned()), Epoch, "eval_loss", 30
 	c.LearningRate, c.LRSchedulerType = 0.3, Constant
 	c.Callbacks = []Callback{EarlyStopping(2, 0.001)}
 	report := mustTrain(t, newToyModel(), zen(), c)

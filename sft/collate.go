@@ -1,6 +1,9 @@
 package sft
 
-import "fmt"
+import (
+	"fmt"
+	"runtime"
+)
 
 // Example is one document of a batch row: its tokens, and those that are trained; others are Ignored.
 type Example struct{ IDs, Labels []int32 }
@@ -60,6 +63,7 @@ func (d *dataset) layout(numbers []int, size, length int, pad int32, collate Col
 		}
 		c.Rows = append(c.Rows, row)
 	}
+	defer runtime.KeepAlive(d) // which may hold the file that the tokens are in
 	if collate == nil {
 		return CollateRows(c)
 	}

@@ -12,10 +12,10 @@ import (
 //
 // What TRL has and is absent here: precision (bf16, fp16) follows from how the model was loaded, gradient_checkpointing
 // and activation_offloading are replaced by ResidualBudget, padding_free by fixed-shape packing, several evaluation sets
-// by calls of Evaluate, other trackers than ReportTo's by Callbacks. auto_find_batch_size, truncation_mode keep_end
-// (deprecated) and pushing to a hub are not offered. Two defaults differ on purpose: unpacked batches are padded to a
-// multiple of 64, so that few shapes are compiled (PadToMultipleOf), and the order of the rows is drawn by a generator of our
-// own, because torch's permutations cannot be reproduced without torch.
+// by calls of Evaluate, other trackers than ReportTo's by Callbacks. auto_find_batch_size and pushing to a hub are not offered.
+// One default differs on purpose: unpacked batches are padded to few lengths, so that few shapes are compiled
+// (PadToMultipleOf). Rows are shuffled (ShuffleDataset) and visited (TrainSamplingStrategy "random") in the order that the same
+// seeds give in TRL.
 type SFTConfig struct {
 	// OutputDir receives the folders checkpoint-<step>, trainer_state.json, plots and the model card README.md. "" is
 	// "trainer_output".
@@ -24,16 +24,19 @@ type SFTConfig struct {
 	// MaxLength is the number of tokens to which examples are truncated, and the block length when packing.
 	// 0 is 1024, NoMaxLength does not truncate.
 	MaxLength int `json:"max_length"`
-	// ExcessLengthStrategy says what becomes of examples longer than MaxLength: "" or "truncate" keeps their start as
-	// TRL does, "drop" leaves them out, "raise" refuses the data set. Not used by packing that splits (bfd_split, wrapped).
+	// ExcessLengthStrategy says what becomes of examples longer than MaxLength: "" or "truncate" cuts them as TRL does,
+	// "drop" leaves them out, "raise" refuses the data set. Not used by packing that splits (bfd_split, wrapped).
 	ExcessLengthStrategy string `json:"excess_length_strategy"`
+	// TruncationMode says what of a truncated example stays: "" or KeepStart, or KeepEnd. Packing keeps the start.
+	TruncationMode string `json:"truncation_mode"`
 	// Packing puts several examples into one row of MaxLength tokens; they do not see each other (except with Wrapped).
 	Packing bool `json:"packing"`
 	// PackingStrategy is "" or BFD, BFDSplit or Wrapped.
 	PackingStrategy string `json:"packing_strategy"`
 	// EvalPacking is whether EvalDataset is packed too; nil: as Packing.
 	EvalPacking *bool `json:"eval_packing"`
-	// PadToMultipleOf rounds the length of unpacked batches up. 0 is 64, but not beyond MaxLength.
+	// PadToMultipleOf rounds the length of unpacked batches up. 0 is 64, and for more than 1024 tokens the eighth of a power of
+	// two, so that few shapes are compiled; but not beyond MaxLength.
 	PadToMultipleOf int `json:"pad_to_multiple_of"`
 
 	// DatasetTextField is the column of plain-text rows. "" is "text".
@@ -44,8 +47,20 @@ type SFTConfig struct {
 	ShuffleDataset bool `json:"shuffle_dataset"`
 	// CompletionOnlyLoss trains only completions of prompt-completion rows. nil: yes if the first row has both.
 	CompletionOnlyLoss *bool `json:"completion_only_loss"`
-	// AssistantOnlyLoss trains only the assistant's turns of conversational rows.
+	// AssistantOnlyLoss trains only the assistant's turns of conversational rows: what {% generation %} marks in the chat
+	// template. A published template without it is replaced by the variant that TRL trains with
+	// (tokenizer.Tokenizer.TrainingTemplate); of another one it is what each turn adds, with its end-of-turn token.
 	AssistantOnlyLoss bool `json:"assistant_only_loss"`
+	// LastTurnOnlyLoss trains only the assistant's last turn of conversational rows. It says more than AssistantOnlyLoss,
+	// which it implies. TRL has no such field.
+	LastTurnOnlyLoss bool `json:"last_turn_only_loss"`
+	// TokenCache is a folder that keeps tokenized rows for the next run with the same rows, tokenizer, chat template and
+	// masks; it may be shared by several runs, and its files deleted while none runs. Tokens are then read from its files as
+	// they are needed, instead of being held in memory. "": none is kept. TRL has datasets' cache for it.
+	TokenCache string `json:"token_cache"`
+	// ChatTemplatePath is a Jinja file (.jinja or .j2) whose text becomes the tokenizer's chat template, as with its
+	// SetChatTemplate. "": the tokenizer's own stays. (TRL also takes another tokenizer here, and adds its tokens.)
+	ChatTemplatePath string `json:"chat_template_path"`
 	// EOSToken ends plain-text examples and completions. "" is the tokenizer's.
 	EOSToken string `json:"eos_token"`
 	// PadToken fills short rows; no number depends on it. "" is the tokenizer's, or its EOS token.
@@ -134,11 +149,11 @@ type SFTConfig struct {
 	LossWatchdogThreshold float64 `json:"loss_watchdog_threshold"`
 	LossWatchdogPatience  int     `json:"loss_watchdog_patience"`
 
-	EvalDataset  []Row   `json:"-"`             // rows for evaluation, in the same format as the training rows
-	EvalStrategy string  `json:"eval_strategy"` // "" is No; Steps, Epoch
-	EvalSteps    float64 `json:"eval_steps"`    // 0 is LoggingSteps; below 1: fraction of all steps
-	EvalDelay    float64 `json:"eval_delay"`    // steps or epochs before the first evaluation
-	EvalOnStart  bool    `json:"eval_on_start"`
+	EvalDataset  *Dataset `json:"-"`             // rows for evaluation, in the same format as the training rows
+	EvalStrategy string   `json:"eval_strategy"` // "" is No; Steps, Epoch
+	EvalSteps    float64  `json:"eval_steps"`    // 0 is LoggingSteps; below 1: fraction of all steps
+	EvalDelay    float64  `json:"eval_delay"`    // steps or epochs before the first evaluation
+	EvalOnStart  bool     `json:"eval_on_start"`
 	// ComputeMetrics adds metrics of one's own to every evaluation; their names get the prefix eval_. It may use the model,
 	// for example to generate text; ctx is that of Train.
 	ComputeMetrics func(ctx context.Context) (Metrics, error) `json:"-"`
@@ -180,6 +195,12 @@ type SFTConfig struct {
 // NoMaxLength as SFTConfig.MaxLength keeps examples at their full length.
 const NoMaxLength = -1
 
+// Values of SFTConfig.TruncationMode.
+const (
+	KeepStart = "keep_start"
+	KeepEnd   = "keep_end" // deprecated in TRL
+)
+
 // Values of SFTConfig.PackingStrategy.
 const (
 	BFD      = "bfd"       // best fit decreasing; what exceeds MaxLength is cut off
@@ -208,17 +229,16 @@ const (
 	AutoCheckpoint = "auto" // LastCheckpoint if there is one, else a fresh start
 )
 
-// defaultBucket is the multiple to which unpacked batches are padded.
-const defaultBucket = 64
-
 // withDefaults replaces zero fields by what they stand for.
 func (c SFTConfig) withDefaults() SFTConfig {
 	orDefault(&c.OutputDir, "trainer_output")
 	orDefault(&c.MaxLength, 1024)
 	orDefault(&c.ExcessLengthStrategy, "truncate")
+	orDefault(&c.TruncationMode, KeepStart)
 	orDefault(&c.PackingStrategy, BFD)
 	orDefault(&c.EvalPacking, &c.Packing)
 	orDefault(&c.DatasetTextField, "text")
+	c.AssistantOnlyLoss = c.AssistantOnlyLoss || c.LastTurnOnlyLoss
 	orDefault(&c.LossType, "nll")
 	orDefault(&c.PerDeviceTrainBatchSize, 8)
 	orDefault(&c.PerDeviceEvalBatchSize, 8)

@@ -70,7 +70,7 @@ func TestValidateNamesFieldValueAndRemedy(t *testing.T) {
 		{SFTConfig{LossWatchdogThreshold: -2}, []string{"LossWatchdogThreshold", "-2"}},
 		{SFTConfig{LossWatchdogPatience: -2}, []string{"LossWatchdogPatience", "-2"}},
 		{SFTConfig{LRSchedulerType: ReduceLROnPlateau}, []string{"LRSchedulerType", "follows evaluations"}},
-		{SFTConfig{LRSchedulerType: ReduceLROnPlateau, EvalStrategy: Epoch, EvalDataset: rows, LRSchedulerKwargs: map[string]any{"factor": 1}}, []string{"LRSchedulerKwargs", "factor"}},
+		{SFTConfig{LRSchedulerType: ReduceLROnPlateau, EvalStrategy: Epoch, EvalDataset: FromRows(rows), LRSchedulerKwargs: map[string]any{"factor": 1}}, []string{"LRSchedulerKwargs", "factor"}},
 		{SFTConfig{LRSchedulerType: WarmupStableDecay}, []string{"LRSchedulerKwargs", "num_decay_steps"}},
 		{SFTConfig{LRSchedulerType: WarmupStableDecay, LRSchedulerKwargs: map[string]any{"num_decay_steps": 2, "decay_type": "sudden"}}, []string{"decay_type is sudden", "1-sqrt"}},
 		{SFTConfig{LRSchedulerType: Cosine, LRSchedulerKwargs: map[string]any{"num_cycles": "two"}}, []string{"num_cycles is two", "a number"}},
@@ -86,15 +86,15 @@ func TestValidateNamesFieldValueAndRemedy(t *testing.T) {
 		{SFTConfig{SaveStrategy: "often"}, []string{"SaveStrategy", `"often"`}},
 		{SFTConfig{EvalStrategy: "often"}, []string{"EvalStrategy", `"often"`}},
 		{SFTConfig{EvalStrategy: Steps}, []string{"EvalDataset", "give rows"}},
-		{SFTConfig{EvalStrategy: Steps, EvalSteps: -1, EvalDataset: rows}, []string{"EvalSteps", "-1"}},
+		{SFTConfig{EvalStrategy: Steps, EvalSteps: -1, EvalDataset: FromRows(rows)}, []string{"EvalSteps", "-1"}},
 		{SFTConfig{TrainSamplingStrategy: "best"}, []string{"TrainSamplingStrategy", `"best"`}},
 		{SFTConfig{FormattingFunc: func(Row) (string, error) { return "", nil }, CompletionOnlyLoss: new(true)}, []string{"CompletionOnlyLoss", "FormattingFunc"}},
 		{SFTConfig{FormattingFunc: func(Row) (string, error) { return "", nil }, AssistantOnlyLoss: true}, []string{"AssistantOnlyLoss", "FormattingFunc"}},
 		{SFTConfig{LoadBestModelAtEnd: true}, []string{"EvalStrategy", "best checkpoint"}},
 		{SFTConfig{SaveStrategy: Best}, []string{"EvalStrategy", "best checkpoint"}},
-		{SFTConfig{LoadBestModelAtEnd: true, EvalStrategy: Epoch, EvalDataset: rows}, []string{"SaveStrategy", `"epoch"`}},
-		{SFTConfig{LoadBestModelAtEnd: true, EvalStrategy: Steps, EvalSteps: 3, SaveSteps: 10, EvalDataset: rows}, []string{"SaveSteps", "multiple of EvalSteps"}},
-		{SFTConfig{LoadBestModelAtEnd: true, EvalStrategy: Steps, SaveOnlyModel: true, EvalDataset: rows}, []string{"SaveOnlyModel"}},
+		{SFTConfig{LoadBestModelAtEnd: true, EvalStrategy: Epoch, EvalDataset: FromRows(rows)}, []string{"SaveStrategy", `"epoch"`}},
+		{SFTConfig{LoadBestModelAtEnd: true, EvalStrategy: Steps, EvalSteps: 3, SaveSteps: 10, EvalDataset: FromRows(rows)}, []string{"SaveSteps", "multiple of EvalSteps"}},
+		{SFTConfig{LoadBestModelAtEnd: true, EvalStrategy: Steps, SaveOnlyModel: true, EvalDataset: FromRows(rows)}, []string{"SaveOnlyModel"}},
 	} {
 		wantError(t, c.config.Validate(), append(c.says, "sft: SFTConfig.")...)
 	}

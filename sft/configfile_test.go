@@ -81,7 +81,6 @@ func TestConfigFilesWithFaultsAreRefused(t *testing.T) {
 		{"fp16: true", []string{"fp16 is true", "models.Options.DType"}},
 		{"bf16: false", []string{"bf16 is false", "Float32"}},
 		{"fsdp: full_shard", []string{`fsdp is "full_shard"`, "leave the key out"}},
-		{"truncation_mode: keep_end", []string{"truncation_mode", "only keep_start"}},
 		{"- a\n- b", []string{"line 1", "want an object"}},
 		{"a: [", []string{"c.yaml"}},
 	} {

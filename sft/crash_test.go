@@ -21,7 +21,7 @@ import (
 const crashFolder = "LORIS_TEST_CRASH_FOLDER"
 
 // crashConfig saves, rotates and evaluates often; a process that starts anew goes on from the last checkpoint.
-func crashConfig(dir string, evalRows []sft.Row) sft.SFTConfig {
+func crashConfig(dir string, evalRows *sft.Dataset) sft.SFTConfig {
 	return sft.SFTConfig{OutputDir: dir, MaxSteps: 24, PerDeviceTrainBatchSize: 1, GradientAccumulationSteps: 2, LearningRate: 5e-3, MaxLength: 48,
 		Packing: true, LoggingSteps: 3, EvalDataset: evalRows, EvalStrategy: sft.Steps, EvalSteps: 7, SaveStrategy: sft.Steps, SaveSteps: 2, SaveTotalLimit: 2, ReportTo: []string{"all"},
 		ResumeFromCheckpoint: sft.AutoCheckpoint, Logger: silent, DisableTQDM: true}

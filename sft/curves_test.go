@@ -27,7 +27,7 @@ type recordedCurves struct {
 	}
 }
 
-func readCurves(t *testing.T) (r recordedCurves, rows, evalRows []sft.Row) {
+func readCurves(t *testing.T) (r recordedCurves, rows, evalRows *sft.Dataset) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("testdata", "curves.json"))
 	if err != nil {
@@ -40,11 +40,12 @@ func readCurves(t *testing.T) (r recordedCurves, rows, evalRows []sft.Row) {
 	if err := errors.Join(json.Unmarshal(text, &r), json.Unmarshal(text, &data)); err != nil {
 		t.Fatal(err)
 	}
-	convert := func(in []map[string][]int) (rows []sft.Row) {
+	convert := func(in []map[string][]int) *sft.Dataset {
+		var rows []sft.Row
 		for _, r := range in {
 			rows = append(rows, sft.Row{"input_ids": r["input_ids"], "labels": r["labels"]})
 		}
-		return rows
+		return sft.FromRows(rows)
 	}
 	return r, convert(data.Rows), convert(data.EvalRows)
 }
@@ -73,7 +74,7 @@ func tinyLlama(t *testing.T, backend string) (*peft.PeftModel, *tokenizer.Tokeni
 	return tuned, tok
 }
 
-func train(t *testing.T, ctx context.Context, backend string, rows []sft.Row, c sft.SFTConfig) (*sft.Report, error) {
+func train(t *testing.T, ctx context.Context, backend string, rows *sft.Dataset, c sft.SFTConfig) (*sft.Report, error) {
 	t.Helper()
 	model, tok := tinyLlama(t, backend)
 	trainer, err := sft.NewSFTTrainer(model, tok, rows, c)

@@ -5,10 +5,9 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"runtime"
-	"sync"
-	"sync/atomic"
 	"time"
+
+	"github.com/loris-ml/loris/internal/mapfile"
 )
 
 // DataReport says what preparation made of a data set.
@@ -18,6 +17,7 @@ type DataReport struct {
 	BatchRows   int `json:"batch_rows"`   // rows that batches are made of: examples, or packed rows
 	Truncated   int `json:"truncated"`    // examples cut to MaxLength
 	TokensLost  int `json:"tokens_lost"`  // tokens cut off them, or left out with them (ExcessLengthStrategy "drop")
+	LabelsLost  int `json:"labels_lost"`  // labels among the tokens that were cut off
 	TooLong     int `json:"too_long"`     // examples left out because of their length
 	FullyMasked int `json:"fully_masked"` // examples left out because no token of theirs has a label
 	Empty       int `json:"empty"`        // examples without tokens
@@ -25,6 +25,11 @@ type DataReport struct {
 	Labels      int `json:"labels"`       // labels of an epoch
 	// PromptNotPrefix counts examples whose prompt is tokenized otherwise alone than before its completion.
 	PromptNotPrefix int `json:"prompt_not_prefix"`
+	// Cached is whether the tokens came from SFTConfig.TokenCache.
+	Cached bool `json:"cached"`
+
+	divergence string // the end of such a prompt
+	twoBOS     int    // examples that begin with two BOS tokens
 }
 
 // packedRow is one row of a batch: documents that follow each other without seeing each other.
@@ -41,43 +46,39 @@ func (r packedRow) length() (n int) {
 type dataset struct {
 	rows   []packedRow
 	packed bool
-	length int    // of the longest row
-	id     string // what fingerprint has found
+	length int           // of the longest row
+	id     string        // what fingerprint has found
+	cache  *mapfile.File // holds the tokens of the rows, nil: they are in memory
 }
 
 // prepare is TRL's pipeline: tokenize, truncate, drop, shuffle and pack.
-func prepare(rows []Row, tok Tokenizer, c SFTConfig, packing bool, name string) (*dataset, *DataReport, error) {
-	if len(rows) == 0 {
-		return nil, nil, fmt.Errorf("sft: the %s data set has no rows", name)
-	}
+func prepare(data *Dataset, tok Tokenizer, c SFTConfig, packing bool, name string) (*dataset, *DataReport, error) {
 	start := time.Now()
-	t, err := newRowTokenizer(tok, rows[0], c)
+	first, err := firstRow(data, name)
 	if err != nil {
 		return nil, nil, err
 	}
-	examples, err := t.all(rows)
+	t, err := newRowTokenizer(tok, first, c)
 	if err != nil {
 		return nil, nil, err
 	}
-	report := &DataReport{Rows: len(rows)}
-	examples, err = report.fit(examples, c, packing)
+	d, report := &dataset{packed: packing}, &DataReport{}
+	tokens, err := t.tokens(data, d, report)
 	if err != nil {
 		return nil, nil, err
 	}
-	if packing && c.ShuffleDataset {
-		permute(examples, newStream(c.Seed, streamDataset, 0))
-	}
-	d := &dataset{packed: packing}
-	if packing {
-		d.rows = pack(examples, c.MaxLength, c.PackingStrategy)
-	} else {
-		for _, e := range examples {
-			d.rows = append(d.rows, packedRow{e})
+	var examples []example
+	for e, err := range tokens {
+		if err != nil {
+			return nil, nil, err
+		}
+		if e, ok, err := report.fit(e, c, packing); err != nil {
+			return nil, nil, err
+		} else if ok {
+			examples = append(examples, e)
 		}
 	}
-	if c.ShuffleDataset {
-		permute(d.rows, newStream(c.Seed, streamDataset, 1))
-	}
+	d.arrange(examples, c)
 	d.measure(report)
 	if report.Labels == 0 {
 		return nil, nil, fmt.Errorf("sft: no token of the %s data set has a label to train (%d rows, %d fully masked): check the masks, and whether prompts fill MaxLength %d", name, report.Rows, report.FullyMasked, c.MaxLength)
@@ -85,72 +86,93 @@ func prepare(rows []Row, tok Tokenizer, c SFTConfig, packing bool, name string) 
 	if c.AssistantOnlyLoss && t.format.conversational() && !t.stopTrained() {
 		c.Logger.Warn("the chat template leaves the end of the assistant's turns untrained, so the model may not learn to stop: put the end-of-turn token inside the part that it marks")
 	}
-	report.log(c, examples, name, time.Since(start))
+	report.log(c, name, time.Since(start))
 	return d, report, nil
 }
 
-// all tokenizes every row, on all cores. The error names the first row that cannot be.
-func (t *rowTokenizer) all(rows []Row) ([]example, error) {
-	examples := make([]example, len(rows))
-	errs := make([]error, len(rows))
-	var next atomic.Int64
-	var failed atomic.Bool
-	var workers sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), len(rows)) {
-		workers.Go(func() {
-			for !failed.Load() {
-				i := int(next.Add(1)) - 1
-				if i >= len(rows) {
-					return
-				}
-				if examples[i], errs[i] = t.tokenize(rows[i]); errs[i] != nil {
-					failed.Store(true)
-				}
-				examples[i].row = i + 1
-			}
-		})
+// firstRow is the row that decides how all are written.
+func firstRow(data *Dataset, name string) (Row, error) {
+	if data == nil {
+		return nil, fmt.Errorf("sft: there is no %s data set", name)
 	}
-	workers.Wait()
-	for i, err := range errs { // every row before the first fault has been seen: rows are handed out in order
+	for row, err := range data.All() {
 		if err != nil {
-			return nil, fmt.Errorf("sft: row %d: %w", i+1, err)
+			return nil, fmt.Errorf("sft: the %s data set: %w", name, err)
 		}
+		return row, nil
 	}
-	return examples, nil
+	return nil, fmt.Errorf("sft: the %s data set has no rows", name)
 }
 
-// fit brings examples to MaxLength and drops those that train nothing.
-func (r *DataReport) fit(examples []example, c SFTConfig, packing bool) (kept []example, err error) {
+// arrange makes the rows of batches from the examples: one of each, or packed ones.
+func (d *dataset) arrange(examples []example, c SFTConfig) {
+	switch {
+	case !d.packed:
+		for i := range examples {
+			d.rows = append(d.rows, examples[i:i+1:i+1])
+		}
+	case c.ShuffleDataset:
+		d.rows = pack(shuffled(examples, c.Seed), c.MaxLength, c.PackingStrategy)
+	default:
+		d.rows = pack(examples, c.MaxLength, c.PackingStrategy)
+	}
+	if c.ShuffleDataset {
+		d.rows = shuffled(d.rows, c.Seed)
+	}
+}
+
+// fit brings the next example to MaxLength, and reports whether it is to be kept: those that train nothing are not.
+func (r *DataReport) fit(e example, c SFTConfig, packing bool) (fitted example, keep bool, err error) {
+	r.Rows++
+	if e.diverges != "" {
+		r.PromptNotPrefix++
+		if r.divergence == "" {
+			r.divergence = e.diverges
+		}
+	}
+	if e.twoBOS {
+		r.twoBOS++
+	}
+	n := len(e.ids)
+	if n == 0 {
+		r.Empty++
+		return e, packing, nil // packing groups rows before it leaves empty ones out
+	}
 	splits := packing && c.PackingStrategy != BFD
-	for i, e := range examples {
-		n := len(e.ids)
-		if e.diverges != "" {
-			r.PromptNotPrefix++
+	if over := n - c.MaxLength; over > 0 && c.MaxLength != NoMaxLength && !splits {
+		switch c.ExcessLengthStrategy {
+		case "raise":
+			return e, false, fmt.Errorf("sft: row %d has %d tokens, MaxLength is %d: raise MaxLength, or let ExcessLengthStrategy truncate or drop", r.Rows, n, c.MaxLength)
+		case "drop":
+			r.TooLong++
+			r.TokensLost += n
+			return e, false, nil
 		}
-		if n == 0 {
-			r.Empty++
-			continue
-		}
-		if over := n - c.MaxLength; over > 0 && c.MaxLength != NoMaxLength && !splits {
-			switch c.ExcessLengthStrategy {
-			case "raise":
-				return nil, fmt.Errorf("sft: row %d has %d tokens, MaxLength is %d: raise MaxLength, or let ExcessLengthStrategy truncate or drop", i+1, n, c.MaxLength)
-			case "drop":
-				r.TooLong++
-				r.TokensLost += n
-				continue
-			}
-			r.Truncated++
-			r.TokensLost += over
+		r.Truncated++
+		r.TokensLost += over
+		cut := e.labels[c.MaxLength:]
+		if c.TruncationMode == KeepEnd && !packing { // packing keeps the start, as TRL's does
+			cut = e.labels[:over]
+			e.ids, e.labels = e.ids[over:], e.labels[over:]
+		} else {
 			e.ids, e.labels = e.ids[:c.MaxLength], e.labels[:c.MaxLength]
 		}
-		if !packing && !e.trained() { // packed, it stays as TRL keeps it: the row's other documents have labels
-			r.FullyMasked++
-			continue
-		}
-		kept = append(kept, e)
+		r.LabelsLost += countLabels(cut)
 	}
-	return kept, nil
+	if !packing && !e.trained() { // packed, it stays as TRL keeps it: the row's other documents have labels
+		r.FullyMasked++
+		return e, false, nil
+	}
+	return e, true, nil
+}
+
+func countLabels(labels []int32) (n int) {
+	for _, l := range labels {
+		if l != Ignored {
+			n++
+		}
+	}
+	return n
 }
 
 // measure counts what the rows hold.
@@ -171,31 +193,22 @@ func (d *dataset) measure(r *DataReport) {
 }
 
 // log says what a user should know before training starts.
-func (r *DataReport) log(c SFTConfig, examples []example, name string, took time.Duration) {
+func (r *DataReport) log(c SFTConfig, name string, took time.Duration) {
 	log := c.Logger.With("dataset", name)
-	log.Info("data set prepared", "rows", r.Rows, "examples", r.Examples, "batch_rows", r.BatchRows, "tokens", r.Tokens, "labels", r.Labels, "seconds", took.Seconds())
+	log.Info("data set prepared", "rows", r.Rows, "examples", r.Examples, "batch_rows", r.BatchRows, "tokens", r.Tokens, "labels", r.Labels, "cached", r.Cached, "seconds", took.Seconds())
 	if r.Truncated+r.TooLong > 0 {
 		log.Warn("rows are longer than MaxLength", "max_length", c.MaxLength, "truncated", r.Truncated, "dropped", r.TooLong,
-			"percent_of_rows", 100*float64(r.Truncated+r.TooLong)/float64(r.Rows), "tokens_lost", r.TokensLost)
+			"percent_of_rows", 100*float64(r.Truncated+r.TooLong)/float64(r.Rows), "tokens_lost", r.TokensLost, "labels_lost", r.LabelsLost)
 	}
 	if r.FullyMasked+r.Empty > 0 {
 		log.Warn("rows without anything to train were left out", "fully_masked", r.FullyMasked, "empty", r.Empty)
 	}
-	twoBOS := 0
-	for _, e := range examples {
-		if e.twoBOS {
-			twoBOS++
-		}
+	if r.twoBOS > 0 {
+		log.Warn("texts begin with two BOS tokens: they bring their own and the tokenizer adds one; remove it from the texts", "rows", r.twoBOS)
 	}
-	if twoBOS > 0 {
-		log.Warn("texts begin with two BOS tokens: they bring their own and the tokenizer adds one; remove it from the texts", "rows", twoBOS)
-	}
-	for _, e := range examples {
-		if e.diverges != "" {
-			log.Warn("prompts are tokenized differently alone than before their completions; the completion is trained from where they part, so the model sees another context than in use: end prompts on a token boundary, or use a chat template that renders them alike",
-				"rows", r.PromptNotPrefix, "end_of_a_prompt", e.diverges)
-			break
-		}
+	if r.PromptNotPrefix > 0 {
+		log.Warn("prompts are tokenized differently alone than before their completions; the completion is trained from where they part, so the model sees another context than in use: end prompts on a token boundary, or use a chat template that renders them alike",
+			"rows", r.PromptNotPrefix, "end_of_a_prompt", r.divergence)
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 
 // Evaluate scores rows (nil: SFTConfig.EvalDataset), prepared as the training rows were, and returns the eval_ metrics.
 // eval_loss is averaged as transformers does: over batches, each by its mean per label, weighted by its rows.
-func (t *SFTTrainer) Evaluate(ctx context.Context, rows []Row) (m Metrics, err error) {
+func (t *SFTTrainer) Evaluate(ctx context.Context, rows *Dataset) (m Metrics, err error) {
 	d := t.eval
 	if rows != nil {
 		if d, _, err = prepare(rows, t.tok, t.cfg, *t.cfg.EvalPacking, "evaluation"); err != nil {

@@ -23,7 +23,7 @@ func ExampleMonitor() {
 	http.Handle("GET /metrics", monitor)
 
 	rows := []sft.Row{{"text": "one"}, {"text": "two"}}
-	trainer, err := sft.NewSFTTrainer(sft.NewToyModel(), sft.ToyTokenizer, rows, sft.SFTConfig{
+	trainer, err := sft.NewSFTTrainer(sft.NewToyModel(), sft.ToyTokenizer, sft.FromRows(rows), sft.SFTConfig{
 		OutputDir: dir, RunName: "numbers", MaxSteps: 3, Callbacks: []sft.Callback{monitor.Callback()}, Logger: silent, DisableTQDM: true,
 	})
 	if err != nil {
@@ -47,7 +47,7 @@ func ExampleTensorBoard() {
 	defer os.RemoveAll(dir)
 	config := sft.SFTConfig{OutputDir: dir, MaxSteps: 1, Logger: silent, DisableTQDM: true}
 	config.Callbacks = []sft.Callback{sft.TensorBoard(filepath.Join(dir, "events")), sft.CSV(filepath.Join(dir, "log.csv"))}
-	trainer, err := sft.NewSFTTrainer(sft.NewToyModel(), sft.ToyTokenizer, []sft.Row{{"text": "one"}}, config)
+	trainer, err := sft.NewSFTTrainer(sft.NewToyModel(), sft.ToyTokenizer, sft.FromRows([]sft.Row{{"text": "one"}}), config)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -37,7 +37,7 @@ func ExampleLoadJSONL() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	for _, row := range rows {
+	for row := range rows.All() {
 		fmt.Println(row.Columns())
 	}
 	// Output:
@@ -53,7 +53,7 @@ func ExampleSFTTrainer_Train() {
 	for i := range 40 {
 		rows = append(rows, sft.Row{"prompt": "hello", "completion": strings.Repeat(" world", i%3+1)})
 	}
-	trainer, err := sft.NewSFTTrainer(model, tok, rows, sft.SFTConfig{
+	trainer, err := sft.NewSFTTrainer(model, tok, sft.FromRows(rows), sft.SFTConfig{
 		OutputDir: filepath.Join(dir, "out"), MaxLength: 64, Packing: true, NumTrainEpochs: 10, LearningRate: 0.1,
 		Logger: silent, DisableTQDM: true,
 	})
@@ -88,7 +88,7 @@ func ExampleSFTConfig_resumeFromCheckpoint() {
 	}
 	rows := []sft.Row{{"text": "one"}, {"text": "two"}, {"text": "three"}}
 	for range 2 {
-		trainer, err := sft.NewSFTTrainer(sft.NewToyModel(), sft.ToyTokenizer, rows, config)
+		trainer, err := sft.NewSFTTrainer(sft.NewToyModel(), sft.ToyTokenizer, sft.FromRows(rows), config)
 		if err != nil {
 			log.Fatal(err)
 		}
@@ -101,11 +101,25 @@ func ExampleSFTConfig_resumeFromCheckpoint() {
 	// 6 steps, cancelled: false
 }
 
+func ExamplePreview() {
+	rows := []sft.Row{{"prompt": "What is 2 + 2?", "completion": " 4"}, {"prompt": "And 3 + 3?", "completion": " 6"}}
+	report, err := sft.Preview(os.Stdout, sft.ToyTokenizer, sft.FromRows(rows), sft.SFTConfig{Packing: true, Logger: silent}, 1)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(report.Tokens, "tokens,", report.Labels, "labels")
+	// Output:
+	// row 0: documents 2, tokens 32, trained 6
+	// <s>What is 2 + 2?⟦ 4</s>⟧
+	// <s>And 3 + 3?⟦ 6</s>⟧
+	// 32 tokens, 6 labels
+}
+
 func ExampleSFTTrainer_Preview() {
 	dir := temp()
 	defer os.RemoveAll(dir)
 	rows := []sft.Row{{"messages": []sft.Message{{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}}}}
-	trainer, err := sft.NewSFTTrainer(sft.NewToyModel(), sft.ToyTokenizer, rows, sft.SFTConfig{OutputDir: dir, AssistantOnlyLoss: true, Logger: silent})
+	trainer, err := sft.NewSFTTrainer(sft.NewToyModel(), sft.ToyTokenizer, sft.FromRows(rows), sft.SFTConfig{OutputDir: dir, AssistantOnlyLoss: true, Logger: silent})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -125,11 +139,11 @@ func ExampleSFTTrainer_Evaluate() {
 	dir := temp()
 	defer os.RemoveAll(dir)
 	rows := []sft.Row{{"text": "one"}, {"text": "two"}, {"text": "three"}}
-	trainer, err := sft.NewSFTTrainer(sft.NewToyModel(), sft.ToyTokenizer, rows, sft.SFTConfig{OutputDir: dir, Logger: silent})
+	trainer, err := sft.NewSFTTrainer(sft.NewToyModel(), sft.ToyTokenizer, sft.FromRows(rows), sft.SFTConfig{OutputDir: dir, Logger: silent})
 	if err != nil {
 		log.Fatal(err)
 	}
-	metrics, err := trainer.Evaluate(context.Background(), rows[:2])
+	metrics, err := trainer.Evaluate(context.Background(), sft.FromRows(rows[:2]))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -141,7 +155,7 @@ func ExampleSFTTrainer_Evaluate() {
 
 func ExampleEarlyStopping() {
 	config := sft.SFTConfig{
-		EvalDataset: []sft.Row{{"text": "held out"}}, EvalStrategy: sft.Epoch,
+		EvalDataset: sft.FromRows([]sft.Row{{"text": "held out"}}), EvalStrategy: sft.Epoch,
 		MetricForBestModel: "loss", LoadBestModelAtEnd: true, SaveStrategy: sft.Epoch,
 		Callbacks: []sft.Callback{sft.EarlyStopping(3, 0.001)},
 	}
@@ -156,7 +170,7 @@ func ExampleJSONLines() {
 	config := sft.SFTConfig{OutputDir: dir, MaxSteps: 1, LoggingSteps: 1, SaveStrategy: sft.No, Logger: silent, DisableTQDM: true}
 	var lines strings.Builder
 	config.Callbacks = []sft.Callback{sft.JSONLines(&lines)}
-	trainer, err := sft.NewSFTTrainer(sft.NewToyModel(), sft.ToyTokenizer, []sft.Row{{"text": "one"}}, config)
+	trainer, err := sft.NewSFTTrainer(sft.NewToyModel(), sft.ToyTokenizer, sft.FromRows([]sft.Row{{"text": "one"}}), config)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -1,6 +1,10 @@
 package sft
 
-import "fmt"
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
 
 // format is how the rows of a data set are written. The first row decides for all of them, as in TRL.
 type format int
@@ -32,47 +36,70 @@ func (f format) conversational() bool { return f == conversation || f == convers
 
 // completions reports whether prompts can be told from completions.
 func (f format) completions(first Row) bool {
-	return f == promptCompletion || f == conversationCompletion || f == tokenized && first.has("completion_mask")
+	return f == promptCompletion || f == conversationCompletion || f == tokenized && first.Has("completion_mask")
 }
 
 // detectFormat looks at the first row.
 func detectFormat(first Row, c SFTConfig) (format, error) {
-	messages := func(column string) bool {
-		return first.isConversation(column, "role") || first.isConversation(column, "from", "value")
-	}
 	switch {
-	case first.has("input_ids"):
+	case first.Has("input_ids"):
 		return tokenized, nil
 	case c.FormattingFunc != nil:
 		return plainText, nil
-	case messages("messages") || messages("conversations"):
+	case first.IsConversation("messages") || first.IsConversation("conversations"):
 		return conversation, nil
-	case first.has("prompt") && messages("prompt"):
+	case first.Has("prompt") && first.IsConversation("prompt"):
 		return conversationCompletion, nil
-	case first.has("prompt"):
+	case first.Has("prompt"):
 		return promptCompletion, nil
-	case first.has(c.DatasetTextField):
+	case first.Has(c.DatasetTextField):
 		return plainText, nil
 	}
 	for _, column := range []string{"messages", "conversations"} {
-		if first.has(column) {
+		if first.Has(column) {
 			_, err := first.Messages(column)
 			return 0, fmt.Errorf("sft: row 1: %w", err)
 		}
 	}
-	return 0, fmt.Errorf(`sft: row 1 has %s; want %q (SFTConfig.DatasetTextField), "prompt" and "completion", "messages" or "conversations"`,
-		quoted(first.Columns()), c.DatasetTextField)
+	return 0, fmt.Errorf(`sft: row 1 has the columns %q; want %q (SFTConfig.DatasetTextField), "prompt" and "completion", "messages" or "conversations"`,
+		first.Columns(), c.DatasetTextField)
+}
+
+// setChatTemplate gives the tokenizer the chat template of SFTConfig.ChatTemplatePath.
+func setChatTemplate(tok Tokenizer, c SFTConfig) error {
+	path := c.ChatTemplatePath
+	if path == "" {
+		return nil
+	}
+	if ext := filepath.Ext(path); ext != ".jinja" && ext != ".j2" {
+		return fmt.Errorf("sft: SFTConfig.ChatTemplatePath is %q; want a .jinja or .j2 file", path)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("sft: SFTConfig.ChatTemplatePath: %w", err)
+	}
+	settable, ok := tok.(interface{ SetChatTemplate(string) error })
+	if !ok {
+		return fmt.Errorf("sft: SFTConfig.ChatTemplatePath is %q, but a %T has no method SetChatTemplate(string) error; unset it", path, tok)
+	}
+	if err := settable.SetChatTemplate(string(text)); err != nil {
+		return fmt.Errorf("sft: SFTConfig.ChatTemplatePath: %s: %w", path, err)
+	}
+	return nil
 }
 
 // checkMasks refuses loss masks that the format cannot carry, and settles the default of CompletionOnlyLoss.
 func checkMasks(f format, first Row, c SFTConfig) (completionOnly bool, err error) {
-	if c.AssistantOnlyLoss && !f.conversational() && !(f == tokenized && first.has("assistant_masks")) {
+	if c.LastTurnOnlyLoss && !f.conversational() {
+		return false, fmt.Errorf("sft: SFTConfig.LastTurnOnlyLoss is true, but the rows have %s; want conversations, or unset it", f.columns(c))
+	}
+	if c.AssistantOnlyLoss && !f.conversational() && !(f == tokenized && first.Has("assistant_masks")) {
 		return false, fmt.Errorf("sft: SFTConfig.AssistantOnlyLoss is true, but the rows have %s; want conversations, or unset it", f.columns(c))
 	}
 	if c.CompletionOnlyLoss == nil {
-		return f != plainText && first.has("prompt") && first.has("completion"), nil
+		return f != plainText && first.Has("prompt") && first.Has("completion"), nil
 	}
-	if *c.CompletionOnlyLoss && !f.completions(first) && !(f == tokenized && first.has("labels")) {
+	if *c.CompletionOnlyLoss && !f.completions(first) && !(f == tokenized && first.Has("labels")) {
 		return false, fmt.Errorf(`sft: SFTConfig.CompletionOnlyLoss is true, but the rows have %s; want "prompt" and "completion", or unset it`, f.columns(c))
 	}
 	return *c.CompletionOnlyLoss, nil

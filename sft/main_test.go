@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -43,7 +44,7 @@ func testConfig(t *testing.T) SFTConfig {
 
 func mustTrainer(t *testing.T, m Model, rows []Row, c SFTConfig) *SFTTrainer {
 	t.Helper()
-	trainer, err := NewSFTTrainer(m, toyTokenizer{}, rows, c)
+	trainer, err := NewSFTTrainer(m, toyTokenizer{}, FromRows(rows), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,6 +81,15 @@ func untimed(history []Metrics) (lines []Metrics) {
 		}))
 	}
 	return lines
+}
+
+func write(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // wantError requires an error that says all of the given.

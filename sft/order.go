@@ -5,13 +5,12 @@ import (
 	"math/bits"
 	"math/rand/v2"
 	"slices"
+
+	"github.com/loris-ml/loris/internal/pyrandom"
 )
 
-// Independent random streams of one seed.
-const (
-	streamDataset = iota // ShuffleDataset
-	streamEpoch          // order of the rows in an epoch
-)
+// streamEpoch is the stream of a seed that orders the rows of an epoch.
+const streamEpoch = 1
 
 // stream draws permutations. PCG's output is fixed by its definition and the rest is written out here, so that a
 // checkpoint resumes in the same order whatever the Go release. torch's permutations of the same seed are others.
@@ -35,7 +34,17 @@ func permute[T any](list []T, s stream) {
 	}
 }
 
-// order is the sequence in which an epoch visits the rows; it depends on DataSeed and the epoch alone.
+// shuffled returns a list in the order in which datasets' shuffle(seed=seed) has it.
+func shuffled[T any](list []T, seed int64) []T {
+	out := make([]T, len(list))
+	for i, n := range pyrandom.NewNumPy(seed).Permutation(len(list)) {
+		out[i] = list[n]
+	}
+	return out
+}
+
+// order is the sequence in which an epoch visits the rows; it depends on DataSeed and the epoch alone. The random one is that
+// of accelerate's SeedableRandomSampler, so TRL visits the rows in the same order.
 func (d *dataset) order(c SFTConfig, epoch int) []int {
 	order := make([]int, len(d.rows))
 	for i := range order {
@@ -44,10 +53,11 @@ func (d *dataset) order(c SFTConfig, epoch int) []int {
 	if c.TrainSamplingStrategy == Sequential {
 		return order
 	}
-	permute(order, newStream(c.DataSeed, streamEpoch, uint64(epoch)))
-	if c.TrainSamplingStrategy == GroupByLength {
-		d.groupByLength(order, c.PerDeviceTrainBatchSize*c.GradientAccumulationSteps)
+	if c.TrainSamplingStrategy == Random {
+		return pyrandom.RandPerm(c.DataSeed+int64(epoch), len(d.rows))
 	}
+	permute(order, newStream(c.DataSeed, streamEpoch, uint64(epoch)))
+	d.groupByLength(order, c.PerDeviceTrainBatchSize*c.GradientAccumulationSteps)
 	return order
 }
 

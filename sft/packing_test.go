@@ -13,6 +13,22 @@ func examplesOf(rows [][]int32) (examples []example) {
 	return examples
 }
 
+// fitted cuts examples as before packing by BFD.
+func fitted(t *testing.T, examples []example, length int) (kept []example) {
+	t.Helper()
+	report := &DataReport{}
+	for _, e := range examples {
+		e, ok, err := report.fit(e, SFTConfig{MaxLength: length, PackingStrategy: BFD}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok {
+			kept = append(kept, e)
+		}
+	}
+	return kept
+}
+
 func flatten(rows []packedRow) (ids [][]int32, lengths [][]int) {
 	for _, row := range rows {
 		var all []int32
@@ -44,11 +60,7 @@ func TestPackEqualsTRLsTests(t *testing.T) {
 	} {
 		examples := examplesOf(c.in)
 		if c.strategy == BFD { // what is too long is cut before
-			kept, err := new(DataReport).fit(examples, SFTConfig{MaxLength: c.length, PackingStrategy: BFD}, true)
-			if err != nil {
-				t.Fatal(err)
-			}
-			examples = kept
+			examples = fitted(t, examples, c.length)
 		}
 		ids, lengths := flatten(pack(examples, c.length, c.strategy))
 		if !reflect.DeepEqual(ids, c.want) || !reflect.DeepEqual(lengths, c.lengths) {
@@ -82,11 +94,7 @@ func TestPackEqualsTRLOnRandomRows(t *testing.T) {
 		}
 		examples := examplesOf(in)
 		if c.Strategy == BFD {
-			kept, err := new(DataReport).fit(examples, SFTConfig{MaxLength: c.Length, PackingStrategy: BFD}, true)
-			if err != nil {
-				t.Fatal(err)
-			}
-			examples = kept
+			examples = fitted(t, examples, c.Length)
 		}
 		ids, lengths := flatten(pack(examples, c.Length, c.Strategy))
 		var first, sums, rows []int
@@ -199,5 +207,20 @@ func TestBatchLengthsAreFew(t *testing.T) {
 		if got := d.batchLength(c.numbers, c.config); got != c.want {
 			t.Errorf("MaxLength %d, multiple %d, packed %v, rows %v: %d, want %d", c.config.MaxLength, c.config.PadToMultipleOf, c.packed, c.numbers, got, c.want)
 		}
+	}
+}
+
+func TestBucketsAreFewAndWasteLittle(t *testing.T) {
+	const longest = 1 << 17
+	lengths := map[int]bool{}
+	for n := 1; n <= longest; n++ {
+		length := roundUp(n, bucket(n))
+		lengths[length] = true
+		if length < n || n > 512 && 8*(length-n) > n {
+			t.Fatalf("%d tokens are padded to %d", n, length)
+		}
+	}
+	if want := 16 + 7*8; len(lengths) != want { // up to 1024, and seven doublings
+		t.Errorf("%d lengths, want %d", len(lengths), want)
 	}
 }

@@ -155,9 +155,11 @@ func TestTrainFeedsLogsAndSavesAsTRL(t *testing.T) {
 	for _, want := range fixture.Cases {
 		t.Run(want.Name, func(t *testing.T) {
 			c := readConfig(t, want.Options)
-			c.EvalDataset = want.EvalRows
+			if want.EvalRows != nil {
+				c.EvalDataset = FromRows(want.EvalRows)
+			}
 			model := &replayModel{t: t, run: want}
-			trainer, err := NewSFTTrainer(model, tok, want.Rows, c)
+			trainer, err := NewSFTTrainer(model, tok, FromRows(want.Rows), c)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -42,7 +42,7 @@ func reported(t *testing.T) (SFTConfig, *Report) {
 	t.Helper()
 	c := testConfig(t)
 	c.ReportTo, c.RunName, c.LoggingSteps = []string{"all"}, "faq", 2
-	c.EvalDataset, c.EvalStrategy, c.EvalSteps, c.SaveStrategy = zen()[:5], Steps, 3, Steps
+	c.EvalDataset, c.EvalStrategy, c.EvalSteps, c.SaveStrategy = FromRows(zen()[:5]), Steps, 3, Steps
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	c.Callbacks = []Callback{{OnStepEnd: func(e *Event) error {
@@ -184,7 +184,7 @@ func TestMonitorServesTheLastValues(t *testing.T) {
 func TestSamplesAreGeneratedAfterEvaluations(t *testing.T) {
 	var out bytes.Buffer
 	c := testConfig(t)
-	c.EvalDataset, c.EvalStrategy, c.EvalSteps = zen()[:2], Steps, 4
+	c.EvalDataset, c.EvalStrategy, c.EvalSteps = FromRows(zen()[:2]), Steps, 4
 	type key struct{}
 	c.Callbacks = []Callback{GenerationSamples(&out, func(ctx context.Context, prompt string) (string, error) {
 		return fmt.Sprint(prompt, "? ", ctx.Value(key{})), nil
@@ -213,7 +213,7 @@ func TestSamplesAreGeneratedAfterEvaluations(t *testing.T) {
 
 func TestMetricsOfOnesOwnTellTheBestModel(t *testing.T) {
 	c := testConfig(t)
-	c.EvalDataset, c.EvalStrategy, c.EvalSteps, c.SaveStrategy, c.MetricForBestModel = zen()[:2], Steps, 2, Best, "exact_match"
+	c.EvalDataset, c.EvalStrategy, c.EvalSteps, c.SaveStrategy, c.MetricForBestModel = FromRows(zen()[:2]), Steps, 2, Best, "exact_match"
 	values := []float64{0.1, 0.5, 0.4, 0.45}
 	c.ComputeMetrics = func(context.Context) (m Metrics, err error) {
 		m = Metrics{{"exact_match", values[0]}}
@@ -232,7 +232,7 @@ func TestMetricsOfOnesOwnTellTheBestModel(t *testing.T) {
 }
 
 func TestPerplexityIsThatOfTheLoss(t *testing.T) {
-	m, err := mustTrainer(t, newToyModel(), zen(), testConfig(t)).Evaluate(t.Context(), zen()[:3])
+	m, err := mustTrainer(t, newToyModel(), zen(), testConfig(t)).Evaluate(t.Context(), FromRows(zen()[:3]))
 	if err != nil {
 		t.Fatal(err)
 	}

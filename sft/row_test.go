@@ -37,11 +37,15 @@ func TestToolsAndCallsKeepTheOrderOfTheirKeys(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		messages, err := rows[0].Messages("messages")
+		row, err := rows.First()
 		if err != nil {
 			t.Fatal(err)
 		}
-		o, err := chatOptions(rows[0])
+		messages, err := row.Messages("messages")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := new(rowTokenizer).chatOptions(row)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,7 +64,7 @@ func TestRowsInJSONAreReadAsThoseOfFiles(t *testing.T) {
 	if err := json.Unmarshal([]byte(`[{"input_ids": [1, 2], "x": 0.5}]`), &rows); err != nil {
 		t.Fatal(err)
 	}
-	if ids, err := rows[0].numbers("input_ids"); err != nil || !slices.Equal(ids, []int32{1, 2}) || rows[0]["x"] != 0.5 {
+	if ids, err := rows[0].Ints("input_ids"); err != nil || !slices.Equal(ids, []int32{1, 2}) || rows[0]["x"] != 0.5 {
 		t.Errorf("%v, %v", rows, err)
 	}
 	wantError(t, json.Unmarshal([]byte(`[3]`), &rows), "want an object")

@@ -3,6 +3,7 @@ package sft
 import (
 	"encoding/json"
 	"math"
+	"reflect"
 	"slices"
 	"testing"
 )
@@ -131,11 +132,54 @@ func TestOrderIsAPermutationThatOnlySeedAndEpochDecide(t *testing.T) {
 	}
 }
 
-// The first numbers are pinned: a checkpoint must find the same order in every later release.
-func TestOrderIsPinned(t *testing.T) {
-	d := &dataset{rows: make([]packedRow, 10)}
-	if got, want := d.order(SFTConfig{}.withDefaults(), 1), []int{1, 9, 3, 4, 0, 2, 5, 6, 7, 8}; !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
+func TestOrderEqualsTRLs(t *testing.T) {
+	var fixture struct {
+		Orders []struct {
+			Rows    int
+			Options json.RawMessage
+			Epochs  [][]int
+		}
+	}
+	readFixture(t, "order.json", &fixture)
+	if len(fixture.Orders) == 0 {
+		t.Fatal("no orders")
+	}
+	for _, want := range fixture.Orders {
+		c := readConfig(t, want.Options).withDefaults()
+		d := &dataset{rows: make([]packedRow, want.Rows)}
+		for epoch, order := range want.Epochs {
+			if got := d.order(c, epoch); !slices.Equal(got, order) {
+				t.Errorf("%s, epoch %d: %v, TRL %v", want.Options, epoch, got, order)
+			}
+		}
+	}
+}
+
+func TestShuffleDatasetEqualsTRLs(t *testing.T) {
+	var fixture struct {
+		Shuffles []struct {
+			Rows     int
+			Options  json.RawMessage
+			InputIDs [][]int32 `json:"input_ids"`
+		}
+	}
+	readFixture(t, "order.json", &fixture)
+	if len(fixture.Shuffles) == 0 {
+		t.Fatal("no shuffles")
+	}
+	for _, want := range fixture.Shuffles {
+		var rows []Row
+		for i := range want.Rows {
+			rows = append(rows, Row{"input_ids": slices.Repeat([]int{i + 1}, 1+i%3)})
+		}
+		c := readConfig(t, want.Options).withDefaults()
+		d, _, err := prepare(FromRows(rows), toyTokenizer{}, c, c.Packing, "training")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := flatten(d.rows); !reflect.DeepEqual(got, want.InputIDs) {
+			t.Errorf("%s:\ngot %v\nTRL %v", want.Options, got, want.InputIDs)
+		}
 	}
 }
 
@@ -172,7 +216,7 @@ func TestGroupByLengthKeepsLengthsTogether(t *testing.T) {
 func TestPlateauLowersTheRateOfARun(t *testing.T) {
 	c := testConfig(t)
 	c.LRSchedulerType, c.LRSchedulerKwargs = ReduceLROnPlateau, map[string]any{"patience": 0, "factor": 0.5, "threshold": 0.9}
-	c.EvalDataset, c.EvalStrategy, c.EvalSteps, c.LoggingSteps = zen()[:3], Steps, 2, 1
+	c.EvalDataset, c.EvalStrategy, c.EvalSteps, c.LoggingSteps = FromRows(zen()[:3]), Steps, 2, 1
 	var rates []float64
 	for _, m := range mustTrain(t, newToyModel(), zen(), c).LogHistory {
 		if rate, ok := m.Get("learning_rate"); ok {

@@ -147,7 +147,7 @@ func (c *SFTConfig) bestMetric(m Metrics) (float64, error) {
 		for _, e := range m {
 			names = append(names, e.Name)
 		}
-		return 0, fmt.Errorf("sft: SFTConfig.MetricForBestModel is %q: the evaluation has %s", c.MetricForBestModel, quoted(names))
+		return 0, fmt.Errorf("sft: SFTConfig.MetricForBestModel is %q: the evaluation has %q", c.MetricForBestModel, names)
 	}
 	return value, nil
 }

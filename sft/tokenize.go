@@ -3,13 +3,17 @@ package sft
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/loris-ml/loris/tokenizer"
 )
 
 // Tokenizer is what the trainer needs of a tokenizer; *tokenizer.Tokenizer is one. Its methods are called from several
-// goroutines. If it also has SavePretrained(dir string) error, it is saved into every checkpoint.
+// goroutines. It may have more of that one's methods: with SavePretrained it is saved into every checkpoint, with
+// TrainingTemplate published chat templates are trained as TRL does, SFTConfig.TokenCache needs Fingerprint, and
+// SFTConfig.ChatTemplatePath SetChatTemplate.
 type Tokenizer interface {
 	Encode(text string, addSpecialTokens bool) ([]int, error)
 	// EncodeFull also gives the bytes [start, end) of the text that each token stands for.
@@ -55,6 +59,7 @@ type rowTokenizer struct {
 	format         format
 	completionOnly bool
 	eos            string
+	template       string // the chat template to train with, "": the tokenizer's own
 }
 
 func newRowTokenizer(tok Tokenizer, first Row, c SFTConfig) (*rowTokenizer, error) {
@@ -72,6 +77,11 @@ func newRowTokenizer(tok Tokenizer, first Row, c SFTConfig) (*rowTokenizer, erro
 	}
 	if t.eos == "" && (f == plainText || f == promptCompletion) {
 		return nil, errors.New("sft: the tokenizer has no EOS token, so the model could not learn to stop: set SFTConfig.EOSToken to a token of its vocabulary")
+	}
+	if known, ok := tok.(interface{ TrainingTemplate() (string, error) }); ok && c.AssistantOnlyLoss && f.conversational() {
+		if t.template, err = known.TrainingTemplate(); err != nil {
+			return nil, fmt.Errorf("sft: %w", err)
+		}
 	}
 	return t, nil
 }
@@ -128,14 +138,14 @@ func (t *rowTokenizer) promptCompletion(r Row) (e example, err error) {
 // conversation renders the chat template, which is the only source of BOS and of end-of-turn tokens.
 func (t *rowTokenizer) conversation(r Row) (e example, err error) {
 	column := "messages"
-	if !r.has(column) && r.has("conversations") {
+	if !r.Has(column) && r.Has("conversations") {
 		column = "conversations"
 	}
 	messages, err := r.Messages(column)
 	if err != nil {
 		return e, err
 	}
-	o, err := chatOptions(r)
+	o, err := t.chatOptions(r)
 	if err != nil {
 		return e, err
 	}
@@ -149,7 +159,7 @@ func (t *rowTokenizer) conversation(r Row) (e example, err error) {
 func (t *rowTokenizer) conversationCompletion(r Row) (e example, err error) {
 	prompt, err1 := r.Messages("prompt")
 	completion, err2 := r.Messages("completion")
-	o, err3 := chatOptions(r)
+	o, err3 := t.chatOptions(r)
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return e, err
 	}
@@ -158,7 +168,7 @@ func (t *rowTokenizer) conversationCompletion(r Row) (e example, err error) {
 		return e, err
 	}
 	o.AddGenerationPrompt = true
-	text, err := t.tok.ApplyChatTemplate(prompt, o)
+	text, err := t.tok.ApplyChatTemplate(withReasoning(prompt), o)
 	if err != nil {
 		return e, err
 	}
@@ -169,16 +179,40 @@ func (t *rowTokenizer) conversationCompletion(r Row) (e example, err error) {
 	return t.complete(promptIDs, ids, mask)
 }
 
-func chatOptions(r Row) (o tokenizer.ChatOptions, err error) {
-	if o.Tools, err = r.tools(); err != nil {
+func (t *rowTokenizer) chatOptions(r Row) (o tokenizer.ChatOptions, err error) {
+	o.Template = t.template
+	if o.Tools, err = r.Tools(); err != nil {
 		return o, err
 	}
-	o.Kwargs, err = r.templateKwargs()
+	o.Kwargs, err = r.Object("chat_template_kwargs")
 	return o, err
+}
+
+// withReasoning gives the reasoning of messages all the names under which templates read it, in copies: reasoning_content,
+// and thinking, which those of gpt-oss read (transformers.utils.chat_template_utils, since 5.24).
+func withReasoning(messages []Message) []Message {
+	named := slices.Clone(messages)
+	for i, m := range messages {
+		for _, name := range [...]string{"reasoning_content", "thinking", "reasoning"} {
+			v := m[name]
+			if v == nil {
+				continue
+			}
+			m = maps.Clone(m)
+			if _, ok := m["thinking"]; !ok {
+				m["thinking"] = v
+			}
+			m["reasoning_content"] = v
+			named[i] = m
+			break
+		}
+	}
+	return named
 }
 
 // render tokenizes a conversation. mask tells the tokens that the assistant said, nil without AssistantOnlyLoss.
 func (t *rowTokenizer) render(messages []Message, o tokenizer.ChatOptions) (ids []int, mask []bool, err error) {
+	messages = withReasoning(messages)
 	if !t.cfg.AssistantOnlyLoss {
 		text, err := t.tok.ApplyChatTemplate(messages, o)
 		if err != nil {
@@ -191,21 +225,40 @@ func (t *rowTokenizer) render(messages []Message, o tokenizer.ChatOptions) (ids 
 	if err != nil {
 		return nil, nil, err
 	}
+	if t.cfg.LastTurnOnlyLoss {
+		spans = t.lastTurn(messages, o, spans)
+	}
 	enc, err := t.tok.EncodeFull(text, false)
 	if err != nil {
 		return nil, nil, err
 	}
 	mask, any := overlaps(enc.Offsets, spans)
 	if !any {
-		return nil, nil, errors.New("AssistantOnlyLoss is true, but the row has no assistant tokens: check the roles, and that the chat template marks the assistant's turns")
+		return nil, nil, errors.New("AssistantOnlyLoss or LastTurnOnlyLoss is true, but the row has no assistant tokens: check the roles, and that the chat template marks the assistant's turns")
 	}
 	return enc.IDs, mask, nil
+}
+
+// lastTurn keeps the spans of the assistant's last turn: those that the conversation before it does not have.
+func (t *rowTokenizer) lastTurn(messages []Message, o tokenizer.ChatOptions, spans [][2]int) [][2]int {
+	last := len(messages) - 1
+	for last >= 0 && messages[last]["role"] != "assistant" {
+		last--
+	}
+	if last <= 0 || len(spans) == 0 {
+		return spans
+	}
+	_, before, err := t.tok.ApplyChatTemplateSpans(messages[:last], o)
+	if err != nil { // templates may refuse a conversation that is cut short; a turn usually is one span
+		return spans[len(spans)-1:]
+	}
+	return spans[min(len(before), len(spans)):]
 }
 
 // stopTrained probes whether the last token that a turn of the assistant trains is a special one, which ends it.
 func (t *rowTokenizer) stopTrained() bool {
 	probe := []Message{{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "a"}}
-	ids, mask, err := t.render(probe, tokenizer.ChatOptions{})
+	ids, mask, err := t.render(probe, tokenizer.ChatOptions{Template: t.template})
 	if err != nil {
 		return false
 	}
@@ -264,11 +317,11 @@ func (t *rowTokenizer) complete(prompt, ids []int, assistant []bool) (e example,
 func (t *rowTokenizer) pretokenized(r Row) (e example, err error) {
 	var columns [4][]int32
 	for i, name := range []string{"input_ids", "labels", "completion_mask", "assistant_masks"} {
-		if columns[i], err = r.numbers(name); err != nil {
+		if columns[i], err = r.Ints(name); err != nil {
 			return e, err
 		}
 		if i == 0 && columns[0] == nil {
-			_, err := r.value(name)
+			_, err := r.Value(name)
 			return e, err
 		}
 		if columns[i] != nil && len(columns[i]) != len(columns[0]) {

@@ -56,6 +56,12 @@ func TestTokenizeMasksByFormat(t *testing.T) {
 		{"pair, all", Row{"prompt": "ab", "completion": "cd"}, SFTConfig{CompletionOnlyLoss: new(false)}, "[<s>abcd</s>]"},
 		{"chat", Row{"messages": chat("user", "Hi", "assistant", "Ho")}, SFTConfig{}, "[" + turns + "Ho<|im_end|>\n]"},
 		{"chat, assistant", Row{"messages": chat("user", "Hi", "assistant", "Ho")}, SFTConfig{AssistantOnlyLoss: true}, turns + "[Ho<|im_end|>]\n"},
+		{"chat, last turn", Row{"messages": chat("user", "a", "assistant", "b", "user", "Hi", "assistant", "Ho")}, SFTConfig{LastTurnOnlyLoss: true},
+			"<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n" + turns + "[Ho<|im_end|>]\n"},
+		{"chat, last turn before a question", Row{"messages": chat("user", "Hi", "assistant", "Ho", "user", "a")}, SFTConfig{LastTurnOnlyLoss: true},
+			turns + "[Ho<|im_end|>]\n<|im_start|>user\na<|im_end|>\n"},
+		{"chat pair, last turn", Row{"prompt": chat("user", "Hi"), "completion": chat("assistant", "a", "assistant", "b")}, SFTConfig{LastTurnOnlyLoss: true},
+			turns + "a<|im_end|>\n<|im_start|>assistant\n[b<|im_end|>]\n"},
 		{"sharegpt", Row{"conversations": []any{map[string]any{"from": "user", "value": "Hi"}, map[string]any{"from": "assistant", "value": "Ho"}}},
 			SFTConfig{AssistantOnlyLoss: true}, turns + "[Ho<|im_end|>]\n"},
 		{"chat pair", Row{"prompt": chat("user", "Hi"), "completion": chat("assistant", "Ho")}, SFTConfig{}, turns + "[Ho<|im_end|>\n]"},
@@ -124,7 +130,7 @@ func TestPrepareNamesTheRowAndColumn(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.config.Logger = quiet
-			_, _, err := prepare([]Row{good[c.first], c.row}, toyTokenizer{}, c.config.withDefaults(), false, "training")
+			_, _, err := prepare(FromRows([]Row{good[c.first], c.row}), toyTokenizer{}, c.config.withDefaults(), false, "training")
 			wantError(t, err, c.says...)
 		})
 	}
@@ -138,20 +144,21 @@ func TestPrepareRefusesDataSetsThatCannotBeMeant(t *testing.T) {
 		says   []string
 	}{
 		{"no rows", nil, SFTConfig{}, []string{"no rows"}},
-		{"unknown columns", []Row{{"question": "a", "answer": "b"}}, SFTConfig{}, []string{`row 1 has "answer", "question"`, `"text"`, `"messages"`}},
+		{"unknown columns", []Row{{"question": "a", "answer": "b"}}, SFTConfig{}, []string{`row 1 has the columns ["answer" "question"]`, `"text"`, `"messages"`}},
 		{"empty conversation first", []Row{{"messages": []any{}}}, SFTConfig{}, []string{"row 1", "empty list"}},
 		{"assistant of texts", []Row{{"text": "a"}}, SFTConfig{AssistantOnlyLoss: true}, []string{"AssistantOnlyLoss", "want conversations"}},
+		{"last turn of texts", []Row{{"text": "a"}}, SFTConfig{LastTurnOnlyLoss: true}, []string{"LastTurnOnlyLoss", "want conversations"}},
 		{"completion of texts", []Row{{"text": "a"}}, SFTConfig{CompletionOnlyLoss: new(true)}, []string{"CompletionOnlyLoss", `"prompt" and "completion"`}},
 		{"all masked", []Row{{"prompt": "abcdefgh", "completion": "i"}}, SFTConfig{MaxLength: 4}, []string{"no token", "1 fully masked", "MaxLength 4"}},
 		{"all masked, packed", []Row{{"prompt": "abcdefgh", "completion": "i"}}, SFTConfig{MaxLength: 4, Packing: true}, []string{"no token", "MaxLength 4"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.config.Logger = quiet
-			_, _, err := prepare(c.rows, toyTokenizer{}, c.config.withDefaults(), c.config.Packing, "training")
+			_, _, err := prepare(FromRows(c.rows), toyTokenizer{}, c.config.withDefaults(), c.config.Packing, "training")
 			wantError(t, err, c.says...)
 		})
 	}
-	_, _, err := prepare([]Row{{"text": "a"}}, endless{}, SFTConfig{Logger: quiet}.withDefaults(), false, "training")
+	_, _, err := prepare(FromRows([]Row{{"text": "a"}}), endless{}, SFTConfig{Logger: quiet}.withDefaults(), false, "training")
 	wantError(t, err, "no EOS token", "SFTConfig.EOSToken")
 }
 
@@ -176,7 +183,7 @@ func (m merging) Decode(ids []int, skip bool) (string, error) {
 func TestCompletionStartsWherePromptAndWholePart(t *testing.T) {
 	log, said := logTo()
 	c := SFTConfig{Logger: log}.withDefaults()
-	d, report, err := prepare([]Row{{"prompt": "at", "completion": "he"}, {"prompt": "a", "completion": "b"}}, merging{}, c, false, "training")
+	d, report, err := prepare(FromRows([]Row{{"prompt": "at", "completion": "he"}, {"prompt": "a", "completion": "b"}}), merging{}, c, false, "training")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,20 +202,20 @@ func TestPrepareCountsAndReportsWhatIsLost(t *testing.T) {
 		{"prompt": "abcdefghijkl", "completion": "m"}, // 15: only its prompt would stay
 	}
 	log, said := logTo()
-	_, report, err := prepare(rows, toyTokenizer{}, SFTConfig{MaxLength: 10, Logger: log}.withDefaults(), false, "training")
+	_, report, err := prepare(FromRows(rows), toyTokenizer{}, SFTConfig{MaxLength: 10, Logger: log}.withDefaults(), false, "training")
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := DataReport{Rows: 3, Examples: 2, BatchRows: 2, Truncated: 2, TokensLost: 7, FullyMasked: 1, Tokens: 17, Labels: 3 + 6}
+	want := DataReport{Rows: 3, Examples: 2, BatchRows: 2, Truncated: 2, TokensLost: 7, LabelsLost: 4, FullyMasked: 1, Tokens: 17, Labels: 3 + 6}
 	if *report != want {
 		t.Errorf("got  %+v\nwant %+v", *report, want)
 	}
-	for _, s := range []string{"max_length=10", "truncated=2", "tokens_lost=7", "fully_masked=1"} {
+	for _, s := range []string{"max_length=10", "truncated=2", "tokens_lost=7", "labels_lost=4", "fully_masked=1"} {
 		if !strings.Contains(said.String(), s) {
 			t.Errorf("the log does not say %s:\n%s", s, said)
 		}
 	}
-	_, report, err = prepare(rows, toyTokenizer{}, SFTConfig{MaxLength: 10, Logger: quiet, ExcessLengthStrategy: "drop"}.withDefaults(), false, "training")
+	_, report, err = prepare(FromRows(rows), toyTokenizer{}, SFTConfig{MaxLength: 10, Logger: quiet, ExcessLengthStrategy: "drop"}.withDefaults(), false, "training")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +226,7 @@ func TestPrepareCountsAndReportsWhatIsLost(t *testing.T) {
 
 func TestPrepareWarnsOfDoubledBOS(t *testing.T) {
 	log, said := logTo()
-	if _, _, err := prepare([]Row{{"text": "<s>a"}, {"text": "b"}}, toyTokenizer{}, SFTConfig{Logger: log}.withDefaults(), false, "training"); err != nil {
+	if _, _, err := prepare(FromRows([]Row{{"text": "<s>a"}, {"text": "b"}}), toyTokenizer{}, SFTConfig{Logger: log}.withDefaults(), false, "training"); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(said.String(), "two BOS tokens") || !strings.Contains(said.String(), "rows=1") {
@@ -236,7 +243,7 @@ func TestAllNamesTheFirstFaultyRow(t *testing.T) {
 		}
 	}
 	for range 20 {
-		_, _, err := prepare(rows, toyTokenizer{}, SFTConfig{Logger: quiet}.withDefaults(), false, "training")
+		_, _, err := prepare(FromRows(rows), toyTokenizer{}, SFTConfig{Logger: quiet}.withDefaults(), false, "training")
 		wantError(t, err, "row 58:")
 	}
 }
@@ -259,7 +266,7 @@ func TestShuffleDatasetIsReproducible(t *testing.T) {
 	var prints []string
 	for _, seed := range []int64{1, 1, 2} {
 		c.Seed = seed
-		d, _, err := prepare(zen(), toyTokenizer{}, c.withDefaults(), false, "training")
+		d, _, err := prepare(FromRows(zen()), toyTokenizer{}, c.withDefaults(), false, "training")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -273,9 +280,9 @@ func TestShuffleDatasetIsReproducible(t *testing.T) {
 func TestNewSFTTrainerRefusesTokensOutsideTheVocabulary(t *testing.T) {
 	c := testConfig(t)
 	c.EOSToken, c.PadToken = "<eos>", "<pad>"
-	_, err := NewSFTTrainer(newToyModel(), toyTokenizer{}, zen(), c)
+	_, err := NewSFTTrainer(newToyModel(), toyTokenizer{}, FromRows(zen()), c)
 	wantError(t, err, "SFTConfig.EOSToken", `"<eos>"`, "SFTConfig.PadToken", `"<pad>"`)
-	_, err = NewSFTTrainer(nil, toyTokenizer{}, zen(), testConfig(t))
+	_, err = NewSFTTrainer(nil, toyTokenizer{}, FromRows(zen()), testConfig(t))
 	wantError(t, err, "nil")
 	if errors.Is(err, errBroken) {
 		t.Error(err)
@@ -297,7 +304,7 @@ func TestPrepareWarnsOfAnEndOfTurnThatIsNotTrained(t *testing.T) {
 	rows := []Row{{"messages": chat("user", "Hi", "assistant", "Ho")}}
 	for tok, want := range map[Tokenizer]bool{toyTokenizer{}: false, openEnded{}: true} {
 		log, said := logTo()
-		if _, _, err := prepare(rows, tok, SFTConfig{Logger: log, AssistantOnlyLoss: true}.withDefaults(), false, "training"); err != nil {
+		if _, _, err := prepare(FromRows(rows), tok, SFTConfig{Logger: log, AssistantOnlyLoss: true}.withDefaults(), false, "training"); err != nil {
 			t.Fatal(err)
 		}
 		if got := strings.Contains(said.String(), "may not learn to stop"); got != want {
@@ -316,4 +323,23 @@ func TestPreviewShowsDocumentsAndWhatIsTrained(t *testing.T) {
 	}
 	_, err = trainer.Preview(1)
 	wantError(t, err, "row 1", "there are 1")
+	_, err = trainer.PreviewTokens(-1)
+	wantError(t, err, "row -1", "there are 1")
+	tokens, err := trainer.PreviewTokens(0)
+	if err != nil || len(tokens) != 10 {
+		t.Fatalf("%d tokens (%v), want 10", len(tokens), err)
+	}
+	for i, want := range map[int]PreviewToken{0: {0, 128, "<s>", Ignored, false}, 3: {0, 'c', "c", 'c', true}, 9: {1, 129, "</s>", 129, true}} {
+		if tokens[i] != want {
+			t.Errorf("token %d is %+v, want %+v", i, tokens[i], want)
+		}
+	}
+	coloured, err := trainer.train.preview(trainer.tok, 0, colourMarks)
+	if want := "\x1b[90m<s>ab\x1b[0m\x1b[32mcd</s>\x1b[0m\n\x1b[90m<s>e\x1b[0m\x1b[32mf</s>\x1b[0m\n"; err != nil || coloured != want {
+		t.Errorf("in colours %q (%v), want %q", coloured, err, want)
+	}
+	var written strings.Builder
+	if err := trainer.WritePreview(&written, 5); err != nil || written.String() != "row 0: documents 2, tokens 10, trained 5\n"+got {
+		t.Errorf("written %q (%v)", written.String(), err)
+	}
 }

@@ -46,9 +46,10 @@ type SFTTrainer struct {
 	lastTokens  int64 // num_tokens of the last run
 }
 
-// NewSFTTrainer checks the configuration and that its OutputDir can be written, and tokenizes and packs the rows.
-// Errors name the field or the row.
-func NewSFTTrainer(model Model, tok Tokenizer, rows []Row, cfg SFTConfig) (*SFTTrainer, error) {
+// NewSFTTrainer checks the configuration and that its OutputDir can be written, and tokenizes and packs the rows, which may
+// stream: only their tokens stay in memory, or in SFTConfig.TokenCache. Row says which columns rows have. Errors name the
+// field or the row.
+func NewSFTTrainer(model Model, tok Tokenizer, rows *Dataset, cfg SFTConfig) (*SFTTrainer, error) {
 	if model == nil || tok == nil {
 		return nil, errors.New("sft: NewSFTTrainer needs a model and a tokenizer; one of them is nil")
 	}
@@ -62,13 +63,16 @@ func NewSFTTrainer(model Model, tok Tokenizer, rows []Row, cfg SFTConfig) (*SFTT
 	if err := checkWritable(cfg.OutputDir); err != nil {
 		return nil, err
 	}
+	if err := setChatTemplate(tok, cfg); err != nil {
+		return nil, err
+	}
 	t := &SFTTrainer{model: model, tok: tok, cfg: cfg, pad: padID(tok, cfg)}
 	train, report, err := prepare(rows, tok, cfg, cfg.Packing, "training")
 	if err != nil {
 		return nil, err
 	}
 	t.train, t.report = train, *report
-	if len(cfg.EvalDataset) > 0 {
+	if cfg.EvalDataset != nil {
 		if t.eval, t.evalReport, err = prepare(cfg.EvalDataset, tok, cfg, *cfg.EvalPacking, "evaluation"); err != nil {
 			return nil, err
 		}

@@ -135,7 +135,7 @@ func TestPaddingDoesNotChangeTheResult(t *testing.T) {
 
 func TestTrainReportsWhatItDid(t *testing.T) {
 	c := testConfig(t)
-	c.EvalDataset, c.EvalStrategy, c.EvalSteps = zen()[:3], Steps, 4
+	c.EvalDataset, c.EvalStrategy, c.EvalSteps = FromRows(zen()[:3]), Steps, 4
 	log, said := logTo()
 	c.Logger = log
 	report := mustTrain(t, newToyModel(), zen(), c)
@@ -208,7 +208,7 @@ func TestLossThatIsNotFiniteIsAnErrorThatNamesTheStep(t *testing.T) {
 	}
 	model = newToyModel()
 	model.w[toyP] = math.NaN()
-	c.EvalDataset, c.EvalStrategy, c.EvalOnStart = zen()[:2], Epoch, true
+	c.EvalDataset, c.EvalStrategy, c.EvalOnStart = FromRows(zen()[:2]), Epoch, true
 	_, err = mustTrainer(t, model, zen(), c).Train(t.Context())
 	wantError(t, err, "evaluate rows 1 to 2", "NaN")
 }
@@ -293,13 +293,13 @@ func TestOutputDirThatCannotBeWrittenIsRefusedFirst(t *testing.T) {
 	file := write(t, "file", "")
 	c := testConfig(t)
 	c.OutputDir = filepath.Join(file, "out")
-	_, err := NewSFTTrainer(newToyModel(), toyTokenizer{}, []Row{{"text": "☃"}}, c) // the row is faulty, too
+	_, err := NewSFTTrainer(newToyModel(), toyTokenizer{}, FromRows([]Row{{"text": "☃"}}), c) // the row is faulty, too
 	wantError(t, err, "SFTConfig.OutputDir", "cannot be written")
 }
 
 func TestEvaluateScoresRowsWithoutTraining(t *testing.T) {
 	c := testConfig(t)
-	c.EvalDataset = zen()[:5]
+	c.EvalDataset = FromRows(zen()[:5])
 	model := newToyModel()
 	trainer := mustTrainer(t, model, zen(), c)
 	before := slices.Clone(model.w)
@@ -307,7 +307,7 @@ func TestEvaluateScoresRowsWithoutTraining(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := trainer.Evaluate(t.Context(), zen()[:5])
+	b, err := trainer.Evaluate(t.Context(), FromRows(zen()[:5]))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -329,7 +329,7 @@ func TestEvaluateScoresRowsWithoutTraining(t *testing.T) {
 	if loss > 0.95*lossA || accuracy < 0.1 || tokens != float64(2*trainer.Data().Tokens) {
 		t.Errorf("after training: %v", after)
 	}
-	_, err = trainer.Evaluate(t.Context(), []Row{{"text": "☃"}})
+	_, err = trainer.Evaluate(t.Context(), FromRows([]Row{{"text": "☃"}}))
 	wantError(t, err, "row 1")
 	c.EvalDataset = nil
 	_, err = mustTrainer(t, model, zen(), c).Evaluate(t.Context(), nil)
@@ -338,7 +338,7 @@ func TestEvaluateScoresRowsWithoutTraining(t *testing.T) {
 
 func TestCallbacksSeeEventsInOrderAndSteer(t *testing.T) {
 	c := testConfig(t)
-	c.EvalDataset, c.EvalStrategy, c.EvalSteps, c.SaveStrategy, c.SaveSteps, c.LoggingSteps = zen()[:3], Steps, 2, Steps, 2, 2
+	c.EvalDataset, c.EvalStrategy, c.EvalSteps, c.SaveStrategy, c.SaveSteps, c.LoggingSteps = FromRows(zen()[:3]), Steps, 2, Steps, 2, 2
 	var events []string
 	note := func(name string) func(*Event) error {
 		return func(e *Event) error {
@@ -383,7 +383,7 @@ func TestCallbackErrorEndsTheRun(t *testing.T) {
 		"OnLog": {Name: "x", OnLog: fail}, "OnEvaluate": {Name: "x", OnEvaluate: fail}, "OnSave": {Name: "x", OnSave: fail}, "OnTrainEnd": {Name: "x", OnTrainEnd: fail},
 	} {
 		c := testConfig(t)
-		c.SaveStrategy, c.EvalStrategy, c.EvalDataset = Epoch, Epoch, zen()[:2]
+		c.SaveStrategy, c.EvalStrategy, c.EvalDataset = Epoch, Epoch, FromRows(zen()[:2])
 		c.Callbacks = []Callback{{}, cb}
 		_, err := mustTrainer(t, newToyModel(), zen(), c).Train(t.Context())
 		wantError(t, err, `callback 2 "x"`, name, errBroken.Error())
@@ -395,7 +395,7 @@ func TestEvaluateInsideACallbackUsesTheRunsSession(t *testing.T) {
 	var trainer *SFTTrainer
 	var seen []float64
 	c.Callbacks = []Callback{{OnStepEnd: func(e *Event) error {
-		m, err := trainer.Evaluate(t.Context(), zen()[:2])
+		m, err := trainer.Evaluate(t.Context(), FromRows(zen()[:2]))
 		loss, _ := m.Get("eval_loss")
 		seen = append(seen, loss)
 		if err == nil {

@@ -99,9 +99,9 @@ func TestTrajectoriesEqualTRLs(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				rows, config := c.Rows, c.config(t)
-				if rows == nil {
-					rows = ids
+				rows, config := ids, c.config(t)
+				if c.Rows != nil {
+					rows = sft.FromRows(c.Rows)
 				}
 				if config.EvalStrategy != "" {
 					config.EvalDataset = evalRows

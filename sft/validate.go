@@ -15,6 +15,7 @@ func (c SFTConfig) Validate() error {
 	c = c.withDefaults()
 	v := validator{}
 	v.names("ExcessLengthStrategy", c.ExcessLengthStrategy, "truncate", "drop", "raise")
+	v.names("TruncationMode", c.TruncationMode, KeepStart, KeepEnd)
 	v.names("PackingStrategy", c.PackingStrategy, BFD, BFDSplit, Wrapped)
 	v.names("TrainSamplingStrategy", c.TrainSamplingStrategy, Random, Sequential, GroupByLength)
 	v.names("LoggingStrategy", c.LoggingStrategy, Steps, Epoch, No)
@@ -81,7 +82,7 @@ func (c SFTConfig) validateCombinations(v *validator) {
 		v.errs = append(v.errs, err)
 	}
 	if c.EvalStrategy != No || c.EvalOnStart {
-		v.check(len(c.EvalDataset) > 0, "EvalDataset", "empty", "evaluation is asked for (EvalStrategy or EvalOnStart); give rows")
+		v.check(c.EvalDataset != nil, "EvalDataset", "empty", "evaluation is asked for (EvalStrategy or EvalOnStart); give rows")
 	}
 	if !c.LoadBestModelAtEnd && c.SaveStrategy != Best {
 		return

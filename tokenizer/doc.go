@@ -17,7 +17,7 @@
 //	texts, err := tok.DecodeBatch(ctx, ids, true)
 //	stream := tok.NewDecodeStream(true)              // text as ids come: Step, then Flush
 //	text, err := tok.ApplyChatTemplate(messages, chatOptions) // then Encode(text, false)
-//	n, err := tok.AddTokens(tokens...)               // also AddSpecialTokens, SetSpecialToken
+//	n, err := tok.AddTokens(tokens...)               // also AddSpecialTokens, SetSpecialToken, SetChatTemplate
 //	err := tok.SavePretrained(dir)                   // as transformers reads it
 //
 // [EncodeOptions] holds what transformers' __call__ takes: [Truncation] (max_length, stride, strategy, side, with the parts
@@ -29,7 +29,7 @@
 // where. Decoding ids whose bytes are not UTF-8 gives U+FFFD as the library does, one for every maximal ill-formed part.
 //
 // A Tokenizer is safe for concurrent use, but for the calls that change it: AddTokens, AddSpecialTokens, SetSpecialToken,
-// SetTruncation and SetPadding must run alone. Its cache of words has a fixed size.
+// SetChatTemplate, SetTruncation and SetPadding must run alone. Its cache of words has a fixed size.
 //
 // [TrainBPE] learns a vocabulary from texts.
 //

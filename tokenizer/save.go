@@ -2,6 +2,8 @@ package tokenizer
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -48,6 +50,28 @@ func (t *Tokenizer) SavePretrained(dir string) error {
 		}
 	}
 	return t.templates.save(dir, write)
+}
+
+// Fingerprint identifies what the tokenizer does: 64 hexadecimal digits, made of the files that SavePretrained writes.
+func (t *Tokenizer) Fingerprint() (string, error) {
+	document, err := t.document()
+	if err != nil {
+		return "", err
+	}
+	config, err := indented(t.files.config)
+	if err != nil {
+		return "", fmt.Errorf("tokenizer: tokenizer_config.json: %w", err)
+	}
+	h := sha256.New()
+	part := func(name string, data []byte) { fmt.Fprintf(h, "%q %d\n%s\n", name, len(data), data) }
+	part("tokenizer.json", document)
+	part("tokenizer_config.json", config)
+	part("special_tokens_map.json", t.files.specialTokens)
+	part("chat_template.jinja", []byte(t.templates.standard))
+	for _, name := range slices.Sorted(maps.Keys(t.templates.named)) {
+		part(name, []byte(t.templates.named[name]))
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // document returns the tokenizer.json: as it was loaded, with what was changed since.

@@ -109,5 +109,15 @@ func (t *templates) choose(asked string, tools bool) (string, error) {
 	return t.standard, nil
 }
 
+// SetChatTemplate replaces the chat templates by one, as setting chat_template of a transformers tokenizer does. A text that is
+// no template is an error. No other call may run at the same time.
+func (t *Tokenizer) SetChatTemplate(text string) error {
+	if _, err := t.parsed.parse(text); err != nil {
+		return err
+	}
+	t.templates = templates{standard: text}
+	return nil
+}
+
 // ChatTemplate returns the text of the default chat template, "" when there is none.
 func (t *Tokenizer) ChatTemplate() string { return t.templates.standard }

@@ -6,7 +6,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"flag"
@@ -17,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/loris-ml/loris/dataset"
 	"github.com/loris-ml/loris/models"
 	"github.com/loris-ml/loris/sft"
 	"github.com/loris-ml/loris/tokenizer"
@@ -57,13 +57,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	rows, err := documents(*corpus)
+	rows, err := documents(ctx, *corpus)
 	if err != nil {
 		return err
 	}
-	var held []sft.Row
+	count, err := rows.Len()
+	if err != nil {
+		return err
+	}
+	var held *sft.Dataset
 	if *heldOut != "" {
-		if held, err = documents(*heldOut); err != nil {
+		if held, err = documents(ctx, *heldOut); err != nil {
 			return err
 		}
 	}
@@ -72,7 +76,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer model.Close()
-	fmt.Fprintf(stdout, "%d parameters, %d documents\n", model.NumParameters(), len(rows))
+	fmt.Fprintf(stdout, "%d parameters, %d documents\n", model.NumParameters(), count)
 	trainer, err := sft.NewSFTTrainer(model, tok, rows, sft.SFTConfig{
 		OutputDir: *output, MaxLength: *length, Packing: true, PackingStrategy: sft.Wrapped,
 		PerDeviceTrainBatchSize: *batch, MaxSteps: *steps, LearningRate: *rate, WeightDecay: *decay,
@@ -87,7 +91,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(stdout, "trained %d steps in %.0f s, mean loss %.3f\n", report.GlobalStep, report.TrainRuntime, report.TrainingLoss)
-	if len(held) > 0 {
+	if held != nil {
 		metrics, err := trainer.Evaluate(ctx, held)
 		if err != nil {
 			return err
@@ -108,29 +112,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 }
 
 // documents reads a text whose documents are separated by blank lines.
-func documents(path string) (rows []sft.Row, err error) {
-	f, err := os.Open(path)
+func documents(ctx context.Context, path string) (*sft.Dataset, error) {
+	paragraphs, err := dataset.Load(ctx, path, dataset.Options{Format: dataset.Text, SampleBy: dataset.SampleByParagraph})
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	var doc strings.Builder
-	end := func() {
-		if text := strings.TrimSpace(doc.String()); text != "" {
-			rows = append(rows, sft.Row{"text": text})
-		}
-		doc.Reset()
-	}
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 64<<20)
-	for lines.Scan() {
-		if strings.TrimSpace(lines.Text()) == "" {
-			end()
-			continue
-		}
-		doc.WriteString(lines.Text())
-		doc.WriteByte('\n')
-	}
-	end()
-	return rows, lines.Err()
+	return paragraphs.Map(func(r dataset.Row) (dataset.Row, error) {
+		text, err := r.Text("text")
+		r["text"] = strings.TrimSpace(text)
+		return r, err
+	}).Filter(func(r dataset.Row) (bool, error) { return r["text"] != "", nil }), nil
 }

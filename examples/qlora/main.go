@@ -20,6 +20,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/loris-ml/loris/dataset"
 	"github.com/loris-ml/loris/models"
 	"github.com/loris-ml/loris/peft"
 	"github.com/loris-ml/loris/quant"
@@ -48,7 +49,7 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	f := flag.NewFlagSet("qlora", flag.ContinueOnError)
 	f.SetOutput(stderr)
 	f.StringVar(&o.model, "model", "examples/tiny", "folder with config.json, safetensors and tokenizer.json, or a .gguf file")
-	f.StringVar(&o.data, "data", "examples/qlora/data/train.jsonl", "JSONL or JSON with rows of text, prompt and completion, or messages")
+	f.StringVar(&o.data, "data", "examples/qlora/data/train.jsonl", "JSON lines, JSON, CSV, Parquet, Arrow or text, a folder of such files or a cached data set's id, with rows of text, prompt and completion, or messages")
 	f.StringVar(&o.questions, "questions", "examples/qlora/data/questions.jsonl", "JSONL of questions to answer before and after, with what the answer must contain; \"\": none")
 	f.StringVar(&o.output, "output", "out/qlora", "folder for checkpoints, plot, trainer_state.json and the adapter")
 	f.StringVar(&o.backend, "backend", "", "\"\" (pure Go), xla:cpu or xla:cuda")
@@ -87,12 +88,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	rows, err := sft.LoadJSONL(o.data)
+	rows, err := dataset.Load(ctx, o.data, dataset.Options{})
 	if err != nil {
 		return err
 	}
-	if o.limit > 0 && o.limit < len(rows) {
-		rows = rows[:o.limit]
+	if o.limit > 0 {
+		rows = rows.Take(o.limit)
 	}
 	start := time.Now()
 	model, err := models.FromPretrained(ctx, o.model, o.loading(stderr))

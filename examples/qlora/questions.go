@@ -26,7 +26,11 @@ func readQuestions(path string) (all []question, err error) {
 	if path == "" {
 		return nil, nil
 	}
-	rows, err := sft.LoadJSONL(path)
+	data, err := sft.LoadJSONL(path)
+	if err != nil {
+		return nil, fmt.Errorf("questions: %w", err)
+	}
+	rows, err := data.Rows()
 	if err != nil {
 		return nil, fmt.Errorf("questions: %w", err)
 	}

@@ -121,7 +121,9 @@ func checkRequest(r jobRequest) (sft.SFTConfig, error) {
 	if len(r.Rows) == 0 {
 		return c, errors.New("the job has no rows")
 	}
-	c.EvalDataset = r.EvalRows
+	if len(r.EvalRows) > 0 {
+		c.EvalDataset = sft.FromRows(r.EvalRows)
+	}
 	return c, c.Validate()
 }
 
@@ -176,7 +178,7 @@ func (s *service) work(ctx context.Context, j *job) error {
 			return nil
 		},
 	}}
-	trainer, err := sft.NewSFTTrainer(tuned, s.tok, j.request.Rows, c)
+	trainer, err := sft.NewSFTTrainer(tuned, s.tok, sft.FromRows(j.request.Rows), c)
 	if err != nil {
 		return err
 	}

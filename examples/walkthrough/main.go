@@ -89,13 +89,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	var rows []sft.Row
-	for i, r := range raw {
+	rows := raw.Map(func(r sft.Row) (sft.Row, error) {
 		question, answer, err := format(r)
-		if err != nil {
-			return fmt.Errorf("%s: row %d: %w", *data, i+1, err)
-		}
-		rows = append(rows, sft.Row{"messages": []sft.Message{{"role": "user", "content": question}, {"role": "assistant", "content": answer}}})
+		return sft.Row{"messages": []sft.Message{{"role": "user", "content": question}, {"role": "assistant", "content": answer}}}, err
+	})
+	if _, err := rows.Len(); err != nil {
+		return fmt.Errorf("%s: %w", *data, err)
 	}
 
 	// Step 4: train. Only the assistant's words have labels. Two rows at a time, four times before each update, make a
@@ -130,7 +129,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 	// Step 5: try it, and save. The adapter is what PEFT and vLLM read; SaveMerged would write a whole model, SaveGGUF an
 	// adapter for llama.cpp.
-	for _, r := range raw[:min(3, len(raw))] {
+	for r, err := range raw.Take(3).All() {
+		if err != nil {
+			return err
+		}
 		question, want, err := format(r)
 		if err != nil {
 			return err

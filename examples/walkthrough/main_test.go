@@ -37,7 +37,7 @@ func TestRowsWithoutAnOutputAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := run(t.Context(), []string{"-data", data, "-output", t.TempDir()}, &bytes.Buffer{}, &bytes.Buffer{})
-	if err == nil || !strings.Contains(err.Error(), "x.jsonl: row 2") || !strings.Contains(err.Error(), `"output"`) {
+	if err == nil || !strings.Contains(err.Error(), "x.jsonl") || !strings.Contains(err.Error(), "row 2") || !strings.Contains(err.Error(), `"output"`) {
 		t.Errorf("error %v", err)
 	}
 }

@@ -28,5 +28,6 @@ rng = random.Random(7)
 cases = [case(rng, s, n, rows, longest) for s in ("bfd", "bfd_split", "wrapped") for n, rows, longest in ((8, 30, 12), (33, 60, 40), (64, 200, 70))]
 cases.append(case(rng, "bfd", 16, 2100, 12, 1))  # more than one group of 1000
 cases.append(case(rng, "wrapped", 50, 1500, 9, 1))
+cases.append(case(rng, "bfd", 16, 1300, 12))  # groups count empty rows
 fixture = {"versions": {"trl": trl.__version__, "datasets": datasets.__version__}, "cases": cases}
 pathlib.Path(__file__).with_name("packing.json").write_text(json.dumps(fixture, separators=(",", ":")) + "\n")

@@ -14,12 +14,13 @@ from trl import SFTConfig, SFTTrainer
 
 HERE = pathlib.Path(__file__).parent
 TURN = "'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'"
+HEAD = "{% if tools %}{{ tools | tojson }}\n{% endif %}{% if greeting is defined %}{{ greeting }}\n{% endif %}"
 CHATML = (
-    "{% for message in messages %}{{" + TURN + "}}{% endfor %}"
+    HEAD + "{% for message in messages %}{{" + TURN + "}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 MARKED = (  # renders the same; tells the assistant's content and end of turn
-    "{% for message in messages %}{% if message['role'] == 'assistant' %}{{ '<|im_start|>assistant\\n' }}"
+    HEAD + "{% for message in messages %}{% if message['role'] == 'assistant' %}{{ '<|im_start|>assistant\\n' }}"
     "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}"
     "{% else %}{{" + TURN + "}}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
@@ -86,6 +87,14 @@ SHAREGPT = [
     {"conversations": [{"from": "human", "value": "What is better?"}, {"from": "gpt", "value": "Beautiful."}]},
     {"conversations": [{"from": "human", "value": "Now?"}, {"from": "gpt", "value": "Never."}]},
 ]
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"z": {"type": "number"}, "a": [1.0, "<&>", None]}}}]
+TOOL_CHATS = [
+    {"messages": chat(("user", "Better?"), ("assistant", "Never.")), "tools": json.dumps(TOOLS), "chat_template_kwargs": {"greeting": "Hi ☃"}},
+    {"messages": chat(("user", "Now?"), ("assistant", "Right now.")), "tools": "[]", "chat_template_kwargs": {"greeting": "user"}},
+]
+TOOL_PAIRS = [
+    {"prompt": r["messages"][:1], "completion": r["messages"][1:], "tools": r["tools"], "chat_template_kwargs": r["chat_template_kwargs"]} for r in TOOL_CHATS
+]
 IDS = [
     {"input_ids": [5, 6, 7, 8], "completion_mask": [0, 0, 1, 1], "assistant_masks": [1, 0, 0, 1]},
     {"input_ids": [9, 10, 11], "completion_mask": [0, 1, 1], "assistant_masks": [0, 1, 1]},
@@ -107,7 +116,13 @@ CASES = [
     ("chat pairs, whole sequence", CHAT_PAIRS, {"completion_only_loss": False}),
     ("chat pairs, assistant only", CHAT_PAIRS, {"assistant_only_loss": True}),
     ("chat pairs, assistant only, prompt too", CHAT_PAIRS, {"assistant_only_loss": True, "completion_only_loss": False}),
+    ("text, end kept", TEXT, {"max_length": 20, "truncation_mode": "keep_end"}),
+    ("pairs, end kept", PAIRS, {"max_length": 24, "truncation_mode": "keep_end"}),
+    ("chats, assistant only, end kept", CHATS, {"assistant_only_loss": True, "max_length": 9, "truncation_mode": "keep_end"}),
     ("sharegpt", SHAREGPT, {}),
+    ("tools and template variables", TOOL_CHATS, {}),
+    ("tools and template variables, assistant only", TOOL_CHATS, {"assistant_only_loss": True}),
+    ("tools and template variables, chat pairs", TOOL_PAIRS, {}),
     ("ids with masks", IDS, {}),
     ("ids with masks, completion only", IDS, {"completion_only_loss": True}),
     ("ids with labels", LABELS, {}),

@@ -1,7 +1,8 @@
-"""Writes questions.json: digests of what TRL's SFTTrainer prepares of question-answer files with SmolLM2's tokenizer:
-assistant turns only, packed, with an evaluation split. Run: python questions.py FAQ.json …
+"""Writes smollm2.json: TRL's SFTTrainer tuning SmolLM2-135M-Instruct on question-answer files, in float32 on the CPU:
+assistant turns only, packed, with an evaluation split. Run: python smollm2.py FAQ.json …
 
-The texts are not the project's, so that only digests of the prepared rows are kept."""
+Of the prepared data, whose texts are not the project's, only digests are kept. The model and the adapter's first values
+are those of scripts/reference/make_smollm2_reference.py."""
 
 import hashlib
 import json
@@ -11,6 +12,8 @@ import sys
 import tempfile
 
 import datasets
+import peft
+import torch
 import transformers
 import trl
 from trl import SFTConfig, SFTTrainer
@@ -18,10 +21,28 @@ from trl import SFTConfig, SFTTrainer
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT / "scripts" / "reference"))
+from make_smollm2_reference import adapt  # noqa: E402
 from smollm2 import GGUF  # noqa: E402
 
-EVAL_ROWS = 16  # the last ones
-OPTIONS = {"max_length": 384, "packing": True, "assistant_only_loss": True}
+EVAL_ROWS = 2  # the last ones
+OPTIONS = {
+    "train_sampling_strategy": "sequential",
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "gradient_checkpointing": False,
+    "learning_rate": 5e-4,
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0,
+    "max_steps": 2,
+    "logging_steps": 1,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "save_strategy": "no",
+    "max_length": 384,
+    "packing": True,
+    "assistant_only_loss": True,
+}
 # SmolLM2's template, with the assistant's turns marked.
 TEMPLATE = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -47,20 +68,24 @@ def digest(data):
     return h.hexdigest()
 
 
-def prepare(path, gguf):
+def plain(read):
+    """The same model, not marked as read from GGUF, which the Trainer would refuse."""
+    config = transformers.LlamaConfig(**{k: v for k, v in read.config.to_dict().items() if k != "quantization_config"})
+    model = transformers.LlamaForCausalLM(config).float()
+    model.load_state_dict(read.state_dict())
+    return model
+
+
+def train(path, gguf):
     rows = json.loads(pathlib.Path(path).read_text())
     tok = transformers.PreTrainedTokenizerFast(
         tokenizer_object=gguf.tokenizer(), eos_token="<|im_end|>", pad_token="<|im_end|>", chat_template=TEMPLATE
     )
     for r in rows:  # the template is the model's own but for the marks
         assert tok.apply_chat_template(r["messages"], tokenize=False) == gguf.render(r["messages"], False)
-    model = transformers.LlamaForCausalLM(  # is not run
-        transformers.LlamaConfig(
-            vocab_size=len(tok), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1
-        )
-    )
+    model, _ = adapt(plain(gguf.model()))
     with tempfile.TemporaryDirectory() as folder:
-        args = SFTConfig(output_dir=folder, use_cpu=True, bf16=False, report_to="none", **OPTIONS)
+        args = SFTConfig(output_dir=folder, use_cpu=True, bf16=False, report_to="none", disable_tqdm=True, **OPTIONS)
         trainer = SFTTrainer(
             model,
             args,
@@ -68,19 +93,25 @@ def prepare(path, gguf):
             eval_dataset=datasets.Dataset.from_list(rows[-EVAL_ROWS:]),
             processing_class=tok,
         )
+        trainer.train()
+    columns = ("loss", "grad_norm", "learning_rate", "num_tokens", "mean_token_accuracy", "eval_loss", "eval_mean_token_accuracy")
+    log = {c: [line[c] for line in trainer.state.log_history if c in line] for c in columns}
     return {
         "file": pathlib.Path(path).name,
         "rows": len(rows),
         "train": {"rows": len(trainer.train_dataset), "sha256": digest(trainer.train_dataset)},
         "eval": {"rows": len(trainer.eval_dataset), "sha256": digest(trainer.eval_dataset)},
+        "log": log,
     }
 
 
 gguf = GGUF(str(ROOT / ".cache" / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"))
 fixture = {
-    "versions": {m.__name__: m.__version__ for m in (trl, transformers, datasets)},
+    "versions": {m.__name__: m.__version__ for m in (trl, transformers, peft, torch)},
     "options": OPTIONS,
     "eval_rows": EVAL_ROWS,
-    "runs": [prepare(path, gguf) for path in sys.argv[1:]],
+    "runs": [],
 }
-(HERE / "questions.json").write_text(json.dumps(fixture, indent=1) + "\n")
+for path in sys.argv[1:]:
+    fixture["runs"].append(train(path, gguf))
+    (HERE / "smollm2.json").write_text(json.dumps(fixture, indent=1) + "\n")
