@@ -23,23 +23,19 @@ import (
 	"github.com/loris-ml/loris/bench/measure"
 	"github.com/loris-ml/loris/models"
 	"github.com/loris-ml/loris/peft"
-	"github.com/loris-ml/loris/quant"
 )
 
 type options struct {
-	shape, base, backend, batch, dtype, profile string
-	layers, rank, prompt, tokens, repeat, mixed int
-	limit                                       float64
+	measure.Model
+	batch, profile                      string
+	rank, prompt, tokens, repeat, mixed int
+	limit                               float64
 }
 
 func main() {
 	var o options
-	flag.StringVar(&o.shape, "shape", "llama-3-8b", "llama-3-8b, smollm2-135m or tiny")
-	flag.StringVar(&o.base, "base", "nf4", "nf4 (with double quantization) or 16bit")
-	flag.StringVar(&o.backend, "backend", "", "\"\" (pure Go), xla:cpu or xla:cuda")
-	flag.StringVar(&o.dtype, "dtype", "", "float32 or bfloat16; \"\": the backend's own")
+	o.Flags(false)
 	flag.StringVar(&o.batch, "batch", "1,32", "numbers of prompts, each timed on its own")
-	flag.IntVar(&o.layers, "layers", 0, "number of layers; 0: the shape's")
 	flag.IntVar(&o.rank, "r", 0, "rank of adapters on all linears; 0: none")
 	flag.IntVar(&o.mixed, "mixed", 0, "number of adapters of which the rows take turns, with -r; 0: one for all")
 	flag.IntVar(&o.prompt, "prompt", 128, "tokens of a prompt")
@@ -76,23 +72,10 @@ type result struct {
 }
 
 func run(ctx context.Context, o options) (err error) {
-	cfg, ok := measure.Shapes[o.shape]
-	if !ok {
-		return fmt.Errorf("unknown shape %q", o.shape)
-	}
 	if o.tokens < 2 || o.prompt < 1 || o.repeat < 1 {
 		return errors.New("-new must be at least 2, -prompt and -repeat at least 1")
 	}
-	if o.layers > 0 {
-		cfg.NumHiddenLayers = o.layers
-	}
-	m := models.Options{Backend: o.backend, DType: models.DType(o.dtype)}
-	if o.base == "nf4" {
-		m.Quantization = &quant.BitsAndBytesConfig{
-			LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true, BNB4BitComputeDType: o.dtype,
-		}
-	}
-	model, err := models.NewRandom(ctx, &cfg, 1, m)
+	model, cfg, err := o.New(ctx, models.Options{})
 	if err != nil {
 		return err
 	}
@@ -143,7 +126,7 @@ func (o options) time(ctx context.Context, model *models.CausalLM, g generator, 
 	}
 	step := (whole - first) / float64(o.tokens-1)
 	r := result{
-		Shape: o.shape, Base: o.base, Rank: o.rank, Mixed: o.mixed, Backend: o.backend, Batch: rows, Prompt: o.prompt, New: o.tokens,
+		Shape: o.Shape, Base: o.Base, Rank: o.rank, Mixed: o.mixed, Backend: o.Backend, Batch: rows, Prompt: o.prompt, New: o.tokens,
 		StepMS: 1e3 * step, StepsPerS: 1 / step, TokensPerS: float64(rows) / step, FirstTokenMS: 1e3 * first, CompileS: cold - whole,
 		ReadGB: o.reads(cfg, rows) / 1e9,
 	}
@@ -190,11 +173,11 @@ func (o options) reads(c models.LlamaConfig, rows int) float64 {
 	queries, keys := dim*float64(c.NumAttentionHeads), dim*float64(c.NumKeyValueHeads)
 	weights := float64(c.NumHiddenLayers) * hidden * (2*queries + 2*keys + 3*float64(c.IntermediateSize))
 	size := 2.0
-	if o.dtype == "float32" || o.dtype == "" && o.backend != "xla:cuda" {
+	if o.DType == "float32" || o.DType == "" && o.Backend != "xla:cuda" {
 		size = 4
 	}
 	bytes := size
-	if o.base == "nf4" {
+	if o.Base == "nf4" {
 		bytes = 0.5 + 1./64 + 8./64/256 // a code, a block's scale, a group's scale and offset
 	}
 	context := float64(o.prompt) + float64(o.tokens)/2

@@ -24,28 +24,24 @@ import (
 	"github.com/loris-ml/loris/internal/training"
 	"github.com/loris-ml/loris/models"
 	"github.com/loris-ml/loris/peft"
-	"github.com/loris-ml/loris/quant"
 )
 
 var started = time.Now()
 
 type options struct {
-	shape, base, backend, budget, dtype, optim, profile string
-	layers, rank, batch, length, warmup, steps          int
-	limit, dropout                                      float64
-	tiled, dora                                         bool
-	cap                                                 int64
+	measure.Model
+	budget, optim, profile             string
+	rank, batch, length, warmup, steps int
+	limit, dropout                     float64
+	tiled, dora                        bool
+	cap                                int64
 }
 
 func main() {
 	var o options
-	flag.StringVar(&o.shape, "shape", "llama-3-8b", "llama-3-8b, smollm2-135m or tiny")
-	flag.StringVar(&o.base, "base", "nf4", "nf4, 16bit, or full (full fine-tuning, no adapters)")
-	flag.StringVar(&o.backend, "backend", "", "\"\" (pure Go), xla:cpu or xla:cuda")
+	o.Flags(true)
 	flag.StringVar(&o.budget, "budget", "auto", "bytes of activations to keep: auto, 0, 12GiB")
 	flag.StringVar(&o.optim, "optim", "adamw_torch", "the optimizer, as SFTConfig.Optim")
-	flag.StringVar(&o.dtype, "dtype", "", "float32, bfloat16 or float16; \"\": the backend's own")
-	flag.IntVar(&o.layers, "layers", 0, "number of layers; 0: the shape's")
 	flag.IntVar(&o.rank, "r", 16, "rank of the adapters, on all linears")
 	flag.Float64Var(&o.dropout, "dropout", 0, "LoRA dropout")
 	flag.BoolVar(&o.dora, "dora", false, "DoRA in place of LoRA")
@@ -90,29 +86,17 @@ type result struct {
 }
 
 func run(ctx context.Context, o options, cases []string) (err error) {
-	cfg, ok := measure.Shapes[o.shape]
-	if !ok {
-		return fmt.Errorf("unknown shape %q", o.shape)
-	}
-	if o.layers > 0 {
-		cfg.NumHiddenLayers = o.layers
-	}
-	m := models.Options{Backend: o.backend, DType: models.DType(o.dtype), Trainable: o.base == "full", MaxDeviceMemory: o.cap}
+	m := models.Options{MaxDeviceMemory: o.cap}
 	if o.tiled {
 		m.Attention = attention.RouteTiled
 	}
-	if o.base == "nf4" {
-		m.Quantization = &quant.BitsAndBytesConfig{
-			LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true, BNB4BitComputeDType: o.dtype,
-		}
-	}
-	model, err := models.NewRandom(ctx, &cfg, 1, m)
+	model, cfg, err := o.New(ctx, m)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, model.Close()) }()
 	t := trial{options: o, model: model, trained: fmt.Sprintf("all %d parameters", model.NumParameters()), session: model.NewSession, cfg: cfg}
-	if !m.Trainable {
+	if o.Base != "full" {
 		tuned, err := peft.GetPeftModel(model, peft.LoraConfig{R: o.rank, LoraAlpha: float64(o.rank), LoraDropout: o.dropout, UseDora: o.dora, TargetModules: peft.AllLinear})
 		if err != nil {
 			return err
@@ -156,7 +140,7 @@ func (o trial) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, session.Close()) }()
 	r := result{
-		Shape: o.shape, Base: o.base, Backend: o.backend, Batch: o.batch, Length: o.length, Budget: o.budget, Optim: o.optim,
+		Shape: o.Shape, Base: o.Base, Backend: o.Backend, Batch: o.batch, Length: o.length, Budget: o.budget, Optim: o.optim,
 		LoadSeconds: o.load, TrainedParams: o.trained,
 	}
 	batch := randomBatch(o.options, o.cfg.VocabSize)
@@ -193,7 +177,7 @@ func (o trial) run(ctx context.Context) (err error) {
 	slices.Sort(ms)
 	r.MinMS, r.MedianMS, r.MaxMS = ms[0], ms[len(ms)/2], ms[len(ms)-1]
 	r.TokensPerS = float64(o.batch*o.length) / r.MedianMS * 1e3
-	r.TFLOPs = flops(o.cfg, o.length, o.base == "full") * r.TokensPerS / 1e12
+	r.TFLOPs = flops(o.cfg, o.length, o.Base == "full") * r.TokensPerS / 1e12
 	if o.limit > 0 {
 		r.Share = r.TFLOPs / o.limit
 	}

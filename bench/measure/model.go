@@ -1,0 +1,48 @@
+package measure
+
+import (
+	"context"
+	"flag"
+	"fmt"
+
+	"github.com/loris-ml/loris/models"
+	"github.com/loris-ml/loris/quant"
+)
+
+// Model is a model with random weights, as flags name it.
+type Model struct {
+	Shape, Base, Backend, DType string
+	Layers                      int
+}
+
+// Flags defines the flags of the model; full adds full fine-tuning to the bases.
+func (m *Model) Flags(full bool) {
+	bases := "nf4 (with double quantization) or 16bit"
+	if full {
+		bases += ", or full (full fine-tuning, no adapters)"
+	}
+	flag.StringVar(&m.Shape, "shape", "llama-3-8b", "llama-3-8b, smollm2-135m or tiny")
+	flag.StringVar(&m.Base, "base", "nf4", bases)
+	flag.StringVar(&m.Backend, "backend", "", "\"\" (pure Go), xla:cpu or xla:cuda")
+	flag.StringVar(&m.DType, "dtype", "", "float32, bfloat16 or float16; \"\": the backend's own")
+	flag.IntVar(&m.Layers, "layers", 0, "number of layers; 0: the shape's")
+}
+
+// New makes the model, with what o says beside the flags.
+func (m *Model) New(ctx context.Context, o models.Options) (*models.CausalLM, models.LlamaConfig, error) {
+	cfg, ok := Shapes[m.Shape]
+	if !ok {
+		return nil, cfg, fmt.Errorf("unknown shape %q", m.Shape)
+	}
+	if m.Layers > 0 {
+		cfg.NumHiddenLayers = m.Layers
+	}
+	o.Backend, o.DType, o.Trainable = m.Backend, models.DType(m.DType), m.Base == "full"
+	if m.Base == "nf4" {
+		o.Quantization = &quant.BitsAndBytesConfig{
+			LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true, BNB4BitComputeDType: m.DType,
+		}
+	}
+	lm, err := models.NewRandom(ctx, &cfg, 1, o)
+	return lm, cfg, err
+}
