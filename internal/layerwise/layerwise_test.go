@@ -165,7 +165,7 @@ func TestWhatIsKeptDoesNotChangeTheGradients(t *testing.T) {
 					loss, norm = l, n
 					continue
 				}
-				same(t, fmt.Sprintf("dropout %v, budget %s", dropout, budget), l, n, loss, norm, 2e-5)
+				same(t, fmt.Sprintf("dropout %v, budget %s", dropout, budget), l, n, loss, norm, 1e-4) // other programs round otherwise, which AdamW magnifies
 			}
 		}
 	})
