@@ -21,17 +21,17 @@ const (
 
 // savedPosition is a run's position in a checkpoint.
 type savedPosition struct {
-	Meter      meter     `json:"meter"`
-	GradNorm   float64   `json:"grad_norm"`
-	Rate       float64   `json:"learning_rate"`
-	Tokens     int64     `json:"num_tokens"`
-	Labels     int64     `json:"num_labels"`
-	Logged     int       `json:"last_logged_step"`
-	EpochEnded int       `json:"last_epoch_end_step"`
-	Skipped    int       `json:"skipped_steps"`
-	Plateau    *plateau  `json:"plateau,omitempty"`
-	Evaluate   bool      `json:"evaluation_is_due"`
-	Order      dataOrder `json:"data_order"`
+	Meter      meter           `json:"meter"`
+	GradNorm   float64         `json:"grad_norm"`
+	Rate       float64         `json:"learning_rate"`
+	Tokens     int64           `json:"num_tokens"`
+	Labels     int64           `json:"num_labels"`
+	Logged     int             `json:"last_logged_step"`
+	EpochEnded int             `json:"last_epoch_end_step"`
+	Skipped    int             `json:"skipped_steps"`
+	Follower   json.RawMessage `json:"follower,omitempty"` // run.follower
+	Evaluate   bool            `json:"evaluation_is_due"`
+	Order      dataOrder       `json:"data_order"`
 }
 
 // dataOrder are the settings that decide which rows a step sees. A run that skips to its place needs the same ones.
@@ -96,7 +96,15 @@ func (r *run) writeCheckpoint(dir string) error {
 		if err := r.session.SaveState(dir); err != nil {
 			return err
 		}
-		p := savedPosition{r.meter, r.gradNorm, r.rate, r.tokens, r.labels, r.logged, r.epochEnded, r.skipped, r.plateau, r.control.ShouldEvaluate, r.order()}
+		var followed json.RawMessage
+		if r.follower != nil {
+			text, err := json.Marshal(r.follower)
+			if err != nil {
+				return err
+			}
+			followed = text
+		}
+		p := savedPosition{r.meter, r.gradNorm, r.rate, r.tokens, r.labels, r.logged, r.epochEnded, r.skipped, followed, r.control.ShouldEvaluate, r.order()}
 		if err := writeJSON(filepath.Join(dir, resumeFile), p); err != nil {
 			return err
 		}
@@ -234,8 +242,10 @@ func (r *run) resume(dir string) error {
 		}
 	}
 	r.position = position{p.Meter, p.GradNorm, p.Rate, p.Tokens, p.Labels, p.Logged, p.EpochEnded, p.Skipped}
-	if r.plateau != nil && p.Plateau != nil {
-		r.plateau.restore(p.Plateau)
+	if r.follower != nil && p.Follower != nil {
+		if err := json.Unmarshal(p.Follower, r.follower); err != nil {
+			return fmt.Errorf("sft: resume from %s: %s: %w", dir, resumeFile, err)
+		}
 	}
 	r.control.ShouldEvaluate = p.Evaluate && r.eval != nil
 	r.control.ShouldSave = r.control.ShouldEvaluate // what was evaluated since is to be in the checkpoint of this step, too

@@ -101,6 +101,7 @@ type SFTConfig struct {
 	//	                               decay_type: "linear", "cosine", "1-sqrt"
 	//	reduce_lr_on_plateau           factor, patience, threshold, cooldown, min_lr, eps; mode: "min", "max"; threshold_mode:
 	//	                               "rel", "abs"
+	//	greedy                         the same, warmup, max_lr, smooth, window_size, reset_start
 	LRSchedulerKwargs map[string]any `json:"lr_scheduler_kwargs"`
 	WarmupSteps       float64        `json:"warmup_steps"` // steps; below 1: fraction of all steps
 	WarmupRatio       float64        `json:"warmup_ratio"` // older name of a fraction in WarmupSteps
@@ -259,7 +260,7 @@ func (c SFTConfig) withDefaults() SFTConfig {
 	orDefault(&c.EvalSteps, c.LoggingSteps)
 	orDefault(&c.SaveStrategy, Steps)
 	orDefault(&c.SaveSteps, 500)
-	if c.LoadBestModelAtEnd || c.SaveStrategy == Best || c.LRSchedulerType == ReduceLROnPlateau {
+	if c.LoadBestModelAtEnd || c.SaveStrategy == Best || c.follows() {
 		orDefault(&c.MetricForBestModel, "loss")
 	}
 	orDefault(&c.GreaterIsBetter, new(!lowerIsBetter(c.MetricForBestModel)))

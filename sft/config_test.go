@@ -70,6 +70,8 @@ func TestValidateNamesFieldValueAndRemedy(t *testing.T) {
 		{SFTConfig{LossWatchdogThreshold: -2}, []string{"LossWatchdogThreshold", "-2"}},
 		{SFTConfig{LossWatchdogPatience: -2}, []string{"LossWatchdogPatience", "-2"}},
 		{SFTConfig{LRSchedulerType: ReduceLROnPlateau}, []string{"LRSchedulerType", "follows evaluations"}},
+		{SFTConfig{LRSchedulerType: Greedy}, []string{"LRSchedulerType", "follows evaluations"}},
+		{SFTConfig{LRSchedulerType: Greedy, EvalStrategy: Epoch, EvalDataset: FromRows(rows), LRSchedulerKwargs: map[string]any{"smooth": 1}}, []string{"LRSchedulerKwargs", "smooth"}},
 		{SFTConfig{LRSchedulerType: ReduceLROnPlateau, EvalStrategy: Epoch, EvalDataset: FromRows(rows), LRSchedulerKwargs: map[string]any{"factor": 1}}, []string{"LRSchedulerKwargs", "factor"}},
 		{SFTConfig{LRSchedulerType: WarmupStableDecay}, []string{"LRSchedulerKwargs", "num_decay_steps"}},
 		{SFTConfig{LRSchedulerType: WarmupStableDecay, LRSchedulerKwargs: map[string]any{"num_decay_steps": 2, "decay_type": "sudden"}}, []string{"decay_type is sudden", "1-sqrt"}},

@@ -20,7 +20,7 @@ type run struct {
 	callbacks   callbacks
 	plan        stepPlan
 	schedule    schedule
-	plateau     *plateau // with ReduceLROnPlateau, in schedule's place
+	follower    follower // in schedule's place, or nil
 	state       TrainerState
 	control     Control
 	position    // what is saved beside state
@@ -55,9 +55,7 @@ func (t *SFTTrainer) newRun(ctx context.Context) (r *run, err error) {
 	if r.schedule, err = newSchedule(c, r.plan.maxSteps); err != nil {
 		return nil, err
 	}
-	if c.LRSchedulerType == ReduceLROnPlateau {
-		r.plateau = newPlateau(c, &scheduleArgs{values: c.LRSchedulerKwargs})
-	}
+	r.follower = newFollower(c)
 	if err := removeLeftovers(c.OutputDir); err != nil {
 		return nil, err
 	}
@@ -97,8 +95,8 @@ func (t *SFTTrainer) newSession() (Session, error) {
 
 // learningRate is that of the step behind those done.
 func (r *run) learningRate() float64 {
-	if r.plateau != nil {
-		return r.plateau.Rate
+	if r.follower != nil {
+		return r.follower.rate()
 	}
 	return r.schedule(r.state.GlobalStep - r.skipped)
 }
@@ -226,12 +224,12 @@ func (r *run) evaluate(ctx context.Context) error {
 	if err := r.call("OnEvaluate", m, "", func(cb Callback) func(*Event) error { return cb.OnEvaluate }); err != nil {
 		return err
 	}
-	if r.plateau != nil && r.state.GlobalStep > 0 {
+	if r.follower != nil && r.state.GlobalStep > 0 {
 		value, err := r.cfg.bestMetric(m)
 		if err != nil {
 			return err
 		}
-		r.plateau.see(value)
+		r.follower.see(value)
 	}
 	best, err := r.state.noteBest(&r.cfg, m)
 	if r.cfg.SaveStrategy == Best {

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Values of SFTConfig.LRSchedulerType, the names and formulas of transformers. But for Constant and ReduceLROnPlateau the
+// Values of SFTConfig.LRSchedulerType, the names and formulas of transformers. But for Constant, ReduceLROnPlateau and Greedy the
 // rate rises from 0 over the warmup steps first, linearly unless said otherwise.
 const (
 	Linear                = "linear"                    // falls linearly to 0
@@ -23,6 +23,7 @@ const (
 	InverseSqrt           = "inverse_sqrt"         // falls with the square root of the steps; timescale: the warmup steps, or 10000
 	WarmupStableDecay     = "warmup_stable_decay"  // constant, then num_decay_steps down to min_lr_ratio 0 (cosine); see LRSchedulerKwargs
 	ReduceLROnPlateau     = "reduce_lr_on_plateau" // constant until MetricForBestModel stops improving, then times factor 0.1
+	Greedy                = "greedy"               // over factor 0.95 while MetricForBestModel improves, else times it; min_lr 1e-3, max_lr 1
 )
 
 // schedule gives the learning rate of an optimizer step, counted from 0.
@@ -96,10 +97,15 @@ var scheduleKinds = map[string]struct {
 	WarmupStableDecay: {"num_decay_steps num_stable_steps warmup_type decay_type min_lr_ratio num_cycles", warmupStableDecay},
 	ReduceLROnPlateau: {plateauKwargs, func(c SFTConfig, _, _ float64, kw *scheduleArgs) (after, warmup factor) {
 		newPlateau(c, kw) // for its errors; what it does depends on evaluations, not steps
-		one := func(float64) float64 { return 1 }
-		return one, one
+		return unchanged, unchanged
+	}},
+	Greedy: {greedyKwargs, func(c SFTConfig, _, _ float64, kw *scheduleArgs) (after, warmup factor) {
+		newGreedy(c, kw)
+		return unchanged, unchanged
 	}},
 }
+
+func unchanged(float64) float64 { return 1 }
 
 // warmupStableDecay is transformers.get_wsd_schedule.
 func warmupStableDecay(_ SFTConfig, w, t float64, kw *scheduleArgs) (after, warmup factor) {
@@ -205,6 +211,19 @@ func (a *scheduleArgs) text(name, def string, known ...string) string {
 	}
 	a.fail(fmt.Sprintf("%s is %v: want one of %s", name, v, strings.Join(known, ", ")))
 	return def
+}
+
+// flag reads a truth value, false unless given.
+func (a *scheduleArgs) flag(name string) bool {
+	v, ok := a.values[name]
+	if !ok || v == nil {
+		return false
+	}
+	set, ok := v.(bool)
+	if !ok {
+		a.fail(fmt.Sprintf("%s is %v: want true or false", name, v))
+	}
+	return set
 }
 
 // lowest is the factor that min_lr or min_lr_rate asks for; one of them has to be given.

@@ -35,38 +35,41 @@ func TestSchedulesEqualTransformers(t *testing.T) {
 		}
 	}
 	for _, name := range scheduleNames() {
-		if !seen[name] && name != ReduceLROnPlateau {
+		if config := (SFTConfig{LRSchedulerType: name}); !seen[name] && !config.follows() {
 			t.Errorf("no fixture for %s", name)
 		}
 	}
 }
 
-func TestPlateauEqualsTorch(t *testing.T) {
+func TestRatesThatFollowEvaluationsEqualTransformers(t *testing.T) {
 	var fixture struct {
-		Plateau []struct {
+		Followed []struct {
+			Name           string
 			Kwargs         map[string]any
+			LearningRate   float64 `json:"learning_rate"`
 			Metrics, Rates []float64
 		}
 	}
 	readFixture(t, "schedules.json", &fixture)
-	for _, c := range fixture.Plateau {
-		kw := &scheduleArgs{values: c.Kwargs}
-		p := newPlateau(SFTConfig{LearningRate: 2e-4}, kw)
-		if kw.err != nil {
-			t.Fatal(kw.err)
+	if len(fixture.Followed) < 8 {
+		t.Fatalf("only %d cases", len(fixture.Followed))
+	}
+	for _, c := range fixture.Followed {
+		config := SFTConfig{LRSchedulerType: c.Name, LearningRate: c.LearningRate, LRSchedulerKwargs: c.Kwargs}
+		if _, err := newSchedule(config, 10); err != nil {
+			t.Fatal(err)
 		}
+		f := newFollower(config)
 		for i, metric := range c.Metrics {
-			if i == len(c.Metrics)/2 { // as a resumed run does
-				text := mustJSON(t, p)
-				p = newPlateau(SFTConfig{LearningRate: 2e-4}, kw)
-				saved := &plateau{}
-				if err := json.Unmarshal([]byte(text), saved); err != nil {
+			if i%3 == 2 { // as a resumed run does
+				text := mustJSON(t, f)
+				f = newFollower(config)
+				if err := json.Unmarshal([]byte(text), f); err != nil {
 					t.Fatal(err)
 				}
-				p.restore(saved)
 			}
-			if p.see(metric); math.Abs(p.Rate-c.Rates[i]) > 1e-18 {
-				t.Errorf("%v, evaluation %d: %v, torch %v", c.Kwargs, i, p.Rate, c.Rates[i])
+			if f.see(metric); math.Abs(f.rate()-c.Rates[i]) > 1e-15*c.Rates[i] {
+				t.Errorf("%s, %v, evaluation %d: %v, transformers %v", c.Name, c.Kwargs, i, f.rate(), c.Rates[i])
 			}
 		}
 	}

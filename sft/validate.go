@@ -77,7 +77,7 @@ func (c SFTConfig) validateCombinations(v *validator) {
 	v.check(c.LabelSmoothingFactor == 0 || c.LossType != "dft", "LabelSmoothingFactor", c.LabelSmoothingFactor, "LossType dft cannot be smoothed; unset one of them")
 	v.check(c.Loss == nil || c.LossType != "dft" && c.LabelSmoothingFactor == 0, "Loss", "set", "it replaces LossType dft and LabelSmoothingFactor; unset one of them")
 	v.check(c.Loss == nil || c.Loss.Name != "" && c.Loss.PerLabel != nil, "Loss", "incomplete", "give it a Name and PerLabel")
-	v.check(c.LRSchedulerType != ReduceLROnPlateau || c.EvalStrategy != No, "LRSchedulerType", c.LRSchedulerType, "it follows evaluations; set EvalStrategy to steps or epoch")
+	v.check(!c.follows() || c.EvalStrategy != No, "LRSchedulerType", c.LRSchedulerType, "it follows evaluations; set EvalStrategy to steps or epoch")
 	if _, err := newSchedule(c, 1); err != nil && slices.Contains(scheduleNames(), c.LRSchedulerType) {
 		v.errs = append(v.errs, err)
 	}

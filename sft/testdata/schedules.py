@@ -40,6 +40,14 @@ PLATEAU = [  # keyword arguments, and the metrics of evaluations
 ]
 
 
+GREEDY = [  # likewise, and the learning rate
+    ({}, 2e-3, [1 / i for i in range(1, 30)] + [1] * 30),
+    ({"patience": 1, "factor": 0.5, "min_lr": 3e-4, "max_lr": 5e-3, "reset_start": 2}, 2e-3, [3, 2, 1, 0.9, 0.8] + [1] * 16 + [0.5, 0.4, 0.3]),
+    ({"mode": "max", "patience": 0, "cooldown": 1, "warmup": 2, "threshold_mode": "rel", "threshold": 0.1}, 2e-3, [1, 2, 3, 4, 4.1, 4.2, 5, 3, 3, 3, 3]),
+    ({"smooth": True, "window_size": 3, "patience": 0, "min_lr": 1e-5}, 2e-4, [3, 2.5, 2.7, 2.2, 2.9, 3.1, 1, 1.2, 0.7, 4, 4, 4]),
+]
+
+
 def rates(name, lr, warmup, steps, kwargs):
     args = transformers.TrainingArguments(output_dir="unused", warmup_steps=warmup, use_cpu=True)
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=lr)
@@ -58,10 +66,10 @@ def rates(name, lr, warmup, steps, kwargs):
     return out
 
 
-def plateau(kwargs, metrics):
+def followed(name, kwargs, lr, metrics):
     """The rate after each evaluation."""
-    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=2e-4)
-    scheduler = transformers.get_scheduler("reduce_lr_on_plateau", optimizer, scheduler_specific_kwargs=kwargs)
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+    scheduler = transformers.get_scheduler(name, optimizer, scheduler_specific_kwargs=kwargs)
     out = []
     for m in metrics:
         scheduler.step(m)
@@ -75,7 +83,10 @@ fixture = {
         {"name": n, "learning_rate": lr, "warmup_steps": w, "steps": s, "kwargs": kw, "rates": rates(n, lr, w, s, kw)}
         for n, lr, w, s, kw in CASES
     ],
-    "plateau": [{"kwargs": kw, "metrics": m, "rates": plateau(kw, m)} for kw, m in PLATEAU],
+    "followed": [
+        {"name": n, "kwargs": kw, "learning_rate": lr, "metrics": m, "rates": followed(n, kw, lr, m)}
+        for n, kw, lr, m in [("reduce_lr_on_plateau", kw, 2e-4, m) for kw, m in PLATEAU] + [("greedy", *c) for c in GREEDY]
+    ],
 }
 path = pathlib.Path(__file__).with_name("schedules.json")
 path.write_text(json.dumps(fixture, indent=1) + "\n")
