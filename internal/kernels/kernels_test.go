@@ -63,7 +63,10 @@ func TestOperationsAndTwinsEqualFloat64References(t *testing.T) {
 	for _, spec := range append([]string{"go"}, strings.Fields(os.Getenv("LORIS_TEST_BACKENDS"))...) {
 		t.Run(spec, func(t *testing.T) {
 			d := open(t, spec)
-			for _, p := range problems(t) {
+			for i, p := range problems(t) {
+				if spec == "xla:cpu" && i%3 != 0 { // each takes a second to compile there
+					continue
+				}
 				got := run(t, d, func(in []*Node) []*Node { return append(p.op(in), p.twin(in)...) }, p.inputs)
 				requireClose(t, p, got[:len(got)/2], p.want, toReference)
 				requireClose(t, p, got[len(got)/2:], p.want, toReference)

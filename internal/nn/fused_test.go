@@ -308,6 +308,9 @@ func TestFusedFormEqualsThePlainOneWhateverIsKept(t *testing.T) {
 				s := p.make(t, d)
 				want := s.step(t, d, nn.FormPlain, nn.KeepNothing)
 				keeps := []nn.Keep{nn.KeepNothing, nn.KeepSmall | nn.KeepResidual | nn.KeepAttention, nn.KeepAll}
+				if spec == "xla:cpu" {
+					keeps = []nn.Keep{nn.KeepNothing, nn.KeepAll}
+				}
 				forms := []nn.Form{nn.FormFused}
 				if spec == "" { // elsewhere each takes seconds to compile
 					keeps = append(keeps, nn.KeepSmall, nn.KeepSmall|nn.KeepResidual, nn.KeepSmall|nn.KeepGate)
@@ -356,7 +359,11 @@ func TestFusedFormIsAsPreciseAsThePlainOneInBFloat16(t *testing.T) {
 					t.Logf("plain: result %d is off by %.2g", i, e)
 					limits = append(limits, 1.3*e)
 				}
-				for _, keep := range []nn.Keep{nn.KeepNothing, nn.KeepSmall | nn.KeepResidual, nn.KeepAll} {
+				keeps := []nn.Keep{nn.KeepNothing, nn.KeepSmall | nn.KeepResidual, nn.KeepAll}
+				if spec == "xla:cpu" {
+					keeps = keeps[2:]
+				}
+				for _, keep := range keeps {
 					got := s.step(t, d, nn.FormFused, keep)
 					compare(t, fmt.Sprintf("keep %05b", keep), got, want, limits)
 				}
