@@ -50,7 +50,7 @@ func TestValidateNamesFieldValueAndRemedy(t *testing.T) {
 		{SFTConfig{NumTrainEpochs: -1}, []string{"NumTrainEpochs", "-1"}},
 		{SFTConfig{MaxSteps: -2}, []string{"MaxSteps", "-2"}},
 		{SFTConfig{LearningRate: -1}, []string{"LearningRate", "-1"}},
-		{SFTConfig{LRSchedulerType: "greedy"}, []string{"LRSchedulerType", `"greedy"`, "cosine_with_min_lr"}},
+		{SFTConfig{LRSchedulerType: "greedily"}, []string{"LRSchedulerType", `"greedily"`, "cosine_with_min_lr"}},
 		{SFTConfig{LRSchedulerKwargs: map[string]any{"power": 2}}, []string{"LRSchedulerKwargs", `"power"`, "the linear schedule reads none"}},
 		{SFTConfig{LRSchedulerType: CosineWithMinLR}, []string{"LRSchedulerKwargs", "min_lr"}},
 		{SFTConfig{LRSchedulerType: Polynomial, LearningRate: 1e-8}, []string{"LearningRate", "lr_end"}},
