@@ -100,16 +100,21 @@ func dequantizeLaunch(l quant.Layout, dtype dtypes.DType, axis, n int) *launch {
 
 // dequantizeCall checks what the twin checks too, and launches.
 func dequantizeCall(k *launch, l quant.Layout, tail *Node, inputs []*Node) *Node {
-	const op = "dequantize"
-	n := l.Shape[0] * l.Shape[1]
-	blocks := ceilDiv(n, l.Blocksize)
-	check(op, "the codes", inputs[0], dtypes.Uint8, n/2)
 	if tail == nil {
 		tail = inputs[1] // never read
 	}
+	return k.call(append(packedOperands("dequantize", l, inputs), tail)...)[0]
+}
+
+// packedOperands are the codes and scales of a packed weight as kernels take them: codes and absmax, or, where that is
+// quantized, its codes, the nested absmax and offset, and the numbers of the scales' codes.
+func packedOperands(op string, l quant.Layout, inputs []*Node) []*Node {
+	n := l.Shape[0] * l.Shape[1]
+	blocks := ceilDiv(n, l.Blocksize)
+	check(op, "the codes", inputs[0], dtypes.Uint8, n/2)
 	if l.NestedBlocksize == 0 {
 		check(op, "absmax", inputs[1], dtypes.Float32, blocks)
-		return k.call(inputs[0], inputs[1], tail)[0]
+		return []*Node{inputs[0], inputs[1]}
 	}
 	groups := ceilDiv(blocks, l.NestedBlocksize)
 	check(op, "the absmax codes", inputs[1], dtypes.Uint8, blocks)
@@ -120,5 +125,5 @@ func dequantizeCall(k *launch, l quant.Layout, tail *Node, inputs []*Node) *Node
 	}
 	check(op, "the nested offset", offset, dtypes.Float32, groups)
 	numbers := quant.DynamicMap(true)
-	return k.call(inputs[0], inputs[1], inputs[2], offset, Const(tail.Graph(), numbers[:]), tail)[0]
+	return []*Node{inputs[0], inputs[1], inputs[2], offset, Const(inputs[0].Graph(), numbers[:])}
 }

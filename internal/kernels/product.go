@@ -217,24 +217,12 @@ func (k *launch) product(l quant.Layout, x *Node, o ProductOptions, inputs []*No
 	return y
 }
 
-// decodeOperands are codes and scales as the kernels of Product take them: codes, scales or their codes, nested absmax and
-// offset, the numbers of the scales' codes.
+// decodeOperands are codes and scales as the kernels of Product take them: always five, of which those of double
+// quantization are not read without it.
 func decodeOperands(l quant.Layout, inputs []*Node) []*Node {
-	const op = "Product"
-	blocks := ceilDiv(l.Shape[0]*l.Shape[1], l.Blocksize)
-	check(op, "the codes", inputs[0], dtypes.Uint8, l.Shape[0]*l.Shape[1]/2)
-	if l.NestedBlocksize == 0 {
-		check(op, "absmax", inputs[1], dtypes.Float32, blocks)
-		return []*Node{inputs[0], inputs[1], inputs[1], inputs[1], inputs[1]}
+	operands := packedOperands("Product", l, inputs)
+	for len(operands) < 5 {
+		operands = append(operands, inputs[1])
 	}
-	groups := ceilDiv(blocks, l.NestedBlocksize)
-	check(op, "the absmax codes", inputs[1], dtypes.Uint8, blocks)
-	check(op, "the nested absmax", inputs[2], dtypes.Float32, groups)
-	offset := inputs[3]
-	if offset.IsScalar() {
-		offset = BroadcastToDims(offset, groups)
-	}
-	check(op, "the nested offset", offset, dtypes.Float32, groups)
-	numbers := quant.DynamicMap(true)
-	return []*Node{inputs[0], inputs[1], inputs[2], offset, Const(inputs[0].Graph(), numbers[:])}
+	return operands
 }
