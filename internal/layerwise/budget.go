@@ -52,14 +52,28 @@ var levels = []nn.Keep{
 
 // spanPlan is what a span keeps, and where.
 type spanPlan struct {
-	keep  nn.Keep
-	host  bool // its input and what it keeps lie in the host's memory between forward and backward
-	parts int  // in how many parts rows go through the backward program: what that computes again needs memory for one
+	keep   nn.Keep
+	host   bool // its input and what it keeps lie in the host's memory between forward and backward
+	parts  int  // in how many parts rows go through the backward program: what that computes again needs memory for one
+	tokens int  // how many of a row's tokens go through the MLP at a time, see nn.Layer.PerToken; 0: all
 }
 
 // partTokens is how many tokens a backward program that computes much again takes at a time: as few as keep the matrix
 // products at full speed and the decoding of weights, which each part repeats, small beside them.
 const partTokens = 4096
+
+// mlpTokens is how many tokens of a long row go through the MLP at a time: the more, the rarer weights are decoded; of an 8B
+// model it works in 1.4 GB.
+const mlpTokens = 8192
+
+// tokensAtOnce is into how many tokens at a time, most or fewer, rows of the given length are cut evenly; 0: they are not.
+func tokensAtOnce(length, most int) int {
+	if length <= most {
+		return 0
+	}
+	n := (length + most - 1) / most
+	return (length + n - 1) / n
+}
 
 // parts is in how many equal parts, of least tokens or more, rows of the given length can be cut.
 func parts(rows, length, least int) int {
@@ -76,17 +90,15 @@ type planner struct {
 	budget int64 // bytes, or Auto
 	host   int64 // bytes of the host's memory that may be pinned for the rest
 	tokens int   // see partTokens
+	mlp    int   // see mlpTokens
 	plans  map[[2]int][]spanPlan
 }
-
-// nearEnd is how many spans at the end never go to the host: the backward pass comes to them before they are there.
-const nearEnd = 2
 
 // plan says what each span keeps for batches of the given shape. The first plan for a shape stands.
 //
 // A span's input is always kept. Where the host's memory can be used, a span to which the budget gives nothing goes there
-// with the residual stream inside it and with its attention, if there is room for that: the copies run beside the matrix
-// products, and cost no memory of the device.
+// with the residual stream inside it and with its attention, if there is room for that of all; the copies run beside the matrix
+// products, and cost no memory of the device. Where there is room for the inputs of some spans only, those go.
 func (p *planner) plan(m *Model, spans []span, rows, length int) []spanPlan {
 	shape := [2]int{rows, length}
 	if got := p.plans[shape]; got != nil {
@@ -102,9 +114,12 @@ func (p *planner) plan(m *Model, spans []span, rows, length int) []spanPlan {
 	}
 	input := int64(rows*length*m.Shape.Hidden) * int64(m.Shape.Compute.Size())
 	least, far := levels[0], 0
-	for _, i := range []int{1, 2} {
-		if n := len(spans) - nearEnd; n > 1 && int64(n)*(input+size[i]) <= p.host {
-			least, far = levels[i], n
+	if n := len(spans) - nearEnd(rows*length); n > 1 {
+		far = int(min(int64(n), p.host/(input+size[0])))
+		for _, i := range []int{1, 2} {
+			if int64(n)*(input+size[i]) <= p.host {
+				least, far = levels[i], n
+			}
 		}
 	}
 	plan := make([]spanPlan, len(spans))
@@ -125,7 +140,7 @@ func (p *planner) plan(m *Model, spans []span, rows, length int) []spanPlan {
 	for j := range plan {
 		plan[j].parts = 1
 		if plan[j].keep&nn.KeepGate == 0 {
-			plan[j].parts = parts(rows, length, p.tokens)
+			plan[j].parts, plan[j].tokens = parts(rows, length, p.tokens), tokensAtOnce(length, p.mlp)
 		}
 	}
 	if p.plans == nil {
@@ -183,13 +198,12 @@ func (m *Model) spare(tokens int) int64 {
 	return max(0, free-3*logits-8*int64(tokens)*int64(m.Layers[0].Layout.Outputs())-2<<30)
 }
 
-// pinnable is how many bytes of the host's memory residuals may take: half of what is available, and on GPUs only.
+// pinnable is how many bytes of the host's memory residuals may take; only GPUs have any use for it.
 func (m *Model) pinnable() int64 {
 	if m.Device.Kind != backend.CUDA || !seam.Available(m.Device.Backend) {
 		return 0
 	}
-	available, _ := backend.HostMemory()
-	return available / 2
+	return backend.Pinnable()
 }
 
 // spanLayers is how many layers run per call. A call on a GPU costs tens of microseconds, which a small layer does not

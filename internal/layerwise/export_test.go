@@ -14,6 +14,9 @@ func PinHost(s training.Session, bytes int64) { s.(*Session).plan.host = bytes }
 // PartTokens makes backward programs that compute much again take that many tokens at a time.
 func PartTokens(s training.Session, n int) { s.(*Session).plan.tokens = n }
 
+// MLPTokens makes that many tokens of a row go through the MLP at a time.
+func MLPTokens(s training.Session, n int) { s.(*Session).plan.mlp = n }
+
 // Scaler is a scaler.
 type Scaler struct{ *scaler }
 

@@ -49,7 +49,7 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		model: m,
 		spans: spans(m.Layers, adapters, m.spanLayers()),
 		optim: optim,
-		plan:  planner{budget: budget, host: m.pinnable(), tokens: partTokens},
+		plan:  planner{budget: budget, host: m.pinnable(), tokens: partTokens, mlp: mlpTokens},
 		seed:  o.Seed,
 		noise: o.NEFTuneNoiseAlpha,
 		loss:  o.Loss,

@@ -84,6 +84,10 @@ func (s *Session) newPass(b *training.Batch, train bool) *pass {
 	p := &pass{s: s, batch: b, train: train, plan: make([]spanPlan, n), kept: make([][]*tensors.Tensor, n), grads: make([][]*tensors.Tensor, n)}
 	if train {
 		p.plan = s.plan.plan(s.model, s.spans, b.Rows, b.Length)
+	} else {
+		for i := range p.plan {
+			p.plan[i].tokens = tokensAtOnce(b.Length, s.plan.mlp)
+		}
 	}
 	for _, l := range b.Labels {
 		if l != IgnoreIndex {
@@ -178,7 +182,7 @@ func (p *pass) forward(ctx context.Context) error {
 			return err
 		}
 		in := append(append([]*tensors.Tensor{p.x[i]}, p.sh.inputs(p.s.index[i])...), sp.tensors()...)
-		out, err := m.forward(sp, p.sh, p.plan[i].keep).call(in...)
+		out, err := m.forward(sp, p.sh, p.plan[i]).call(in...)
 		if err != nil {
 			return err
 		}

@@ -38,6 +38,7 @@ type Batch struct {
 	// MaxSegments is what attention may be promised about Segments, 0 for nothing: see attention.Options.
 	MaxSegments int
 	RowKeys     *Node // [B] uint32: the rows' random streams while training with dropout, else nil
+	PartTokens  int   // how many tokens of each row PerToken takes at a time; 0: all
 }
 
 // Layer is one decoder layer while a program over it is built: a family calls its methods, in which the weights that
@@ -55,6 +56,7 @@ type Layer struct {
 	cache    *Cache
 	stacks   map[string]stacked // by a group's first linear
 	index    *Node              // uint32 scalar, which layer of the model it is; for random streams
+	from     int                // the first token of the part that PerToken is at
 	rope     int                // which table of Batch.Cos and Sin it rotates by
 	inputs   map[string]*Node   // nil unless CaptureInputs was called
 	fusion
