@@ -75,11 +75,12 @@ type result struct {
 	MinMS         float64 `json:"min_ms"`
 	MaxMS         float64 `json:"max_ms"`
 	TokensPerS    float64 `json:"tokens_per_s"`
-	TFLOPs        float64 `json:"tflops"`               // a second, of what the step must compute: see flops
-	Share         float64 `json:"share,omitempty"`      // of -limit
-	MemoryGiB     float64 `json:"memory_gib"`           // in use on the device after the last step, as its allocator tells
-	PeakGiB       float64 `json:"peak_gib,omitempty"`   // the most that was in use
-	DriverGiB     float64 `json:"driver_gib,omitempty"` // the allocator's pool and CUDA's own, as the driver sees it at the end
+	TFLOPs        float64 `json:"tflops"`                 // a second, of what the step must compute: see flops
+	Share         float64 `json:"share,omitempty"`        // of -limit
+	MemoryGiB     float64 `json:"memory_gib"`             // in use on the device after the last step, as its allocator tells
+	PeakGiB       float64 `json:"peak_gib,omitempty"`     // the most that was in use
+	ForecastGiB   float64 `json:"forecast_gib,omitempty"` // what the planner expected the peak to be
+	DriverGiB     float64 `json:"driver_gib,omitempty"`   // the allocator's pool and CUDA's own, as the driver sees it at the end
 	FirstLoss     float64 `json:"first_loss"`
 	LastLoss      float64 `json:"last_loss"`
 	TrainedParams string  `json:"trained"`
@@ -174,6 +175,12 @@ func (o trial) run(ctx context.Context) (err error) {
 	}
 	peak, driver := o.model.DeviceMemory()
 	r.PeakGiB, r.DriverGiB = measure.GiB(peak), measure.GiB(driver)
+	if f, ok := session.(interface {
+		ForecastMemory(rows, length int) (int64, bool)
+	}); ok {
+		forecast, _ := f.ForecastMemory(o.batch, o.length)
+		r.ForecastGiB = measure.GiB(forecast)
+	}
 	slices.Sort(ms)
 	r.MinMS, r.MedianMS, r.MaxMS = ms[0], ms[len(ms)/2], ms[len(ms)-1]
 	r.TokensPerS = float64(o.batch*o.length) / r.MedianMS * 1e3

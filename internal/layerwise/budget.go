@@ -92,25 +92,81 @@ type planner struct {
 	tokens int   // see partTokens
 	mlp    int   // see mlpTokens
 	plans  map[[2]int][]spanPlan
+	peaks  map[[2]int]int64 // what was forecast for them
 }
 
-// plan says what each span keeps for batches of the given shape. The first plan for a shape stands.
+// plan says what each span keeps for batches of the pass's shape. The first plan for a shape stands.
 //
-// A span's input is always kept. Where the host's memory can be used, a span to which the budget gives nothing goes there
-// with the residual stream inside it and with its attention, if there is room for that of all; the copies run beside the matrix
-// products, and cost no memory of the device. Where there is room for the inputs of some spans only, those go.
-func (p *planner) plan(m *Model, spans []span, rows, length int) []spanPlan {
-	shape := [2]int{rows, length}
+// Where the compiler tells what programs take, automatic plans are made to fill what the device has: the budget is raised by
+// what a plan leaves free, or lowered by what it lacks, until it fits.
+func (p *planner) plan(s *Session, ps *pass) ([]spanPlan, error) {
+	shape := [2]int{ps.batch.Rows, ps.batch.Length}
 	if got := p.plans[shape]; got != nil {
-		return got
+		return got, nil
 	}
-	budget := p.budget
+	if p.plans == nil {
+		p.plans, p.peaks = map[[2]int][]spanPlan{}, map[[2]int]int64{}
+	}
+	budget, room := p.budget, int64(0)
 	if budget == Auto {
-		budget = m.spare(rows * length)
+		budget, room = s.model.spare(ps.tokens()), s.model.room()
+	}
+	plan := p.spend(s, budget, shape[0], shape[1])
+	peak, ok, err := s.forecast(ps, plan)
+	if err != nil {
+		return nil, err
+	}
+	for tries := 0; ok && p.budget == Auto && tries < 4; tries++ {
+		if room >= peak && (room-peak < room/32 || full(plan)) {
+			break
+		}
+		lower, upper := plan, peak
+		if budget += room - peak; budget > 0 || peak > room {
+			plan = p.spend(s, max(0, budget), shape[0], shape[1])
+		}
+		if slices.Equal(plan, lower) {
+			break
+		}
+		if peak, _, err = s.forecast(ps, plan); err != nil {
+			return nil, err
+		}
+		if peak > room && upper <= room {
+			plan, peak = lower, upper
+			break
+		}
+	}
+	if limit := s.model.Device.MemoryLimit; ok && limit > 0 && peak > limit {
+		return nil, fmt.Errorf("a batch of %d rows of %d tokens needs %.2f GiB even if nothing is kept for the backward pass, and MaxDeviceMemory allows %.2f: make it smaller (PerDeviceTrainBatchSize, MaxLength) or allow more",
+			shape[0], shape[1], float64(peak)/(1<<30), float64(limit)/(1<<30))
+	}
+	p.plans[shape], p.peaks[shape] = plan, peak
+	return plan, nil
+}
+
+// full tells whether all is kept on the device.
+func full(plan []spanPlan) bool {
+	return !slices.ContainsFunc(plan, func(s spanPlan) bool { return s.keep != levels[len(levels)-1] })
+}
+
+// spend makes the plan for a budget in bytes. A span's input is always kept. Where the host's memory can be used, a span to
+// which the budget gives nothing goes there with the residual stream inside it and with its attention, if there is room for
+// that of all; the copies run beside the matrix products, and cost no memory of the device. Where there is room for the
+// inputs of some spans only, those go.
+func (p *planner) spend(s *Session, budget int64, rows, length int) []spanPlan {
+	m, spans := s.model, s.spans
+	at := func(keep nn.Keep) spanPlan {
+		if keep&nn.KeepGate != 0 {
+			return spanPlan{keep: keep, parts: 1}
+		}
+		return spanPlan{keep: keep, parts: parts(rows, length, p.tokens), tokens: tokensAtOnce(length, p.mlp)}
 	}
 	var size []int64 // by level, of one span; spans of a model differ at most by their adapters
 	for _, l := range levels {
-		size = append(size, m.keptBytes(spans[0], l, rows, length))
+		var bytes int64
+		for _, k := range m.keptShapes(spans[0], at(l), rows, length) {
+			bytes += int64(k.ByteSize())
+		}
+		size = append(size, bytes)
 	}
 	input := int64(rows*length*m.Shape.Hidden) * int64(m.Shape.Compute.Size())
 	least, far := levels[0], 0
@@ -124,7 +180,8 @@ func (p *planner) plan(m *Model, spans []span, rows, length int) []spanPlan {
 	}
 	plan := make([]spanPlan, len(spans))
 	for j := range plan {
-		plan[j] = spanPlan{keep: least, host: j < far}
+		plan[j] = at(least)
+		plan[j].host = j < far
 	}
 	for i := 1; i < len(levels); i++ {
 		for j := range plan {
@@ -133,39 +190,28 @@ func (p *planner) plan(m *Model, spans []span, rows, length int) []spanPlan {
 				cost = input + size[i]
 			}
 			if !slices.Contains(levels[i:], was.keep) && cost <= budget {
-				plan[j], budget = spanPlan{keep: levels[i]}, budget-cost
+				plan[j], budget = at(levels[i]), budget-cost
 			}
 		}
 	}
-	for j := range plan {
-		plan[j].parts = 1
-		if plan[j].keep&nn.KeepGate == 0 {
-			plan[j].parts, plan[j].tokens = parts(rows, length, p.tokens), tokensAtOnce(length, p.mlp)
-		}
-	}
-	if p.plans == nil {
-		p.plans = map[[2]int][]spanPlan{}
-	}
-	p.plans[shape] = plan
 	return plan
 }
 
 // tight reports whether some span of some batch has not got all that is worth keeping.
 func (p *planner) tight() bool {
 	for _, plan := range p.plans {
-		if slices.ContainsFunc(plan, func(s spanPlan) bool { return s.keep != levels[len(levels)-1] }) {
+		if !full(plan) {
 			return true
 		}
 	}
 	return false
 }
 
-// keptBytes is the size of what a span keeps: the graph is built, not compiled.
-func (m *Model) keptBytes(s span, keep nn.Keep, rows, length int) (bytes int64) {
+// keptShapes are the shapes of what a span keeps: the graph is built, not compiled.
+func (m *Model) keptShapes(s span, plan spanPlan, rows, length int) (all []shapes.Shape) {
 	g := NewGraph(m.Device.Backend, "kept")
 	defer g.Finalize()
-	half := m.Rope.Width()
-	table := shapes.Make(dtypes.Float32, 1, length, half)
+	table := shapes.Make(dtypes.Float32, 1, length, m.Rope.Width())
 	in := []*Node{
 		Parameter(g, "x", shapes.Make(m.Shape.Compute, rows, length, m.Shape.Hidden)),
 		Parameter(g, "cos", table), Parameter(g, "sin", table),
@@ -176,15 +222,24 @@ func (m *Model) keptBytes(s span, keep nn.Keep, rows, length int) (bytes int64) 
 	r := &reader{in}
 	x := r.one()
 	b, _ := r.batch(variant{})
-	tape := nn.Record(keep)
+	b.PartTokens = plan.tokens
+	tape := nn.Record(plan.keep)
 	y, _ := m.run(s, r, b, tape, x, nil)
 	for _, n := range tape.Kept(y) {
-		bytes += n.Shape().ByteSize()
+		all = append(all, n.Shape())
 	}
-	return bytes
+	return all
 }
 
-// spare is what Auto allows: on a GPU the free memory less what the programs need to work in, on the host half of what
+// room is how many bytes of the device may be in use while a batch is on it: a twentieth of what there is gets lost between
+// tensors of unequal size.
+func (m *Model) room() int64 {
+	free, _ := m.Device.FreeMemory()
+	inUse, _ := m.Device.MemoryInUse()
+	return (inUse + free) / 20 * 19
+}
+
+// spare is what Auto allows at first: on a GPU the free memory less what the programs need to work in, on the host half of what
 // is available.
 func (m *Model) spare(tokens int) int64 {
 	free, ok := m.Device.FreeMemory()

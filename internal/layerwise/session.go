@@ -281,6 +281,13 @@ func (s *Session) DropGradients() error {
 	return errors.Join(errs...)
 }
 
+// ForecastMemory is the most bytes of the device that were forecast to be in use for batches of the given shape; false where
+// there has been none, or the device does not tell.
+func (s *Session) ForecastMemory(rows, length int) (bytes int64, ok bool) {
+	bytes = s.plan.peaks[[2]int{rows, length}]
+	return bytes, bytes > 0
+}
+
 // MemoryInUse returns the bytes in use on the device, where the device tells.
 func (s *Session) MemoryInUse() (bytes int64, ok bool) { return s.model.Device.MemoryInUse() }
 

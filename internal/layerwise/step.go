@@ -82,12 +82,8 @@ type pass struct {
 func (s *Session) newPass(b *training.Batch, train bool) *pass {
 	n := len(s.spans)
 	p := &pass{s: s, batch: b, train: train, plan: make([]spanPlan, n), kept: make([][]*tensors.Tensor, n), grads: make([][]*tensors.Tensor, n)}
-	if train {
-		p.plan = s.plan.plan(s.model, s.spans, b.Rows, b.Length)
-	} else {
-		for i := range p.plan {
-			p.plan[i].tokens = tokensAtOnce(b.Length, s.plan.mlp)
-		}
+	for i := range p.plan {
+		p.plan[i].tokens = tokensAtOnce(b.Length, s.plan.mlp)
 	}
 	for _, l := range b.Labels {
 		if l != IgnoreIndex {
@@ -154,9 +150,14 @@ func (p *pass) begin() (err error) {
 		}
 	}
 	if p.train && s.noise > 0 {
-		return p.addNoise()
+		if err := p.addNoise(); err != nil {
+			return err
+		}
 	}
-	return nil
+	if p.train {
+		p.plan, err = s.plan.plan(s, p)
+	}
+	return err
 }
 
 // rowKeys are the rows' random streams, keyed by seed, step and row alone.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/loris-ml/loris/attention"
@@ -129,6 +130,14 @@ func (s Shape) Fused(b compute.Backend) bool {
 	default:
 		return s.Form == FormFused
 	}
+}
+
+// GradientShape is how programs hand on the gradient of activations [rows, length, Hidden].
+func (s Shape) GradientShape(b compute.Backend, rows, length int) shapes.Shape {
+	if !s.Fused(b) {
+		return shapes.Make(s.Compute, rows, length, s.Hidden)
+	}
+	return shapes.Make(s.Compute, rows*length, s.Hidden+room)
 }
 
 func (l *Layer) fused(x *Node) bool { return l.shape.Fused(x.Graph().Backend()) }

@@ -1,0 +1,148 @@
+package layerwise
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/loris-ml/loris/internal/seam"
+)
+
+// What a plan takes of the device is known before it runs: the compiler tells what each program works in and returns, and
+// what lies on the device between programs follows from the plan. A program's memory is taken when it is launched and given
+// back to what is launched behind it, so that only the order of launches counts, not how far the device is.
+
+// footprint compiles the program for inputs of these shapes and tells what memory a call takes; false where nobody knows.
+func (p *program) footprint(in []shapes.Shape) (f seam.Footprint, ok bool, err error) {
+	plugin, ok := seam.Of(p.device.Backend)
+	if p.err != nil || !ok {
+		return f, false, p.err
+	}
+	if _, err := p.exec.Compile(in...); err != nil {
+		return f, false, fmt.Errorf("program %s: %w", p.name, err)
+	}
+	number, _ := p.numbers.Load(fmt.Sprint(in))
+	f, ok = plugin.Footprint(number.(int64))
+	return f, ok, nil
+}
+
+// spanCost is what a span takes while a batch goes through it.
+type spanCost struct {
+	forward, backward seam.Footprint
+	kept, far         int64 // bytes: what it keeps, and what of that and its input goes to the host if anything does
+}
+
+// forecast is the most memory of the device, in bytes, that will be in use while the pass, whose batch is there already, goes
+// through the layers by the plan and the update follows; false where nobody knows.
+func (s *Session) forecast(p *pass, plan []spanPlan) (peak int64, ok bool, err error) {
+	m := s.model
+	live, told := m.Device.MemoryInUse()
+	if _, knows := m.Device.PeakMemory(); !told || !knows {
+		return 0, false, nil
+	}
+	x := int64(p.x[0].Shape().ByteSize())
+	costs := make([]spanCost, len(plan))
+	for i := range plan {
+		if i > 0 && plan[i] == plan[i-1] && s.spans[i].key == s.spans[i-1].key {
+			costs[i] = costs[i-1]
+		} else if costs[i], ok, err = s.cost(p, s.spans[i], plan[i]); !ok {
+			return 0, false, err
+		}
+	}
+	head, ok, err := m.loss(s.loss, s.edge, true, p.sh.rowKeys != nil && s.edge.drops()).footprint(s.headShapes(p))
+	if !ok {
+		return 0, false, err
+	}
+	use := func(f seam.Footprint) { peak = max(peak, live+f.Temporary+f.Results-f.Reused) }
+	var left int64
+	for i, c := range costs {
+		use(c.forward)
+		live += c.forward.Results - left
+		if left = 0; plan[i].host {
+			left = c.far
+		}
+	}
+	live -= left
+	use(head)
+	live += head.Results
+	gradient := int64(m.gradientShape(p).ByteSize())
+	near := nearEnd(p.tokens())
+	for i := len(plan) - 1; i >= 0; i-- {
+		first := i - near
+		if i == len(plan)-1 {
+			first = i
+		}
+		for k := first; k >= max(0, i-near); k-- {
+			if plan[k].host {
+				live += costs[k].far
+			}
+		}
+		use(costs[i].backward)
+		live += costs[i].backward.Results - gradient - costs[i].kept - x
+	}
+	return max(peak, live+s.updated()), true, nil
+}
+
+// updated is the size of what an update makes beside what is there.
+func (s *Session) updated() (bytes int64) {
+	for _, g := range s.all() {
+		for _, p := range g.params {
+			bytes += int64((*p.at).Shape().ByteSize())
+		}
+		for _, t := range g.state {
+			bytes += int64(t.Shape().ByteSize())
+		}
+	}
+	return bytes
+}
+
+// cost compiles a span's programs.
+func (s *Session) cost(p *pass, sp span, plan spanPlan) (c spanCost, ok bool, err error) {
+	m := s.model
+	x := p.x[0].Shape()
+	shared, weights := shapesOf(p.sh.inputs(s.index[0])), shapesOf(sp.tensors())
+	kept := m.keptShapes(sp, plan, x.Dimensions[0], x.Dimensions[1])
+	if c.forward, ok, err = m.forward(sp, p.sh, plan).footprint(slices.Concat([]shapes.Shape{x}, shared, weights)); !ok {
+		return c, false, err
+	}
+	in := slices.Concat([]shapes.Shape{x, m.gradientShape(p)}, shared, kept, weights)
+	if c.backward, ok, err = m.backward(sp, p.sh, plan, len(kept)).footprint(in); !ok {
+		return c, false, err
+	}
+	c.far = int64(x.ByteSize())
+	for _, k := range kept {
+		size := int64(k.ByteSize())
+		if c.kept += size; size >= largeEnough {
+			c.far += size
+		}
+	}
+	return c, true, nil
+}
+
+// gradientShape is the shape in which the gradient of activations goes from program to program.
+func (m *Model) gradientShape(p *pass) shapes.Shape {
+	return m.Shape.GradientShape(m.Device.Backend, p.batch.Rows, p.batch.Length)
+}
+
+// headShapes are the shapes of the loss program's inputs.
+func (s *Session) headShapes(p *pass) []shapes.Shape {
+	m := s.model
+	in := slices.Concat([]shapes.Shape{p.x[0].Shape(), p.lab.Shape()}, shapesOf(m.scoreTensors(s.edge)))
+	if m.scaled() {
+		in = append(in, shapes.Make(dtypes.Float32, 1))
+	}
+	if p.sh.rowKeys != nil && s.edge.drops() {
+		in = append(in, p.sh.rowKeys.Shape())
+	}
+	return in
+}
+
+func shapesOf(ts []*tensors.Tensor) (all []shapes.Shape) {
+	for _, t := range ts {
+		all = append(all, t.Shape())
+	}
+	return all
+}
