@@ -118,8 +118,9 @@ type SFTConfig struct {
 	//
 	// 8-bit moments (arXiv:2110.02861) are one byte a value and a float32 scale for every 256; tensors of fewer than 4096
 	// values keep float32 moments. On a CPU they are rounded as bitsandbytes rounds on a CPU, on CUDA as its kernels do.
-	// Paged names are accepted so that settings carry over, and train the same numbers: bitsandbytes lets the CUDA driver
-	// move their moments to host memory when the GPU is full, here they stay on the device; use an 8-bit one to save memory.
+	// Paged ones train the same numbers with their moments in pinned memory of the host (bitsandbytes lets the CUDA driver move
+	// them there when the GPU is full): only those being updated are on the GPU, and ResidualBudget has the room. Where half of
+	// the memory that the host has available cannot hold them twice, and on a CPU, they stay where others' are.
 	//
 	// "muon" is not among transformers' names; it is torch.optim.Muon with torch.optim.AdamW at the same rate.
 	Optim string `json:"optim"`

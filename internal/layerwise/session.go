@@ -24,6 +24,7 @@ type Session struct {
 	optim   optimizer
 	steps   int // optimizer steps done
 	plan    planner
+	paged   bool    // see paging.go
 	scaler  *scaler // nil unless the loss is scaled
 	seed    int64
 	dropout bool                // some adapter drops inputs
@@ -99,8 +100,15 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 	if trained == 0 {
 		return nil, errors.New("nothing to train: the model has neither adapters nor trainable weights")
 	}
+	if s.paged = s.pageable(s.momentBytes()); s.paged {
+		s.plan.host -= 2 * s.momentBytes()
+	}
 	for _, g := range s.all() {
-		if err := optim.start(g, m.Device); err != nil {
+		err := optim.start(g, m.Device)
+		if err == nil {
+			err = s.page(g)
+		}
+		if err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
 	}
@@ -248,7 +256,7 @@ func (s *Session) update(o training.ApplyOptions, scale *tensors.Tensor) (fresh 
 		if len(g.params) == 0 {
 			continue
 		}
-		if fresh[i], err = g.update(s.model, s.optim, scalars, scale); err != nil {
+		if fresh[i], err = s.updated(g, scalars, scale); err != nil {
 			return nil, errors.Join(err, freeAll(fresh))
 		}
 	}
