@@ -82,7 +82,8 @@ type SFTConfig struct {
 	PerDeviceEvalBatchSize    int  `json:"per_device_eval_batch_size"`  // 0 is 8
 	GradientAccumulationSteps int  `json:"gradient_accumulation_steps"` // micro-steps of an optimizer step; 0 is 1
 	DataloaderDropLast        bool `json:"dataloader_drop_last"`        // leaves out an epoch's last batch if it is short
-	// TrainSamplingStrategy is "" or "random", "sequential", or "group_by_length" (batches of similar lengths).
+	// TrainSamplingStrategy is "" or "random", "sequential", or "group_by_length" (batches of similar lengths, in TRL's order
+	// where nothing but the epochs draws from torch's global generator: there, evaluations and dropout do).
 	TrainSamplingStrategy string `json:"train_sampling_strategy"`
 
 	NumTrainEpochs float64 `json:"num_train_epochs"` // 0 is 3
