@@ -136,6 +136,9 @@ type SFTConfig struct {
 	// LoRAPlusLRRatio is the learning rate of a LoRA's B over that of its A (LoRA+, arXiv:2402.12354), as of
 	// peft.create_loraplus_optimizer; 0 is 1.
 	LoRAPlusLRRatio float64 `json:"loraplus_lr_ratio"`
+	// LoRAPlusLREmbedding is, with LoRAPlusLRRatio, the learning rate of a LoRA at the embedding where the schedule is at
+	// LearningRate; 0 is 1e-6.
+	LoRAPlusLREmbedding float64 `json:"loraplus_lr_embedding"`
 	// MaxGradNorm clips the global gradient norm. nil is 1, a pointer to 0 does not clip.
 	MaxGradNorm *float64 `json:"max_grad_norm"`
 
@@ -255,6 +258,9 @@ func (c SFTConfig) withDefaults() SFTConfig {
 	orDefault(&c.AdamBeta1, 0.9)
 	orDefault(&c.AdamBeta2, 0.999)
 	orDefault(&c.AdamEpsilon, 1e-8)
+	if c.LoRAPlusLRRatio != 0 {
+		orDefault(&c.LoRAPlusLREmbedding, 1e-6)
+	}
 	orDefault(&c.MaxGradNorm, new(1.0))
 	orDefault(&c.LoggingStrategy, Steps)
 	orDefault(&c.LoggingSteps, 10)

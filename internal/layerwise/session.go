@@ -78,14 +78,13 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		if m.Trainable {
 			return nil, errors.New("adapters at the model's ends, whose own weights are trained: choose one of the two")
 		}
-		if optim.loraPlus != 1 && s.edge.trainsEmbedding() {
-			return nil, errors.New("LoRAPlusLRRatio with a trained embedding, which would need a rate of its own: unset it, or leave the embedding as it is")
-		}
 		s.dropout = s.dropout || s.edge.drops()
 		s.ends = &group{}
 		for _, t := range s.edge.w.Layout.Trainable() {
 			p := slotParam(s.edge.w, t)
 			p.hidden = false
+			p.looked = t == s.edge.embed.a || t == s.edge.embed.b
+			p.plus = p.plus && !p.looked
 			s.ends.params = append(s.ends.params, p)
 		}
 		trained += len(s.ends.params)
