@@ -145,16 +145,8 @@ func (o trial) run(ctx context.Context) (err error) {
 		LoadSeconds: o.load, TrainedParams: o.trained,
 	}
 	batch := randomBatch(o.options, o.cfg.VocabSize)
-	step := func() error {
-		stats, err := session.MicroStep(ctx, batch)
-		if err != nil {
-			return err
-		}
-		r.LastLoss = stats.LossSum / float64(stats.Labels)
-		if err := session.(training.Prefetcher).Prefetch(batch); err != nil { // as package sft does
-			return err
-		}
-		_, err = session.Apply(ctx, training.ApplyOptions{LearningRate: 2e-4, NumItems: float64(stats.Labels), MaxGradNorm: 1})
+	step := func() (err error) {
+		r.LastLoss, err = measure.Step(ctx, session, []*training.Batch{batch}, batch)
 		return err
 	}
 	var ms []float64

@@ -316,12 +316,16 @@ func (m *Model) embeddingGradients(e *ends, p *pass, head *tensors.Tensor) ([]*t
 		}
 		dx = MulScalar(ConvertDType(Reshape(dx, -1, m.Shape.Hidden), dtypes.Float32), m.embedScale())
 		g := dx.Graph()
+		scattered := func(rows int, x *Node) *Node { // [rows, columns of x]
+			x = m.withoutPadding(x, in[1], e.places)
+			return ScatterSum(Zeros(g, shapes.Make(dtypes.Float32, rows, x.Shape().Dim(1))), in[1], x, false, false)
+		}
 		switch {
 		case e.embed.full >= 0:
-			return []*Node{ScatterSum(Zeros(g, shapes.Make(dtypes.Float32, m.Vocab, m.Shape.Hidden)), in[1], dx, false, false)}
+			return []*Node{scattered(m.Vocab, dx)}
 		case e.embed.rows >= 0:
 			n := len(e.embed.tokens)
-			rows := ScatterSum(Zeros(g, shapes.Make(dtypes.Float32, n+1, m.Shape.Hidden)), in[1], dx, false, false)
+			rows := scattered(n+1, dx)
 			rows = SliceAxis(rows, 0, AxisRange(0, n))
 			if len(in) > 2 {
 				rows = Add(rows, in[2])
@@ -332,8 +336,7 @@ func (m *Model) embeddingGradients(e *ends, p *pass, head *tensors.Tensor) ([]*t
 		low := Gather(TransposeAllDims(in[2], 1, 0), in[1]) // [tokens, r]
 		dB := matmul.Wide(dx, []int{0}, nil, low, []int{0}, nil)
 		dLow := matmul.Contract(dx, 1, in[3], 0)
-		dA := ScatterSum(Zeros(g, shapes.Make(dtypes.Float32, m.Vocab, dLow.Shape().Dim(1))), in[1], dLow, false, false)
-		return []*Node{TransposeAllDims(dA, 1, 0), dB}
+		return []*Node{TransposeAllDims(scattered(m.Vocab, dLow), 1, 0), dB}
 	}).call(in...)
 }
 

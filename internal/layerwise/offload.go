@@ -122,13 +122,17 @@ func (p *pass) far(i int) []**tensors.Tensor {
 	return at
 }
 
-// move copies tensors to a kind of memory of the device.
+// move copies tensors to a kind of memory.
 func (p *pass) move(at []**tensors.Tensor, memory string) ([]*tensors.Tensor, error) {
-	m := p.s.model
 	var in []*tensors.Tensor
 	for _, t := range at {
 		in = append(in, *t)
 	}
+	return p.s.model.copyTo(memory, in)
+}
+
+// copyTo copies tensors to a kind of memory of the device, "device" or "pinned_host".
+func (m *Model) copyTo(memory string, in []*tensors.Tensor) ([]*tensors.Tensor, error) {
 	return m.programs.get(m.Device, "copy_to_"+memory, "", func(in []*Node) (out []*Node) {
 		seam.Configure(in[0].Graph(), &seam.Program{CopyTo: memory})
 		for _, x := range in {

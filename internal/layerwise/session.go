@@ -24,6 +24,7 @@ type Session struct {
 	optim   optimizer
 	steps   int // optimizer steps done
 	plan    planner
+	paged   bool    // see paging.go
 	scaler  *scaler // nil unless the loss is scaled
 	seed    int64
 	dropout bool                // some adapter drops inputs
@@ -77,14 +78,13 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		if m.Trainable {
 			return nil, errors.New("adapters at the model's ends, whose own weights are trained: choose one of the two")
 		}
-		if optim.loraPlus != 1 && s.edge.trainsEmbedding() {
-			return nil, errors.New("LoRAPlusLRRatio with a trained embedding, which would need a rate of its own: unset it, or leave the embedding as it is")
-		}
 		s.dropout = s.dropout || s.edge.drops()
 		s.ends = &group{}
 		for _, t := range s.edge.w.Layout.Trainable() {
 			p := slotParam(s.edge.w, t)
 			p.hidden = false
+			p.looked = t == s.edge.embed.a || t == s.edge.embed.b
+			p.plus = p.plus && !p.looked
 			s.ends.params = append(s.ends.params, p)
 		}
 		trained += len(s.ends.params)
@@ -99,8 +99,15 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 	if trained == 0 {
 		return nil, errors.New("nothing to train: the model has neither adapters nor trainable weights")
 	}
+	if s.paged = s.pageable(s.momentBytes()); s.paged {
+		s.plan.host -= 2 * s.momentBytes()
+	}
 	for _, g := range s.all() {
-		if err := optim.start(g, m.Device); err != nil {
+		err := optim.start(g, m.Device)
+		if err == nil {
+			err = s.page(g)
+		}
+		if err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
 	}
@@ -248,7 +255,7 @@ func (s *Session) update(o training.ApplyOptions, scale *tensors.Tensor) (fresh 
 		if len(g.params) == 0 {
 			continue
 		}
-		if fresh[i], err = g.update(s.model, s.optim, scalars, scale); err != nil {
+		if fresh[i], err = s.updated(g, scalars, scale); err != nil {
 			return nil, errors.Join(err, freeAll(fresh))
 		}
 	}

@@ -34,7 +34,9 @@ type SessionOptions struct {
 	AdamBeta1, AdamBeta2, AdamEpsilon, WeightDecay float64
 	// LoRAPlusLRRatio is the learning rate of the B of a LoRA over that of its A; 0 is 1.
 	LoRAPlusLRRatio float64
-	Loss            *Loss // nil: cross entropy
+	// LoRAPlusEmbedding is, where that is set, the learning rate of a LoRA at the embedding over that of the others' A.
+	LoRAPlusEmbedding float64
+	Loss              *Loss // nil: cross entropy
 	// NEFTuneNoiseAlpha is the amount of noise that is added to embeddings while training; 0: none.
 	NEFTuneNoiseAlpha float64
 	Seed              int64 // of dropout and noise
