@@ -62,10 +62,8 @@ func (c LoraConfig) checkEndTargets(targets []Target) error {
 }
 
 // addEnds gives a set what it trains of the model's ends beside LoRA: new, which is the base's, or as it is stored.
-func (p *PeftModel) addEnds(s *adapterSet, loras []models.LoRA, stored map[string]AdapterWeight) ([]models.LoRA, error) {
-	embed := p.base.Embedding()
-	vocab, hidden := embed.In, embed.Out
-	s.hidden = hidden
+func (p *PeftModel) addEnds(s *loraSet, loras []models.LoRA, stored map[string]AdapterWeight) ([]models.LoRA, error) {
+	vocab, hidden := s.embed.In, s.embed.Out
 	weight := func(path string) ([]float32, error) {
 		if p.base.Tied() {
 			path = models.EmbeddingPath
@@ -113,9 +111,9 @@ func (p *PeftModel) addEnds(s *adapterSet, loras []models.LoRA, stored map[strin
 }
 
 // endWeights are what a set trains of the model's ends beside LoRA, with current values.
-func (s *adapterSet) endWeights(values map[string]models.LoRA) (all []AdapterWeight) {
+func (s *loraSet) endWeights(values map[string]models.LoRA) (all []AdapterWeight) {
 	for _, path := range s.full {
-		all = append(all, AdapterWeight{Path: path, Full: values[path].Full, In: s.hidden, Out: len(values[path].Full) / s.hidden})
+		all = append(all, AdapterWeight{Path: path, Full: values[path].Full, In: s.embed.Out, Out: s.embed.In})
 	}
 	if len(s.cfg.TrainableTokenIndices) > 0 {
 		all = append(all, AdapterWeight{Path: models.EmbeddingPath, Rows: values[models.EmbeddingPath].Rows})
@@ -124,7 +122,7 @@ func (s *adapterSet) endWeights(values map[string]models.LoRA) (all []AdapterWei
 }
 
 // endLoras are the same as the model takes them.
-func (s *adapterSet) endLoras(values map[string]models.LoRA) (all []models.LoRA) {
+func (s *loraSet) endLoras(values map[string]models.LoRA) (all []models.LoRA) {
 	for _, w := range s.endWeights(values) {
 		l := models.LoRA{Path: w.Path, Full: w.Full, Rows: w.Rows}
 		if w.Rows != nil {
@@ -135,8 +133,16 @@ func (s *adapterSet) endLoras(values map[string]models.LoRA) (all []models.LoRA)
 	return all
 }
 
-// refuseEnds is the error for what adapters at the model's ends have no form for.
+// refuseEnds is that of a set of LoRA adapters; others have nothing there.
 func (s *adapterSet) refuseEnds(what string) error {
+	if l, ok := s.tuner.(*loraSet); ok {
+		return l.refuseEnds(what)
+	}
+	return nil
+}
+
+// refuseEnds is the error for what adapters at the model's ends have no form for.
+func (s *loraSet) refuseEnds(what string) error {
 	for _, t := range s.targets {
 		if atEnd(t.Path) {
 			return fmt.Errorf("module %q: %s", t.Path, what)

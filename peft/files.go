@@ -125,7 +125,7 @@ func (c LoraConfig) forFile(weights []AdapterWeight) (LoraConfig, error) {
 	if len(weights) == 0 {
 		return c, errors.New("there are no weights")
 	}
-	s, err := c.scaler()
+	s, err := c.targeting().scaler()
 	if err != nil {
 		return c, err
 	}

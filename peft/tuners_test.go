@@ -189,7 +189,7 @@ func (c *tunerCase) checkGradients(t *testing.T, p *PeftModel, limit float64) {
 
 // trainedKeys are the keys in files of what is trained, in the session's order.
 func (p *PeftModel) trainedKeys() (keys []string) {
-	s := p.first()
+	s := p.first().tuner.(*loraSet)
 	if slices.ContainsFunc(s.targets, func(t Target) bool { return t.Path == models.EmbeddingPath }) {
 		keys = append(keys, keyPrefix+models.EmbeddingPath+suffixEmbeddingA, keyPrefix+models.EmbeddingPath+suffixEmbeddingB)
 	}
@@ -270,7 +270,7 @@ func (c *tunerCase) checkSaved(t *testing.T, p *PeftModel) {
 		t.Fatal(err)
 	}
 	limit := 0.0
-	if len(p.first().biases) > 0 {
+	if len(p.first().tuner.(*loraSet).biases) > 0 {
 		limit = 1e-6 // on the device they are differences
 	}
 	checkFolder(t, dir, c.dir, limit)
@@ -343,5 +343,18 @@ func (c *tunerCase) config(t *testing.T) LoraConfig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return cfg
+	return cfg.(LoraConfig)
+}
+
+// attachLora puts LoRA adapters of these values onto a model.
+func attachLora(p *PeftModel, cfg LoraConfig, weights []AdapterWeight) error {
+	stored := map[string]AdapterWeight{}
+	for _, w := range weights {
+		stored[w.Path] = w
+	}
+	s, loras, err := p.makeLora(cfg, stored)
+	if err != nil {
+		return err
+	}
+	return p.add(DefaultAdapter, &adapterSet{tuner: s}, loras)
 }
