@@ -30,8 +30,11 @@ func (m *CausalLM) Norms() (all []Norm) {
 	return append(all, Norm{NormPath, d.shape.Hidden})
 }
 
-// Quantized tells whether the weight of the linear at path is kept, or was loaded, in a quantized form.
-func (m *CausalLM) Quantized(path string) bool { return m.newReader().quantizes(path) }
+// Quantized tells whether the weight of the module at path is that of a quantized one.
+func (m *CausalLM) Quantized(path string) bool {
+	name := path + ".weight"
+	return m.newReader().quantizesTensor(name, tensorShapes(m.arch)[name])
+}
 
 // addCopies uploads what byPath has in place of norms and linears of layer i, and takes it out.
 func (m *CausalLM) addCopies(b *nn.LayoutBuilder, w *nn.Weights, i int, byPath map[string]LoRA) error {

@@ -186,6 +186,9 @@ func (s *saver) checkMerge() error {
 			}
 			continue
 		}
+		if a.Virtual != nil {
+			return errors.New("merge: virtual tokens are in no weight: save them as an adapter (SavePretrained)")
+		}
 		if a.Full != nil {
 			if err := a.checkMergedCopy(shapes); err != nil {
 				return fmt.Errorf("merge: %w", err)

@@ -156,7 +156,7 @@ func (r *ExportReport) dora(s *loraSet, problem string) {
 
 // ends reports what is trained of the model's ends in full.
 func (r *ExportReport) ends(s *loraSet, problem string) {
-	r.problem(len(s.full) > 0, ExportProblem{Field: "modules_to_save", Value: moduleNames(s.cfg.ModulesToSave).String(), Problem: problem, Remedy: "merge (SaveMerged)"})
+	r.problem(len(s.saved) > 0, ExportProblem{Field: "modules_to_save", Value: moduleNames(s.cfg.ModulesToSave).String(), Problem: problem, Remedy: "merge (SaveMerged)"})
 	r.problem(len(s.cfg.TrainableTokenIndices) > 0, ExportProblem{Field: "trainable_token_indices", Value: fmt.Sprint(s.cfg.TrainableTokenIndices),
 		Problem: problem, Remedy: "merge (SaveMerged)"})
 }

@@ -84,7 +84,7 @@ var (
 	biasBKey     = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+)\.lora_B(?:\.([^.]+))?\.bias$`)
 	embeddingKey = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+)\.lora_embedding_([AB])(?:\.([^.]+))?$`)
 	tokensKey    = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+)\.token_adapter\.trainable_tokens_delta(?:\.([^.]+))?$`)
-	fullKey      = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(lm_head|model\.embed_tokens)\.weight$`)
+	fullKey      = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(lm_head|model\.embed_tokens|model\.norm|model\.layers\.\d+\..+)\.weight$`)
 	baseBiasKey  = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+?)(?:\.base_layer)?\.bias$`)
 )
 
@@ -108,7 +108,7 @@ func keyParts(key string) (path, which, adapter string, ok bool) {
 	if m := tokensKey.FindStringSubmatch(key); m != nil {
 		return m[1], "rows", m[2], true
 	}
-	if m := fullKey.FindStringSubmatch(key); m != nil {
+	if m := fullKey.FindStringSubmatch(key); m != nil && !strings.HasSuffix(key, ".base_layer.weight") {
 		return m[1], "full", "", true
 	}
 	if m := baseBiasKey.FindStringSubmatch(key); m != nil {

@@ -14,7 +14,7 @@ type loraSet struct {
 	targets []Target   // in the model's order
 	biases  []trainedBias
 	embed   models.Linear // the base's embedding
-	full    []string      // paths of the model's ends that are trained in full
+	saved   []moduleCopy  // of modules_to_save
 }
 
 // Type is "LORA".
@@ -171,7 +171,10 @@ func (s *loraSet) parameters() (n int64) {
 	for _, b := range s.biases {
 		n += int64(b.Out)
 	}
-	return n + int64(len(s.full)*s.embed.In+len(s.cfg.TrainableTokenIndices))*int64(s.embed.Out)
+	for _, m := range s.saved {
+		n += m.parameters()
+	}
+	return n + int64(len(s.cfg.TrainableTokenIndices))*int64(s.embed.Out)
 }
 
 func (s *loraSet) save(dir string, values map[string]models.LoRA) error {

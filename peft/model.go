@@ -168,6 +168,9 @@ func (p *PeftModel) NewSession(o training.SessionOptions) (training.Session, err
 	case len(p.merged) > 0:
 		return nil, fmt.Errorf("adapters %q are merged into the base: call UnmergeAdapter before training", p.merged)
 	}
+	if s, ok := p.first().tuner.(*promptSet); ok && s.frozen != "" {
+		return nil, errors.New(s.frozen)
+	}
 	return p.base.SessionWith(p.first().weights, o)
 }
 

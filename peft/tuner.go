@@ -41,7 +41,10 @@ type adapterSet struct {
 
 // parseConfigs are how the settings of each tuner's adapter_config.json are read, by peft_type. Warnings do not name the file.
 var parseConfigs = map[string]func(data []byte) (Config, []string, error){
-	peftTypeLora: func(data []byte) (Config, []string, error) { return asConfig(parseConfig(data)) },
+	peftTypeLora:   func(data []byte) (Config, []string, error) { return asConfig(parseConfig(data)) },
+	peftTypeLN:     func(data []byte) (Config, []string, error) { return asConfig(parseLNTuning(data)) },
+	peftTypePrompt: func(data []byte) (Config, []string, error) { return asConfig(parsePromptTuning(data)) },
+	peftTypePrefix: func(data []byte) (Config, []string, error) { return asConfig(parsePrefixTuning(data)) },
 }
 
 func asConfig[C Config](c C, warnings []string, err error) (Config, []string, error) {

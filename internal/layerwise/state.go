@@ -35,7 +35,7 @@ func (s *Session) named(visit func(name string, at **tensors.Tensor) error) erro
 		}
 		at := 0
 		for j, p := range g.params {
-			if g.state == nil { // what an encoder computes has no moments
+			if len(g.state) == 0 { // what an encoder computes has no moments
 				break
 			}
 			for _, h := range s.optim.state(p) {

@@ -56,6 +56,13 @@ CASES = {
 }
 
 
+def base_of(case):
+    base = load_base(case)
+    for module in base.modules():
+        module.support_avx512bf16_for_cpu = False  # bitsandbytes would pack weights in bfloat16 there, and not those of these shapes
+    return base
+
+
 def masked(model, ids):
     """Logits of rows that are padded on the left and on the right, and the mask."""
     mask = torch.ones_like(ids)
@@ -80,7 +87,7 @@ def generated(model, ids):
 def error_of(case, module):
     """What PEFT says to a copy of a quantized linear."""
     try:
-        get_peft_model(load_base(case), LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=[module]))
+        get_peft_model(base_of(case), LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=[module]))
     except Exception as e:
         return f"{type(e).__name__}: {e}"
     return ""
@@ -109,9 +116,7 @@ def write_case(name, case, out):
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
     torch.manual_seed(7)
-    base, config = load_base(case), case["config"]
-    for module in base.modules():
-        module.support_avx512bf16_for_cpu = False  # its packed weights of such processors are bfloat16, and not for these shapes
+    base, config = base_of(case), case["config"]
     config.task_type = "CAUSAL_LM"
     virtual = config.is_prompt_learning
     ids = tokens(base.config.vocab_size)
