@@ -83,16 +83,19 @@ func (s *Session) forecast(p *pass, plan []spanPlan) (peak int64, ok bool, err e
 		use(costs[i].backward)
 		live += costs[i].backward.Results - gradient - costs[i].kept - x
 	}
-	return max(peak, live+s.updated()), true, nil
+	return max(peak, live+s.updateBytes()), true, nil
 }
 
-// updated is the size of what an update makes beside what is there.
-func (s *Session) updated() (bytes int64) {
-	for _, g := range s.all() {
+// updateBytes is the size of what an update makes beside what is there; paged moments are there for one group at a time.
+func (s *Session) updateBytes() (bytes int64) {
+	for _, g := range s.learners() {
 		for _, p := range g.params {
 			bytes += int64((*p.at).Shape().ByteSize())
 		}
 		for _, t := range g.state {
+			if s.paged {
+				break
+			}
 			bytes += int64(t.Shape().ByteSize())
 		}
 	}

@@ -78,16 +78,21 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		if m.Trainable {
 			return nil, errors.New("adapters at the model's ends, whose own weights are trained: choose one of the two")
 		}
+		if s.edge.virtual > 0 && s.noise > 0 {
+			return nil, errors.New("NEFTuneNoiseAlpha with virtual tokens, which would get noise too: leave it out")
+		}
 		s.dropout = s.dropout || s.edge.drops()
-		s.ends = &group{}
 		for _, t := range s.edge.w.Layout.Trainable() {
+			if s.ends == nil {
+				s.ends = &group{}
+			}
 			p := slotParam(s.edge.w, t)
 			p.hidden = false
 			p.looked = t == s.edge.embed.a || t == s.edge.embed.b
 			p.plus = p.plus && !p.looked
 			s.ends.params = append(s.ends.params, p)
+			trained++
 		}
-		trained += len(s.ends.params)
 	}
 	if m.Trainable {
 		s.ends = &group{params: []param{{at: &m.Embed.Table, decay: true, fullMoments: true}, {at: &m.Norm}}}
@@ -102,7 +107,7 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 	if s.paged = s.pageable(s.momentBytes()); s.paged {
 		s.plan.host -= 2 * s.momentBytes()
 	}
-	for _, g := range s.all() {
+	for _, g := range s.learners() {
 		err := optim.start(g, m.Device)
 		if err == nil {
 			err = s.page(g)
@@ -117,7 +122,7 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 // slotParam is the trainable slot of a layer's weights.
 func slotParam(w *nn.Weights, slot int) param {
 	l := w.Layout.Slots[slot]
-	p := param{at: &w.Tensors[slot], decay: l.Decay, hidden: true, plus: l.Shape.Rank() == 1}
+	p := param{at: &w.Tensors[slot], decay: l.Decay, hidden: true, fullMoments: l.Embedding, plus: l.Shape.Rank() == 1}
 	for _, part := range l.Parts {
 		p.rows = append(p.rows, part.Rows)
 		p.plus = p.plus || strings.Contains(part.Name, "lora_B")
@@ -144,6 +149,14 @@ func (s *Session) all() []*group {
 	return append([]*group{s.ends}, s.groups...)
 }
 
+// learners are the groups that the optimizer updates: all, but for those whose values an encoder computes.
+func (s *Session) learners() []*group {
+	if s.edge.encodes() {
+		return []*group{s.ends}
+	}
+	return s.all()
+}
+
 // Close frees gradients and moments; the weights stay. An error says, too, when the last update failed meanwhile: then
 // the weights are those before it.
 func (s *Session) Close() error {
@@ -165,7 +178,11 @@ func (s *Session) Apply(ctx context.Context, o training.ApplyOptions) (gradNorm 
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	for _, g := range s.all() {
+	groups := s.all()
+	if s.edge.encodes() {
+		groups = s.groups
+	}
+	for _, g := range groups {
 		if len(g.params) > 0 && g.grads == nil {
 			return 0, errors.New("Apply without gradients: call MicroStep first")
 		}
@@ -179,7 +196,12 @@ func (s *Session) Apply(ctx context.Context, o training.ApplyOptions) (gradNorm 
 func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 	var squares []*tensors.Tensor
 	defer func() { err = errors.Join(err, backend.Free(squares...)) }()
-	for _, g := range s.all() {
+	if s.edge.encodes() {
+		if s.ends.grads, err = s.encoderGradients(); err != nil {
+			return 0, err
+		}
+	}
+	for _, g := range s.learners() {
 		if len(g.params) == 0 {
 			continue
 		}
@@ -249,13 +271,17 @@ func (s *Session) update(o training.ApplyOptions, scale *tensors.Tensor) (fresh 
 		return nil, err
 	}
 	defer scalars.FinalizeAll()
-	groups := s.all()
-	fresh = make([][]*tensors.Tensor, len(groups))
-	for i, g := range groups {
+	fresh = make([][]*tensors.Tensor, len(s.all()))
+	for i, g := range s.learners() {
 		if len(g.params) == 0 {
 			continue
 		}
 		if fresh[i], err = s.updated(g, scalars, scale); err != nil {
+			return nil, errors.Join(err, freeAll(fresh))
+		}
+	}
+	if s.edge.encodes() {
+		if err := s.encoded(fresh); err != nil {
 			return nil, errors.Join(err, freeAll(fresh))
 		}
 	}
@@ -299,7 +325,7 @@ func (s *Session) ForecastMemory(rows, length int) (bytes int64, ok bool) {
 func (s *Session) MemoryInUse() (bytes int64, ok bool) { return s.model.Device.MemoryInUse() }
 
 // checkBatch refuses a batch whose slices do not fit its shape, or whose ids the model does not have.
-func (m *Model) checkBatch(b *training.Batch) error {
+func (s *Session) checkBatch(b *training.Batch) error {
 	n := b.Rows * b.Length
 	if n == 0 {
 		return errors.New("empty batch")
@@ -314,5 +340,11 @@ func (m *Model) checkBatch(b *training.Batch) error {
 			return fmt.Errorf("batch of %d rows of %d: %s has %d values, want none or %d", b.Rows, b.Length, name, have, n)
 		}
 	}
-	return m.checkIDs(b.IDs, b.Length)
+	if have := len(b.FirstLabels); have != 0 && have != b.Rows {
+		return fmt.Errorf("batch of %d rows of %d: FirstLabels has %d values, want none or %d", b.Rows, b.Length, have, b.Rows)
+	}
+	if s.edge.virtualTokens() > 0 && needsMask(b.Segments, b.Length) {
+		return errPackedVirtual
+	}
+	return s.model.checkIDs(b.IDs, b.Length)
 }

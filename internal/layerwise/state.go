@@ -35,6 +35,9 @@ func (s *Session) named(visit func(name string, at **tensors.Tensor) error) erro
 		}
 		at := 0
 		for j, p := range g.params {
+			if len(g.state) == 0 { // what an encoder computes has no moments
+				break
+			}
 			for _, h := range s.optim.state(p) {
 				if err := visit(name(j)+h.name, &g.state[at]); err != nil {
 					return err

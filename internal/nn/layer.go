@@ -2,6 +2,7 @@ package nn
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -56,6 +57,7 @@ type Layer struct {
 	tape     *Tape
 	cache    *Cache
 	stacks   map[string]stacked // by a group's first linear
+	prefix   *Node              // see prefix.go; nil: none
 	index    *Node              // uint32 scalar, which layer of the model it is; for random streams
 	from     int                // the first token of the part that PerToken is at
 	rope     int                // which table of Batch.Cos and Sin it rotates by
@@ -95,6 +97,9 @@ func (l *Layer) Bind(layout *Layout, nodes []*Node) *Layer {
 			bound.magnitude, bound.square = nodes[a.magnitude], nodes[a.square]
 		}
 		l.adapters[a.Linear] = bound
+	}
+	if i := layout.Prefix(); i >= 0 {
+		l.prefix = nodes[i]
 	}
 	for _, s := range layout.shifts {
 		l.shifts[s.Linear] = boundShift{s, nodes[s.slot]}
@@ -144,7 +149,7 @@ func (l *Layer) fused(x *Node) bool { return l.shape.Fused(x.Graph().Backend()) 
 
 // gain returns the gain of a norm, and whether it is trained.
 func (l *Layer) gain(name string) (gain *Node, trained bool) {
-	for _, s := range l.stores {
+	for _, s := range slices.Backward(l.stores) { // see copies.go
 		if i, ok := s.layout.norms[name]; ok {
 			return s.nodes[i], s.layout.Slots[i].Trainable
 		}
@@ -260,8 +265,9 @@ func (l *Layer) RotaryHeads(qkv []*Node) (q, k, v *Node) {
 }
 
 // Attend is causal attention of q [B, S, Heads, HeadDim] over k and v [B, S, KVHeads, HeadDim], within segments where
-// the batch has them, and over the cache where there is one. It returns [B, S, Heads·HeadDim].
+// the batch has them, over the cache where there is one, and over the layer's prefix. It returns [B, S, Heads·HeadDim].
 func (l *Layer) Attend(q, k, v *Node, o attention.Options) *Node {
+	k, v = l.withPrefix(k, v)
 	d := q.Shape().Dimensions
 	flat := func(x *Node) []*Node { return []*Node{Reshape(x, d[0], d[1], d[2]*d[3])} }
 	o.Route = l.shape.Attention

@@ -11,8 +11,9 @@ type Batch struct {
 	Labels       []int32  // the token that should follow each position, within its document; -100: none
 	Positions    []int32  // position in the document; nil: counted from the start of the row
 	Segments     []int32  // document within the row, from 1; 0: padding; nil: one document per row, no padding
+	FirstLabels  []int32  // [Rows] the label of each row's first token, for virtual tokens before it to predict; -100: none; nil: none at all
 	RowSeeds     []uint64 // [Rows] what the random streams of a row are keyed by; nil: its index
-	NumLabels    int      // labels that are not -100
+	NumLabels    int      // of Labels, those that are not -100
 	NumTokens    int      // tokens that are not padding
 }
 
