@@ -11,6 +11,7 @@ import (
 
 	"github.com/loris-ml/loris/attention"
 	"github.com/loris-ml/loris/internal/backend"
+	"github.com/loris-ml/loris/internal/kernels"
 	"github.com/loris-ml/loris/internal/layerwise"
 	"github.com/loris-ml/loris/internal/nn"
 	"github.com/loris-ml/loris/internal/offheap"
@@ -86,7 +87,7 @@ func load(ctx context.Context, arch Architecture, src source, o Options) (_ *Cau
 	if err := l.formats(); err != nil {
 		return nil, err
 	}
-	m.Shape.Compute, m.Shape.Attention = l.compute, o.Attention
+	m.Shape.Compute, m.Shape.Float8, m.Shape.Attention = l.compute, o.ComputeDType == Float8E4M3, o.Attention
 	if err := l.ends(lm, d); err != nil {
 		return nil, err
 	}
@@ -139,6 +140,13 @@ func (l *loader) formats() (err error) {
 		l.dtype = dtypes.Float32 // what is trained is kept in full precision
 	}
 	named := l.o.ComputeDType
+	if named == Float8E4M3 {
+		l.compute = dtypes.BFloat16
+		if err := kernels.Float8(l.dev.Backend); err != nil {
+			return errors.Join(&UnsupportedError{Field: "ComputeDType", Value: named, Supported: "float32, bfloat16, float16 on this device; float8 needs a GPU of compute capability 8.9 or more, and Loris's kernels"}, err)
+		}
+		return nil
+	}
 	if named == DefaultDType && l.o.Quantization != nil {
 		named = DType(l.o.Quantization.BNB4BitComputeDType)
 		if _, err := named.resolve(l.dev); err != nil {

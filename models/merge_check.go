@@ -12,8 +12,8 @@ import (
 
 // mergeLimits are the most by which a merged model's logits may differ, of their norm, by the coarsest format that weights
 // and activations are rounded to. In float32 only the order of sums is another; bfloat16 alone makes 1 to 2 %, and float16,
-// which has three bits more, an eighth of that.
-var mergeLimits = map[DType]float64{Float32: 1e-3, Float16: 1e-2, BFloat16: 5e-2}
+// which has three bits more, an eighth of that. In float8 the merged weights' roundings are not those of the ones below the adapters.
+var mergeLimits = map[DType]float64{Float32: 1e-3, Float16: 1e-2, BFloat16: 5e-2, Float8E4M3: 0.2}
 
 // mergeCheckLength is the number of tokens that a merge is tried on.
 const mergeCheckLength = 24
@@ -67,6 +67,9 @@ func (s *saver) checkLogits(loras []LoRA) (err error) {
 func (s *saver) checkOptions() (Options, float64) {
 	o := s.m.options
 	o.Quantization, o.Trainable, o.Progress, o.DType, o.ComputeDType = nil, false, nil, s.format, formatOf(s.m.run.Shape.Compute)
+	if s.m.run.Shape.Float8 {
+		o.ComputeDType = Float8E4M3
+	}
 	return o, max(mergeLimits[o.DType], mergeLimits[o.ComputeDType])
 }
 

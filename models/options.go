@@ -23,6 +23,12 @@ const (
 	// Float16 is for GPUs that have no bfloat16 (before compute capability 8.0). Training then scales the loss, as
 	// torch.amp.GradScaler does, so that small gradients do not vanish.
 	Float16 DType = "float16"
+	// Float8E4M3, as ComputeDType only, is BFloat16 but for the products with frozen weights of the layers, forward and backward,
+	// which are in float8 E4M3: activations and gradients rounded with a scale for each row, weights with one. It is for training on
+	// GPUs of compute capability 8.9 or more (Ada, Hopper), where those products take about half the time; adapters, norms,
+	// attention and the head keep their format, and so do DoRA's linears and the steps of generation. Losses come
+	// out a little higher: docs/performance.md has figures. Backends without Loris's kernels compute the same numbers, slowly.
+	Float8E4M3 DType = "float8_e4m3fn"
 )
 
 func (d DType) resolve(dev *backend.Device) (dtypes.DType, error) {
@@ -35,6 +41,8 @@ func (d DType) resolve(dev *backend.Device) (dtypes.DType, error) {
 		return dtypes.BFloat16, nil
 	case Float16:
 		return dtypes.Float16, nil
+	case Float8E4M3:
+		return 0, &UnsupportedError{Field: "DType", Value: fmt.Sprintf("%q", string(d)), Supported: "it as Options.ComputeDType only"}
 	}
 	return 0, &UnsupportedError{Field: "DType", Value: fmt.Sprintf("%q", string(d)), Supported: `"", "float32", "bfloat16", "float16"`}
 }
@@ -55,6 +63,7 @@ type Options struct {
 
 	// ComputeDType is the format of activations and matrix products. Zero: Quantization's BNB4BitComputeDType if that is
 	// given, else DType (where transformers would compute in float32, which no trainer does: TRL turns bfloat16 on).
+	// Float8E4M3 has the products of frozen weights in float8.
 	ComputeDType DType
 
 	// Attention is the route of attention in training and over prompts; new tokens have their own. RouteAuto is the fastest that applies,
@@ -96,6 +105,9 @@ func (o Options) Validate() error {
 	}
 	if o.Trainable && o.DType == Float16 {
 		return fmt.Errorf("Options.Trainable with DType float16: updates of float16 weights are lost in rounding; leave DType empty and set ComputeDType float16")
+	}
+	if o.Trainable && o.ComputeDType == Float8E4M3 {
+		return fmt.Errorf("Options.Trainable with ComputeDType %s: only products of frozen weights are in float8; leave ComputeDType empty", Float8E4M3)
 	}
 	if o.Quantization != nil {
 		if err := o.Quantization.Validate(); err != nil {

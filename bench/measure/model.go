@@ -11,8 +11,8 @@ import (
 
 // Model is a model with random weights, as flags name it.
 type Model struct {
-	Shape, Base, Backend, DType string
-	Layers                      int
+	Shape, Base, Backend, DType, Compute string
+	Layers                               int
 }
 
 // Flags defines the flags of the model; full adds full fine-tuning to the bases.
@@ -25,6 +25,7 @@ func (m *Model) Flags(full bool) {
 	flag.StringVar(&m.Base, "base", "nf4", bases)
 	flag.StringVar(&m.Backend, "backend", "", "\"\" (pure Go), xla:cpu or xla:cuda")
 	flag.StringVar(&m.DType, "dtype", "", "float32, bfloat16 or float16; \"\": the backend's own")
+	flag.StringVar(&m.Compute, "compute", "", "fp8: products of frozen weights in float8; \"\": in -dtype")
 	flag.IntVar(&m.Layers, "layers", 0, "number of layers; 0: the shape's")
 }
 
@@ -42,6 +43,13 @@ func (m *Model) New(ctx context.Context, o models.Options) (*models.CausalLM, mo
 		o.Quantization = &quant.BitsAndBytesConfig{
 			LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true, BNB4BitComputeDType: m.DType,
 		}
+	}
+	switch m.Compute {
+	case "":
+	case "fp8":
+		o.ComputeDType = models.Float8E4M3
+	default:
+		return nil, cfg, fmt.Errorf("-compute %q: want fp8 or nothing", m.Compute)
 	}
 	lm, err := models.NewRandom(ctx, &cfg, 1, o)
 	return lm, cfg, err

@@ -12,7 +12,7 @@ import sys
 here = pathlib.Path(__file__).parent
 nvrtc = ctypes.CDLL(sys.argv[1])
 nvrtc.nvrtcGetErrorString.restype = ctypes.c_char_p
-OPTIONS = [b"--gpu-architecture=compute_80", b"--std=c++17", b"--include-path=" + os.fsencode(here)]
+OPTIONS = [b"--std=c++17", b"--include-path=" + os.fsencode(here)]
 
 
 def check(code):
@@ -32,7 +32,9 @@ def text_of(program, what):
 def compile(source):
     program = ctypes.c_void_p()
     check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None))
-    code = nvrtc.nvrtcCompileProgram(program, len(OPTIONS), (ctypes.c_char_p * len(OPTIONS))(*OPTIONS))
+    capability = b"89" if source.name.startswith("fp8_") else b"80"
+    options = [b"--gpu-architecture=compute_" + capability, *OPTIONS]
+    code = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
     log = text_of(program, "ProgramLog").strip()
     if log:
         print(log, file=sys.stderr)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compiles the kernels (*.cu) to PTX for GPUs from compute capability 8.0 on, and writes the *.ptx that package kernels embeds.
+# Compiles the kernels (*.cu) to PTX for GPUs from compute capability 8.0 on (fp8_*.cu: 8.9), and writes the *.ptx that package kernels embeds.
 #
 #   usage: internal/kernels/compile.sh [--sass]
 #
@@ -42,6 +42,7 @@ if [ "${1:-}" = --sass ]; then
   chmod +x "$ptxas"
   for gpu in sm_80 sm_86 sm_89 sm_90 sm_100 sm_120; do
     for ptx in "$here"/*.ptx; do
+      case $gpu-$(basename "$ptx") in sm_80-fp8_* | sm_86-fp8_*) continue ;; esac
       echo "== $gpu $(basename "$ptx")"
       "$ptxas" -v -arch=$gpu -o /dev/null "$ptx" 2>&1 | grep -v 'gmem\|^$'
     done

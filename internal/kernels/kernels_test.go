@@ -31,6 +31,7 @@ func problems(t testing.TB) []problem {
 	for _, dtype := range []dtypes.DType{dtypes.Float32, dtypes.BFloat16} {
 		all = append(all, decodingProblems(t, dtype)...)
 		all = append(all, dropoutProblems(dtype)...)
+		all = append(all, float8Problems(t, dtype)...)
 		all = append(all,
 			rmsNormProblem(dtype, 1, 64, 16, 64, false), rmsNormProblem(dtype, 5, 1000, 1, 8, true), rmsNormBackwardProblem(dtype, 7, 576, 640, 64, true), rmsNormProblem(dtype, 7, 576, 48, 64, false), rmsNormProblem(dtype, 5, 1000, 1, 8, false),
 			rmsNormProblem(dtype, 3, 4096, 0, 0, false), rmsNormProblem(dtype, 2, 10000, 130, 136, false), rmsNormProblem(dtype, 3, 37, 5, 8, false),
@@ -84,14 +85,24 @@ func TestLaunchesAreProgramsThatXLATakes(t *testing.T) {
 		}
 		seen := map[string]bool{}
 		for _, p := range problems(t) {
-			if p.launch == nil || seen[fmt.Sprint(p.launch.kernel, p.operands == nil)] {
+			if p.launch == nil && p.call == nil {
 				continue
 			}
-			seen[fmt.Sprint(p.launch.kernel, p.operands == nil)] = true
+			kind := p.name // of composites
+			if p.launch != nil {
+				kind = fmt.Sprint(p.launch.kernel, p.operands == nil)
+			}
+			if seen[kind] {
+				continue
+			}
+			seen[kind] = true
 			_, err := CallOnceN(d.Backend, func(in []*Node) []*Node {
-				if strings.HasSuffix(p.launch.kernel, "glu_backward") && p.operands == nil {
+				if p.launch != nil && strings.HasSuffix(p.launch.kernel, "glu_backward") && p.operands == nil {
 					dGateUp, dLow, db, da := gatedBackwardCall(p.launch, in[0], in[1], in[2], in[3], in[4], nil)
 					return []*Node{dGateUp, dLow, db, da}
+				}
+				if p.call != nil {
+					return p.call(in...)
 				}
 				return p.launch.call(in...)
 			}, upload(t, d, p.onDevice())...)
@@ -123,10 +134,15 @@ func TestKernelsEqualTheirTwinsOnTheGPU(t *testing.T) {
 			rotaryCacheProblem(dtypes.BFloat16, 1, 32, 8, 128, 4096, 3000, CacheOptions{}),
 			rotaryCacheProblem(dtypes.BFloat16, 32, 32, 8, 128, 320, 255, CacheOptions{}),
 		)
+		for _, transposed := range []bool{false, true} {
+			large := weight{[]int{4096, 1024, 1024}, 4096, quant.NF4, 64, true}
+			all = append(all, float8WeightProblem(t, large, transposed), float8ProductProblem(t, weight{[]int{1024, 512}, 1024, quant.NF4, 64, true}, dtypes.BFloat16, 200, 64, false, transposed))
+		}
+		all = append(all, float8RowsProblem(dtypes.BFloat16, 4096, 4160, 4096))
 		all = append(all, dropped(dtypes.BFloat16, 512, 4096, 4096, []int{16, 16, 16}, []float64{0.05, 0.05, 0.05})...)
 		all = append(all, dropped(dtypes.BFloat16, 200, 14336, 14400, []int{16}, []float64{0.1})...)
 		for _, p := range all {
-			if p.launch == nil {
+			if p.launch == nil && !p.composite || strings.HasPrefix(p.name, "float8") && Float8(d.Backend) != nil {
 				continue
 			}
 			var want [][]float64
@@ -172,8 +188,12 @@ func TestCompiledKernelsAreOfTheseSources(t *testing.T) {
 		if want := fmt.Sprintf("// %s %s", source, hex.EncodeToString(sum.Sum(nil))); line != want {
 			t.Errorf("%s has changed since it was compiled: run compile.sh\n got %s\nwant %s", source, line, want)
 		}
-		if !strings.Contains(string(text), ".entry loris_"+name+"(") || !strings.Contains(string(text), ".target sm_80\n") {
-			t.Errorf("%s.ptx has no entry loris_%s for sm_80", name, name)
+		target := "sm_80"
+		if strings.HasPrefix(name, "fp8_") {
+			target = "sm_89"
+		}
+		if !strings.Contains(string(text), ".entry loris_"+name+"(") || !strings.Contains(string(text), ".target "+target+"\n") {
+			t.Errorf("%s.ptx has no entry loris_%s for %s", name, name, target)
 		}
 	}
 }

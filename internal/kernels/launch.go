@@ -14,7 +14,8 @@ import (
 	"github.com/loris-ml/loris/internal/seam"
 )
 
-// ptx are the compiled kernels, one in each file; the entry is called loris_ and the file's name.
+// ptx are the compiled kernels, one in each file; the entry is called loris_ and the file's name. Those of float8, fp8_*, are for
+// compute capability 8.9, the others for 8.0.
 //
 //go:embed *.ptx
 var ptx embed.FS
@@ -39,21 +40,30 @@ type launch struct {
 
 // call adds the launch to the graph. A kernel's parameters are the operands, the sizes, the results.
 func (l *launch) call(operands ...*Node) []*Node {
+	operands = append(slices.Clone(operands), Const(operands[0].Graph(), l.sizes))
+	return seam.Call(l.customCall().Body(shapesOf(operands), l.out), l.out, operands...)
+}
+
+// customCall is the launch as a call of XLA's.
+func (l *launch) customCall() seam.CustomCall {
 	source, err := ptx.ReadFile(l.kernel + ".ptx")
 	if err != nil {
 		panic(fmt.Errorf("kernels: %w", err))
-	}
-	operands = append(slices.Clone(operands), Const(operands[0].Graph(), l.sizes))
-	in := make([]shapes.Shape, len(operands))
-	for i, n := range operands {
-		in[i] = n.Shape()
 	}
 	kernel := seam.PTX{
 		Name: "loris_" + l.kernel, Source: string(source), Grid: l.grid, Block: [3]int{l.threads}, SharedBytes: l.shared,
 	}
 	call := kernel.Call()
 	call.Aliases = l.aliases
-	return seam.Call(call.Body(in, l.out), l.out, operands...)
+	return call
+}
+
+func shapesOf(nodes []*Node) []shapes.Shape {
+	s := make([]shapes.Shape, len(nodes))
+	for i, n := range nodes {
+		s[i] = n.Shape()
+	}
+	return s
 }
 
 // use returns l if its kernel is to be used, and nil if the twin is.

@@ -31,8 +31,11 @@ type problem struct {
 	// For what the kernel takes: its launch, the operands when they are not the inputs, and how its results become those of
 	// the operation if they are not.
 	launch   *launch
+	call     func(operands ...*Node) []*Node // nil: launch.call
 	operands []array
 	finish   func(results []array) []array
+
+	composite bool // of several kernels, without a launch
 }
 
 // array is a value on the host: floats are float32 values that the dtype can hold, anything else is raw.
@@ -94,7 +97,9 @@ func (a array) raw() []byte {
 func fromRaw(s shapes.Shape, raw []byte) array {
 	a := array{shape: s, floats: make([]float32, s.Size())}
 	for i := range a.floats {
-		if s.DType == dtypes.BFloat16 {
+		if s.DType == dtypes.F8E4M3FN {
+			a.floats[i] = float8FromBits(raw[i])
+		} else if s.DType == dtypes.BFloat16 {
 			a.floats[i] = math.Float32frombits(uint32(binary.NativeEndian.Uint16(raw[2*i:])) << 16)
 		} else {
 			a.floats[i] = math.Float32frombits(binary.NativeEndian.Uint32(raw[4*i:]))

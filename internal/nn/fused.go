@@ -160,6 +160,7 @@ type fused struct {
 	low      *Node // x·Aᵀ [B·S, n]
 	drop     *dropping
 	dora     bool // some adapter has a magnitude: see scaleColumns
+	float8   bool // see fp8.go
 }
 
 // factors prepares the linears of these names for the fused form; nil where that does not cover them: parts of a group,
@@ -188,6 +189,7 @@ func (l *Layer) factors(x *Node, names []string) *fused {
 		f.stack(x.DType())
 		f.drop = l.dropping(x.Shape().Dim(1), f.adapters)
 	}
+	f.float8 = l.shape.Float8 && !f.dora && !l.few(x)
 	return f
 }
 
@@ -303,9 +305,16 @@ func (l *Layer) fusedNormLinears(x, gain *Node, f *fused) *Node {
 		scaled := Mul(f.wide, ExpandLeftToRank(factor, 2))
 		xa = f.chosen(f.drop.low(rows, ConvertDType(scaled, x.DType())), x)
 	}
-	h, rstd, low := kernels.RMSNorm(rows, gain, xa, f.pad, l.shape.NormEps, l.shape.UnitOffset)
-	w := f.beside(x.DType())
-	y := f.finish(Dense(h, w), x)
+	var y, w, rstd, low *Node
+	if f.float8 {
+		y, rstd, low = l.normProduct8(rows, gain, xa, f)
+	} else {
+		var h *Node
+		h, rstd, low = kernels.RMSNorm(rows, gain, xa, f.pad, l.shape.NormEps, l.shape.UnitOffset)
+		w = f.beside(x.DType())
+		y = Dense(h, w)
+	}
+	y = f.finish(y, x)
 	rstd = l.tape.constant(KeepSmall, rstd)
 	if f.n > 0 {
 		f.low = l.tape.constant(KeepSmall, low)
@@ -357,10 +366,15 @@ func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 	if f.dora {
 		residual, later = nil, residual
 	}
-	if !roomy || f.n == 0 {
+	if !f.float8 && (!roomy || f.n == 0) {
 		w = f.weight(x.DType())
 	}
 	switch {
+	case f.float8:
+		if f.n > 0 {
+			f.low = l.tape.constant(KeepSmall, f.chosen(f.thin(rows), x))
+		}
+		y = f.product8(l.atLeast(x), f.low)
 	case f.n == 0:
 		y = Dense(rows, w)
 	case roomy:
@@ -374,7 +388,7 @@ func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 	if residual != nil {
 		y = Add(y, flat(residual))
 	}
-	if f.n > 0 && !roomy { // last, so that the large product accumulates onto the rest
+	if f.n > 0 && !roomy && !f.float8 { // last, so that the large product accumulates onto the rest
 		y = Add(Dense(rows, w), y)
 	}
 	y = f.finish(y, x)

@@ -88,15 +88,15 @@ func (f *fused) thin(x *Node) *Node {
 
 // arrived is the gradient d at the group's product as a matrix, with room for p, or zeros if they are there anyway.
 func (l *Layer) arrived(f *fused, d *Node) *Node {
-	if b, ok := l.buffers[d]; f.drop != nil && !(ok && b.clean && b.data.Shape().Dim(1) == f.out+f.pad) {
+	if b, ok := l.buffers[d]; (f.drop != nil || f.float8) && !(ok && b.clean && b.data.Shape().Dim(1) == f.out+f.pad) {
 		return flat(d)
 	}
 	return l.roomy(d, f.pad)
 }
 
-// ride writes p into the room behind dy, for the product that takes both; with dropout there is none.
+// ride writes p into the room behind dy, for the product that takes both; with dropout and in float8 there is none.
 func (f *fused) ride(dy, p *Node) *Node {
-	if f.drop != nil {
+	if f.drop != nil || f.float8 {
 		return dy
 	}
 	return put(dy, p, f.out)
@@ -104,6 +104,9 @@ func (f *fused) ride(dy, p *Node) *Node {
 
 // through is the gradient at the group's input, [T, in], for what factorGradients returned.
 func (f *fused) through(dy, p *Node) *Node {
+	if f.float8 {
+		return f.through8(dy, p)
+	}
 	if f.drop == nil {
 		return matmul.Contract(dy, 1, f.below(dy.DType()), 0)
 	}

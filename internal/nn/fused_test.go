@@ -36,6 +36,7 @@ type problem struct {
 	dora             bool           // adapters have magnitudes, but for those on k and gate
 	ranks            map[string]int // by linear; others have no adapter
 	dtype            dtypes.DType
+	float8           bool
 }
 
 func all(r int) map[string]int {
@@ -186,7 +187,7 @@ func (p problem) block(l *nn.Layer, x *Node) *Node {
 // apply builds the layer over the first nodes of in and returns its output, its trainable nodes and the nodes left.
 func (s *set) apply(form nn.Form, tape *nn.Tape, x *Node, in []*Node) (y *Node, trainable []*Node) {
 	shape := nn.Shape{
-		Hidden: s.p.hidden, Heads: s.p.heads, KVHeads: s.p.kvHeads, HeadDim: s.p.hidden / s.p.heads, NormEps: 1e-5, Compute: s.p.dtype, Form: form,
+		Hidden: s.p.hidden, Heads: s.p.heads, KVHeads: s.p.kvHeads, HeadDim: s.p.hidden / s.p.heads, NormEps: 1e-5, Compute: s.p.dtype, Float8: s.p.float8, Form: form,
 	}
 	b := nn.Batch{Cos: in[0], Sin: in[1], PartTokens: s.p.part}
 	if s.p.dropout > 0 {

@@ -17,7 +17,7 @@ import (
 type Form int
 
 const (
-	FormAuto  Form = iota // fused in bfloat16 where Loris's CUDA kernels run, else plain
+	FormAuto  Form = iota // fused in bfloat16 where Loris's CUDA kernels run and with Float8, else plain
 	FormPlain             // one graph operation after the other, differentiated by autodiff
 	FormFused             // products that carry their adapters along, and backward passes written out by hand
 )
@@ -29,6 +29,7 @@ type Shape struct {
 	NormEps                         float64
 	UnitOffset                      bool         // norms multiply by 1 + gain, before they round, as Gemma's do
 	Compute                         dtypes.DType // of activations and matrix products
+	Float8                          bool         // products of frozen weights in float8, see fp8.go
 	Form                            Form
 	Attention                       attention.Route
 }
@@ -131,7 +132,7 @@ func (l *Layer) UseRope(i int) { l.rope = i }
 func (s Shape) Fused(b compute.Backend) bool {
 	switch s.Form {
 	case FormAuto:
-		return s.Compute == dtypes.BFloat16 && kernels.Available(b)
+		return s.Compute == dtypes.BFloat16 && (s.Float8 || kernels.Available(b))
 	default:
 		return s.Form == FormFused
 	}

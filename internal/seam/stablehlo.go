@@ -11,11 +11,13 @@ import (
 	"github.com/gomlx/gomlx/support/exceptions"
 )
 
-// elementTypes are StableHLO's names as go-xla spells them.
+// elementTypes are StableHLO's names as go-xla spells them, and that of float8, which only values inside a [Body] can have:
+// go-xla has no parameters and results of it.
 var elementTypes = map[dtypes.DType]string{
 	dtypes.Bool: "i1", dtypes.Int8: "i8", dtypes.Int16: "i16", dtypes.Int32: "i32", dtypes.Int64: "i64",
 	dtypes.Uint8: "ui8", dtypes.Uint16: "ui16", dtypes.Uint32: "ui32", dtypes.Uint64: "ui64",
 	dtypes.Float16: "f16", dtypes.BFloat16: "bf16", dtypes.Float32: "f32", dtypes.Float64: "f64",
+	dtypes.F8E4M3FN: "f8E4M3FN",
 }
 
 // TensorType returns the StableHLO type of a shape, "tensor<2x3xf32>". It panics for dtypes that operations cannot have.

@@ -3,6 +3,7 @@
 // Arguments end at a page that cannot be touched, so that reading or writing past them ends the program.
 #define LORIS_EMULATE
 #include "../dropout.cuh"
+#include "../fp8.cuh"
 #include "../gated.cuh"
 
 #include <string>
@@ -16,6 +17,13 @@ namespace nf4 {
 #include "../nf4_vector.cu"
 #include "../nf4_rows8.cu"
 #include "../nf4_rows32.cu"
+}
+namespace fp8 {
+#include "../fp8_weight.cu"
+#include "../fp8_weight_nested.cu"
+}
+namespace fp8_rows {
+#include "../fp8_rows.cu"
 }
 namespace rmsnorm {
 #include "../rmsnorm.cu"
@@ -65,6 +73,9 @@ static std::function<void()> find(const std::string& name, const std::vector<voi
   if (name == "swiglu_backward") return prepare(gates_backward::loris_swiglu_backward, arguments);
   if (name == "geglu") return prepare(gates::loris_geglu, arguments);
   if (name == "geglu_backward") return prepare(gates_backward::loris_geglu_backward, arguments);
+  if (name == "fp8_weight") return prepare(fp8::loris_fp8_weight, arguments);
+  if (name == "fp8_weight_nested") return prepare(fp8::loris_fp8_weight_nested, arguments);
+  if (name == "fp8_rows") return prepare(fp8_rows::loris_fp8_rows, arguments);
   if (name == "rope_backward") return prepare(rope_backward::loris_rope_backward, arguments);
   if (name == "nf4_vector") return prepare(nf4::loris_nf4_vector, arguments);
   if (name == "nf4_rows8") return prepare(nf4::loris_nf4_rows8, arguments);

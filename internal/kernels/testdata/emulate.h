@@ -125,6 +125,7 @@ template <class T> T __shfl_xor_sync(unsigned mask, T v, int lanes) { return __s
 template <class T> T __ldg(const T* p) { return *p; }
 template <class T> T __ldcs(const T* p) { return *p; }
 inline float __uint_as_float(u32 v) { float f; memcpy(&f, &v, 4); return f; }
+inline u32 __float_as_uint(float f) { u32 v; memcpy(&v, &f, 4); return v; }
 inline float __int_as_float(int v) { return __uint_as_float((u32)v); }
 inline float __fdividef(float a, float b) { return std::isinf(b) ? 0 : a / b; }
 inline float __expf(float x) { return expf(x); }
@@ -153,6 +154,19 @@ inline u32 roundToBF16(float f) {
   return (v + 0x7fff + (v >> 16 & 1)) >> 16;
 }
 inline u32 pack(float low, float high) { return roundToBF16(low) | roundToBF16(high) << 16; }
+// roundToE4M3 rounds to nearest even; beyond 448 it is 448.
+inline u32 roundToE4M3(float f) {
+  if (std::isnan(f)) return 0x7f;
+  const u32 sign = std::signbit(f) ? 128 : 0;
+  const float a = fminf(fabsf(f), 448);
+  if (a == 0) return sign;
+  int exponent;
+  frexpf(a, &exponent);                              // a < 2^exponent
+  exponent = exponent - 1 > -6 ? exponent - 1 : -6;  // subnormal numbers have that of the smallest normal one
+  const u32 n = (u32)nearbyintf(ldexpf(a, 3 - exponent)); // eighths
+  return sign | (n + 8 * (u32)(exponent + 6));
+}
+inline u32 packE4M3(float low, float high) { return roundToE4M3(low) | roundToE4M3(high) << 8; }
 inline float element(u32 pair, int i) { return __uint_as_float(i ? pair & 0xffff0000u : pair << 16); }
 
 typedef uintptr_t SharedAddress;

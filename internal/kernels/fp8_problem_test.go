@@ -1,0 +1,275 @@
+package kernels
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strconv"
+	"testing"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/loris-ml/loris/internal/seam"
+	"github.com/loris-ml/loris/quant"
+)
+
+// float8Of rounds to float8 E4M3 in float64.
+func float8Of(x float64) float64 {
+	a := min(math.Abs(x), Float8Max)
+	step := math.Ldexp(1, max(-6, math.Ilogb(a))-3)
+	if a == 0 {
+		return 0
+	}
+	return math.Copysign(math.RoundToEven(a/step)*step, x) + 0
+}
+
+// powerOf is the power of two by which numbers up to most are divided.
+func powerOf(most float64) float64 {
+	return math.Exp2(math.Ceil(math.Log2(max(most, 0x1p-100) / Float8Max)))
+}
+
+// float8FromBits is the number that a byte stands for.
+func float8FromBits(b byte) float32 {
+	exponent, n := int(b>>3&15), float64(b&7)
+	if exponent > 0 {
+		n += 8
+	} else {
+		exponent = 1
+	}
+	if b&0x7f == 0x7f {
+		return float32(math.NaN())
+	}
+	v := math.Ldexp(n, exponent-10)
+	if b > 127 {
+		v = -v
+	}
+	return float32(v + 0)
+}
+
+// noNegativeZero is x with its zeros positive.
+func noNegativeZero(x *Node) *Node { return Where(Equal(x, ZerosLike(x)), ZerosLike(x), x) }
+
+// callWide launches a kernel whose first result is in float8, and returns it in float32.
+func (l *launch) callWide(operands ...*Node) []*Node {
+	operands = append(append([]*Node{}, operands...), Const(operands[0].Graph(), l.sizes))
+	var names []string
+	for i := range operands {
+		names = append(names, "%a"+strconv.Itoa(i))
+	}
+	out := append([]shapes.Shape{}, l.out...)
+	out[0] = shapes.Make(dtypes.Float32, out[0].Dimensions...)
+	body := l.customCall().Statement("%c", names, shapesOf(operands), l.out)
+	body += fmt.Sprintf("    %%wide = \"stablehlo.convert\"(%%c#0) : (%s) -> %s\n", seam.TensorType(l.out[0]), seam.TensorType(out[0]))
+	results := []string{"%wide"}
+	for i := range out[1:] {
+		results = append(results, "%c#"+strconv.Itoa(i+1))
+	}
+	all := seam.Call(seam.Body(body+seam.Return(results, out)), out, operands...)
+	all[0] = noNegativeZero(all[0])
+	return all
+}
+
+// float8RowsProblem rounds the first k of columns.
+func float8RowsProblem(dtype dtypes.DType, rows, columns_, k int) problem {
+	r := rand.New(rand.NewPCG(uint64(rows), uint64(k)))
+	x := normal(r, dtype, 1, rows, columns_)
+	for t := range rows { // rows of any size, and some numbers far smaller than the largest one
+		for i := range columns_ {
+			x.floats[t*columns_+i] *= float32(math.Ldexp(1, 7*t-20-3*(i%5)))
+		}
+	}
+	if rows > 2 {
+		clear(x.floats[columns_ : 2*columns_])
+	}
+	unit := floatArray(dtypes.Float32, []float32{0.25}, 1)
+	twin := func(in []*Node) []*Node {
+		rounded, s := float8Rows(columns(in[0], 0, k))
+		return []*Node{noNegativeZero(wide(rounded)), Mul(s, in[1])}
+	}
+	p := problem{inputs: []array{x, unit}, exact: true, op: twin, twin: twin, launch: float8RowsLaunch(dtype, rows, columns_, k)}
+	if p.launch != nil {
+		p.call = p.launch.callWide
+		p.op = onKernels(p.call, twin)
+	}
+	out, scales := make([]float64, 0, rows*k), make([]float64, 0, rows)
+	for t := range rows {
+		most := 0.0
+		for i := range k {
+			most = max(most, math.Abs(x.at(t, i)))
+		}
+		s := powerOf(most)
+		scales = append(scales, s/4)
+		for i := range k {
+			out = append(out, float8Of(x.at(t, i)/s))
+		}
+	}
+	p.want = [][]float64{out, scales}
+	return p.named("float8 rows %s %dx%d of %d", dtype, rows, k, columns_)
+}
+
+// onKernels is call where kernels run, else twin.
+func onKernels(call func(in ...*Node) []*Node, twin func(in []*Node) []*Node) func(in []*Node) []*Node {
+	return func(in []*Node) []*Node {
+		if Available(in[0].Graph().Backend()) {
+			return call(in...)
+		}
+		return twin(in)
+	}
+}
+
+// float8WeightProblem decodes a packed weight.
+func float8WeightProblem(t testing.TB, w weight, transposed bool) problem {
+	packed := w.pack(t)
+	var inputs []array
+	for _, x := range packed.Inputs() {
+		inputs = append(inputs, array{shape: x.Shape, bytes: x.Raw})
+	}
+	l := packed.Layout
+	p := problem{inputs: inputs, exact: true, launch: float8WeightLaunch(l, transposed)}
+	p.twin = func(in []*Node) []*Node {
+		v := RoundFloat8(Div(l.DequantizeNode(dtypes.Float32, in...), Float8Weight{Layout: l, Packed: in}.unit()))
+		if transposed {
+			v = Transpose(v, 0, 1)
+		}
+		return []*Node{noNegativeZero(v)}
+	}
+	p.op = p.twin
+	values, err := packed.Dequantize(dtypes.Float32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	most := 0.0
+	if l.NestedBlocksize == 0 {
+		for _, v := range fromRaw(inputs[1].shape, inputs[1].bytes).floats {
+			most = max(most, math.Abs(float64(v)))
+		}
+	} else {
+		offset := fromRaw(inputs[3].shape, inputs[3].bytes).floats
+		for i, v := range fromRaw(inputs[2].shape, inputs[2].bytes).floats {
+			most = max(most, float64(float32(math.Abs(float64(v)))+float32(math.Abs(float64(offset[i%len(offset)])))))
+		}
+	}
+	unit := powerOf(most)
+	if p.launch != nil {
+		operands := func(in []*Node) []*Node {
+			return append(packedOperands("test", l, in), Float8Weight{Layout: l, Packed: in}.unit())
+		}
+		p.call = func(in ...*Node) []*Node { return p.launch.callWide(in...) }
+		p.op = onKernels(func(in ...*Node) []*Node { return p.call(operands(in)...) }, p.twin)
+		p.operands = append(p.operands, inputs...)
+		if l.NestedBlocksize > 0 {
+			numbers := quant.DynamicMap(true)
+			p.operands = append(p.operands, floatArray(dtypes.Float32, numbers[:], 256))
+		}
+		p.operands = append(p.operands, floatArray(dtypes.Float32, []float32{float32(unit)}))
+	}
+	out, in := l.Shape[0], l.Shape[1]
+	want := make([]float64, out*in)
+	for row := range out {
+		for i := range in {
+			at := row*in + i
+			if transposed {
+				at = i*out + row
+			}
+			want[at] = float8Of(float64(values[row*in+i]) / unit)
+		}
+	}
+	p.want = [][]float64{want}
+	return p.named("float8 weight %v, transposed %v", w, transposed)
+}
+
+// float8ProductProblem is a product with a packed weight, or with what that stands for.
+func float8ProductProblem(t testing.TB, w weight, dtype dtypes.DType, rows, extra int, dense, transposed bool) problem {
+	packed := w.pack(t)
+	l := packed.Layout
+	out, in := l.Shape[0], l.Shape[1]
+	k, n := in, out
+	if transposed {
+		k, n = out, in
+	}
+	values, err := packed.Dequantize(dtypes.Float32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(uint64(rows), uint64(out+in)))
+	x := normal(r, dtype, 1, rows, k+extra)
+	p := problem{inputs: []array{x}, rounding: 4e-3}
+	if dense {
+		p.inputs = append(p.inputs, floatArray(dtype, values, out, in))
+		values = p.inputs[1].floats
+	} else {
+		for _, a := range packed.Inputs() {
+			p.inputs = append(p.inputs, array{shape: a.Shape, bytes: a.Raw})
+		}
+	}
+	weight := func(in []*Node) Float8Weight {
+		if dense {
+			return Float8Weight{Dense: in[1]}
+		}
+		return Float8Weight{Layout: l, Packed: in[1:]}
+	}
+	scaled := func(y, scale *Node) []*Node { return []*Node{Mul(wide(y), InsertAxes(scale, 1))} }
+	p.op = func(in []*Node) []*Node { return scaled(Float8Product(in[0], weight(in), transposed)) }
+	p.twin = func(in []*Node) []*Node { return scaled(float8Twin(in[0], weight(in), weight(in).unit(), transposed)) }
+	most := 0.0
+	for _, v := range values {
+		most = max(most, math.Abs(float64(v)))
+	}
+	if !dense && l.NestedBlocksize > 0 {
+		most *= 1.2 // about what the bound is; it makes no difference above float8's smallest numbers
+	}
+	unit := powerOf(most)
+	want := make([]float64, rows*n)
+	for t := range rows {
+		largest := 0.0
+		for i := range k {
+			largest = max(largest, math.Abs(x.at(t, i)))
+		}
+		s := powerOf(largest)
+		for i := range k {
+			a := float8Of(x.at(t, i)/s) * s
+			for j := range n {
+				at := j*in + i
+				if transposed {
+					at = i*in + j
+				}
+				want[t*n+j] += a * float8Of(float64(values[at])/unit) * unit
+			}
+		}
+	}
+	p.want = [][]float64{want}
+	p.composite = true
+	f := float8Call{rows: float8RowsLaunch(dtype, rows, k+extra, k), m: rows, n: n, k: k}
+	if !dense {
+		f.weight = float8WeightLaunch(l, transposed)
+	}
+	if f.rows != nil && (dense || f.weight != nil) {
+		p.call = func(in ...*Node) []*Node { return scaled(f.call(in[0], weight(in), weight(in).unit(), transposed)) }
+	}
+	return p.named("float8 product %s %v, %d rows, %d more columns, dense %v, transposed %v", dtype, w, rows, extra, dense, transposed)
+}
+
+// float8Problems are small, with rows longer than a block holds, and shapes that the kernels leave to the twin.
+func float8Problems(t testing.TB, dtype dtypes.DType) []problem {
+	nested := weight{[]int{96, 32, 32}, 192, quant.NF4, 64, true}
+	all := []problem{
+		float8RowsProblem(dtype, 1, 16, 16), float8RowsProblem(dtype, 5, 72, 64), float8RowsProblem(dtype, 3, 600, 576), float8RowsProblem(dtype, 4, 17000, 16992),
+		float8RowsProblem(dtype, 2, 37, 37),
+		float8ProductProblem(t, nested, dtype, 5, 0, false, false), float8ProductProblem(t, nested, dtype, 17, 64, false, true),
+		float8ProductProblem(t, weight{[]int{33}, 64, quant.NF4, 64, false}, dtype, 3, 8, false, false),
+		float8ProductProblem(t, weight{[]int{48}, 80, quant.NF4, 64, false}, dtype, 3, 8, true, false),
+		float8ProductProblem(t, weight{[]int{48}, 80, quant.NF4, 64, false}, dtype, 1, 8, true, true),
+	}
+	if dtype == dtypes.Float32 { // the rest does not depend on it
+		return all
+	}
+	for _, w := range []weight{
+		nested, {[]int{64}, 64, quant.NF4, 64, false}, {[]int{320}, 320, quant.FP4, 64, true}, {[]int{128, 128}, 256, quant.NF4, 128, true},
+		{[]int{32}, 1024, quant.NF4, 4096, false}, {[]int{34}, 64, quant.NF4, 64, true},
+	} {
+		all = append(all, float8WeightProblem(t, w, false), float8WeightProblem(t, w, true))
+	}
+	return all
+}
