@@ -92,7 +92,7 @@ type planner struct {
 	tokens int   // see partTokens
 	mlp    int   // see mlpTokens
 	plans  map[[2]int][]spanPlan
-	peaks  map[[2]int]int64 // what was forecast for them
+	peaks  map[[2]int]Forecast // for them
 }
 
 // plan says what each span keeps for batches of the pass's shape. The first plan for a shape stands.
@@ -105,7 +105,7 @@ func (p *planner) plan(s *Session, ps *pass) ([]spanPlan, error) {
 		return got, nil
 	}
 	if p.plans == nil {
-		p.plans, p.peaks = map[[2]int][]spanPlan{}, map[[2]int]int64{}
+		p.plans, p.peaks = map[[2]int][]spanPlan{}, map[[2]int]Forecast{}
 	}
 	budget, room := p.budget, int64(0)
 	if budget == Auto {
@@ -117,11 +117,12 @@ func (p *planner) plan(s *Session, ps *pass) ([]spanPlan, error) {
 		return nil, err
 	}
 	for tries := 0; ok && p.budget == Auto && tries < 4; tries++ {
-		if room >= peak && (room-peak < room/32 || full(plan)) {
+		left := room - peak.Peak()
+		if left >= 0 && (left < room/32 || full(plan)) {
 			break
 		}
 		lower, upper := plan, peak
-		if budget += room - peak; budget > 0 || peak > room {
+		if budget += left; budget > 0 || left < 0 {
 			plan = p.spend(s, max(0, budget), shape[0], shape[1])
 		}
 		if slices.Equal(plan, lower) {
@@ -130,14 +131,14 @@ func (p *planner) plan(s *Session, ps *pass) ([]spanPlan, error) {
 		if peak, _, err = s.forecast(ps, plan); err != nil {
 			return nil, err
 		}
-		if peak > room && upper <= room {
+		if peak.Peak() > room && left >= 0 {
 			plan, peak = lower, upper
 			break
 		}
 	}
-	if limit := s.model.Device.MemoryLimit; ok && limit > 0 && peak > limit {
+	if limit := s.model.Device.MemoryLimit; ok && limit > 0 && peak.Peak() > limit {
 		return nil, fmt.Errorf("a batch of %d rows of %d tokens needs %.2f GiB even if nothing is kept for the backward pass, and MaxDeviceMemory allows %.2f: make it smaller (PerDeviceTrainBatchSize, MaxLength) or allow more",
-			shape[0], shape[1], float64(peak)/(1<<30), float64(limit)/(1<<30))
+			shape[0], shape[1], float64(peak.Peak())/(1<<30), float64(limit)/(1<<30))
 	}
 	p.plans[shape], p.peaks[shape] = plan, peak
 	return plan, nil

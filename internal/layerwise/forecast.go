@@ -35,40 +35,59 @@ type spanCost struct {
 	kept, far         int64 // bytes: what it keeps, and what of that and its input goes to the host if anything does
 }
 
-// forecast is the most memory of the device, in bytes, that will be in use while the pass, whose batch is there already, goes
-// through the layers by the plan and the update follows; false where nobody knows.
-func (s *Session) forecast(p *pass, plan []spanPlan) (peak int64, ok bool, err error) {
+// Forecast is the most memory of the device, in bytes, that will be in use in each part of a step.
+type Forecast struct{ Forward, Head, Backward, Update int64 }
+
+// Peak is the most of all.
+func (f Forecast) Peak() int64 { return max(f.Forward, f.Head, f.Backward, f.Update) }
+
+// forecast is for the pass, whose batch is on the device, when it goes through the layers by the plan; false where nobody
+// knows.
+func (s *Session) forecast(p *pass, plan []spanPlan) (peak Forecast, ok bool, err error) {
 	m := s.model
 	live, told := m.Device.MemoryInUse()
 	if _, knows := m.Device.PeakMemory(); !told || !knows {
-		return 0, false, nil
+		return peak, false, nil
 	}
-	x := int64(p.x[0].Shape().ByteSize())
 	costs := make([]spanCost, len(plan))
 	for i := range plan {
 		if i > 0 && plan[i] == plan[i-1] && s.spans[i].key == s.spans[i-1].key {
 			costs[i] = costs[i-1]
 		} else if costs[i], ok, err = s.cost(p, s.spans[i], plan[i]); !ok {
-			return 0, false, err
+			return peak, false, err
 		}
 	}
 	head, ok, err := m.loss(s.loss, s.edge, true, p.sh.rowKeys != nil && s.edge.drops()).footprint(s.headShapes(p))
 	if !ok {
-		return 0, false, err
+		return peak, false, err
 	}
-	use := func(f seam.Footprint) { peak = max(peak, live+f.Temporary+f.Results-f.Reused) }
-	var left int64
+	if full(plan) { // values before an update stay until the next one
+		live += s.updateBytes()
+	}
+	use := func(most *int64, f seam.Footprint) { *most = max(*most, live+f.Temporary+f.Results-f.Reused) }
+	// Copies take longer than a forward pass, and what they read stays until they are done.
+	var copied []int64
 	for i, c := range costs {
-		use(c.forward)
-		live += c.forward.Results - left
-		if left = 0; plan[i].host {
-			left = c.far
+		use(&peak.Forward, c.forward)
+		live += c.forward.Results
+		if plan[i].host {
+			if copied = append(copied, c.far); len(copied) > aheadSpans(p.tokens())+1 {
+				live, copied = live-copied[0], copied[1:]
+			}
 		}
 	}
-	live -= left
-	use(head)
+	for _, far := range copied {
+		live -= far
+	}
+	use(&peak.Head, head)
 	live += head.Results
-	gradient := int64(m.gradientShape(p).ByteSize())
+	s.forecastBackward(p, plan, costs, live, &peak)
+	return peak, true, nil
+}
+
+// forecastBackward is the part of forecast behind the head.
+func (s *Session) forecastBackward(p *pass, plan []spanPlan, costs []spanCost, live int64, peak *Forecast) {
+	x, gradient := int64(p.x[0].Shape().ByteSize()), int64(s.model.gradientShape(p).ByteSize())
 	near := nearEnd(p.tokens())
 	for i := len(plan) - 1; i >= 0; i-- {
 		first := i - near
@@ -80,10 +99,11 @@ func (s *Session) forecast(p *pass, plan []spanPlan) (peak int64, ok bool, err e
 				live += costs[k].far
 			}
 		}
-		use(costs[i].backward)
-		live += costs[i].backward.Results - gradient - costs[i].kept - x
+		f := costs[i].backward
+		peak.Backward = max(peak.Backward, live+f.Temporary+f.Results-f.Reused)
+		live += f.Results - gradient - costs[i].kept - x
 	}
-	return max(peak, live+s.updateBytes()), true, nil
+	peak.Update = live + s.updateBytes()
 }
 
 // updateBytes is the size of what an update makes beside what is there; paged moments are there for one group at a time.

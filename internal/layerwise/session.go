@@ -314,11 +314,11 @@ func (s *Session) DropGradients() error {
 	return errors.Join(errs...)
 }
 
-// ForecastMemory is the most bytes of the device that were forecast to be in use for batches of the given shape; false where
-// there has been none, or the device does not tell.
-func (s *Session) ForecastMemory(rows, length int) (bytes int64, ok bool) {
-	bytes = s.plan.peaks[[2]int{rows, length}]
-	return bytes, bytes > 0
+// ForecastMemory is what was forecast for batches of the given shape; false where there has been none, or the device does not
+// tell.
+func (s *Session) ForecastMemory(rows, length int) (f Forecast, ok bool) {
+	f = s.plan.peaks[[2]int{rows, length}]
+	return f, f.Peak() > 0
 }
 
 // MemoryInUse returns the bytes in use on the device, where the device tells.
