@@ -52,6 +52,7 @@ type LoRA struct {
 	// In a layer, Full in place of all else is a copy of the linear's weight [Out, In], with FullBias [Out] where it has one, or of
 	// a norm's gain [size]: it is trained, and the programs compute with it in place of the base's. Of NormPath, too.
 	FullBias []float32
+	TieHead  bool     // Full of the embedding is the head's, too, which the base's is tied to
 	Virtual  *Virtual // of VirtualPath, all that there is; nil elsewhere
 	// PadTo, if not 0, is the rank with which the adapter lies on the device, its scaling beside it: adapters that are
 	// padded to one rank share their programs. The rows and columns beyond R are zeros, and training leaves them so.

@@ -63,7 +63,9 @@ type LoraConfig struct {
 	ModulesToSave []string `json:"modules_to_save"`
 	// TrainableTokenIndices are tokens of which the embedding's rows are trained, and those of a head that is tied to it.
 	TrainableTokenIndices []int `json:"trainable_token_indices"`
-	LoraBias              bool  `json:"lora_bias"` // trains a bias of B: y += Scaling · (B(A x) + b)
+	// EnsureWeightTying makes embedding and head one copy where the base's are one and ModulesToSave has either.
+	EnsureWeightTying bool `json:"ensure_weight_tying"`
+	LoraBias          bool `json:"lora_bias"` // trains a bias of B: y += Scaling · (B(A x) + b)
 
 	// TargetModules gets adapters, ExcludeModules does not even if targeted. Nil targets are those that PEFT's table has
 	// for the model type, q_proj and v_proj for most; nil excludes are none.

@@ -172,7 +172,7 @@ func (w AdapterWeight) fits(c LoraConfig) error {
 		return fmt.Errorf("module %q: its magnitude has %d values, with use_dora %v", w.Path, len(w.Magnitude), c.UseDora)
 	case w.R > 0 && (w.BBias != nil) != c.LoraBias:
 		return fmt.Errorf("module %q: the bias of its B has %d values, with lora_bias %v", w.Path, len(w.BBias), c.LoraBias)
-	case w.Full != nil && !c.saves(w.Path):
+	case w.Full != nil && !c.saves(w.Path) && !(c.EnsureWeightTying && w.Path == models.HeadPath):
 		return fmt.Errorf("module %q: it was trained in full, with modules_to_save %v", w.Path, moduleNames(c.ModulesToSave))
 	case w.Rows != nil && len(c.TrainableTokenIndices) == 0:
 		return fmt.Errorf("module %q: rows of it were trained, without trainable_token_indices", w.Path)

@@ -34,7 +34,7 @@ func virtualNames(t *testing.T, prefixes ...string) (names []string) {
 }
 
 // deviceCases are the ones that are run on XLA too: each of their programs is compiled there.
-var deviceCases = []string{"save_qwen2", "save_gemma2", "ln_gemma2", "prompt_gemma2", "prefix_gemma2", "projection_llama", "prefix_nf4"}
+var deviceCases = []string{"save_qwen2", "save_tied", "prompt_llama", "projection_llama"}
 
 // onVirtual runs a test over the cases that begin so.
 func onVirtual(t *testing.T, test func(t *testing.T, c *tunerCase, m *models.CausalLM, p *PeftModel), prefixes ...string) {
@@ -275,9 +275,13 @@ func TestNewCopiesAndVirtualTokensStartAsInPEFT(t *testing.T) {
 			if parts == nil || !strings.HasPrefix(key, "initial.") || strings.Contains(key, "lora_") {
 				continue
 			}
-			got := values[parts[1]].Full
+			v := values[parts[1]]
+			if name == "save_tied" && parts[1] == models.HeadPath {
+				v = values[models.EmbeddingPath]
+			}
+			got := v.Full
 			if parts[3] == "bias" {
-				got = values[parts[1]].FullBias
+				got = v.FullBias
 			}
 			reference.CheckClose(t, name+" "+key, got, c.tensor(t, key), 1e-7)
 		}
@@ -332,6 +336,14 @@ func TestCopyOfAQuantizedLinearIsRefusedAsInPEFT(t *testing.T) {
 		if _, err := GetPeftModel(m, cfg); err == nil || !strings.Contains(err.Error(), `module "model.layers.0.self_attn.v_proj": a copy of it would be of quantized numbers`) {
 			t.Errorf("error %v", err)
 		}
+	}
+}
+
+func TestTiedHeadCannotHaveTheEmbeddingsLoRA(t *testing.T) {
+	m := readCase(t, "virtual", "save_tied").load(t, "", models.Options{})
+	_, err := GetPeftModel(m, LoraConfig{TargetModules: Modules("embed_tokens"), EnsureWeightTying: true})
+	if err == nil || !strings.Contains(err.Error(), "ensure_weight_tying true with a LoRA on") {
+		t.Errorf("error %v", err)
 	}
 }
 

@@ -75,6 +75,9 @@ func (m *Model) endsOf(adapters []*nn.Weights) *ends {
 			e.prompt = i
 		}
 	}
+	if e.w.Layout.TiedHead() {
+		e.head.full = e.embed.full
+	}
 	if slot, tokens := e.w.Layout.Tokens(); tokens != nil {
 		e.embed.rows, e.embed.tokens = slot, tokens
 	}
@@ -272,20 +275,25 @@ func (m *Model) adapterGradients(e *ends, p *pass) ([]*tensors.Tensor, error) {
 	if e.norm >= 0 {
 		bySlot[e.norm], rest = rest[0], rest[1:]
 	}
+	var shared *tensors.Tensor // of the head, where it has what the embedding has
 	if e.head.full >= 0 {
-		bySlot[e.head.full], rest = rest[0], rest[1:]
+		g := rest[0]
+		if rest = rest[1:]; e.head.full == e.embed.full {
+			shared = g
+		} else {
+			bySlot[e.head.full] = g
+		}
 	}
 	if e.head.a >= 0 {
 		bySlot[e.head.a], bySlot[e.head.b], rest = rest[0], rest[1], rest[2:]
 	}
-	var tiedRows *tensors.Tensor
 	if e.tiedRows() {
-		tiedRows = rest[0]
+		shared = rest[0]
 	}
 	p.ends = nil
 	if e.trainsEmbedding() {
-		grads, err := m.embeddingGradients(e, p, tiedRows)
-		if err := errors.Join(err, backend.Free(tiedRows)); err != nil {
+		grads, err := m.embeddingGradients(e, p, shared)
+		if err := errors.Join(err, backend.Free(shared)); err != nil {
 			return nil, err
 		}
 		for i, slot := range e.embedSlots() {
@@ -316,8 +324,8 @@ func (e *ends) embedSlots() []int {
 	return []int{e.embed.a, e.embed.b}
 }
 
-// embeddingGradients are those at the embedding's adapters for p.dx, the gradient at what it puts out. head is what the tied
-// head adds to the gradient of rows, or nil.
+// embeddingGradients are those at the embedding's adapters for p.dx, the gradient at what it puts out. head is what a head
+// that has the same rows adds to their gradient, or nil.
 func (m *Model) embeddingGradients(e *ends, p *pass, head *tensors.Tensor) ([]*tensors.Tensor, error) {
 	if e.prompt >= 0 {
 		return m.promptGradient(e, p)
@@ -343,7 +351,11 @@ func (m *Model) embeddingGradients(e *ends, p *pass, head *tensors.Tensor) ([]*t
 		g := dx.Graph()
 		switch {
 		case e.embed.full >= 0:
-			return []*Node{ScatterSum(Zeros(g, shapes.Make(dtypes.Float32, m.Vocab, m.Shape.Hidden)), in[1], dx, false, false)}
+			table := Zeros(g, shapes.Make(dtypes.Float32, m.Vocab, m.Shape.Hidden))
+			if len(in) > 2 {
+				table = in[2]
+			}
+			return []*Node{ScatterSum(table, in[1], dx, false, false)}
 		case e.embed.rows >= 0:
 			n := len(e.embed.tokens)
 			rows := ScatterSum(Zeros(g, shapes.Make(dtypes.Float32, n+1, m.Shape.Hidden)), in[1], dx, false, false)

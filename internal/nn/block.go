@@ -67,6 +67,7 @@ type Layout struct {
 	prefix  int // one more than the slot of keys and values, 0: none
 	virtual int // see Virtual
 	encoder []int
+	tied    bool // see TieHead
 	kind    string
 	key     string
 }
@@ -204,6 +205,12 @@ func (b *LayoutBuilder) Tokens(tokens []int32, size int) {
 	b.l.rows = b.slot(Slot{Shape: shapes.Make(dtypes.Float32, len(tokens), size), Parts: []Part{{"token_adapter", len(tokens)}}, Trainable: true, Decay: true})
 }
 
+// TieHead says that the head is the layout's copy of the embedding, too.
+func (b *LayoutBuilder) TieHead() { b.l.tied = true }
+
+// TiedHead tells whether TieHead was called.
+func (l *Layout) TiedHead() bool { return l.tied }
+
 // Tokens are the tokens that have rows of their own, and the slot of these; nil if none have.
 func (l *Layout) Tokens() (slot int, tokens []int32) { return l.rows, l.tokens }
 
@@ -222,7 +229,7 @@ func (b *LayoutBuilder) Build() *Layout {
 	for _, a := range b.l.adapter {
 		fmt.Fprintf(&k, "%v;", *a)
 	}
-	fmt.Fprintf(&k, "%v;%d;", b.l.tokens, b.l.virtual)
+	fmt.Fprintf(&k, "%v;%d%v;", b.l.tokens, b.l.virtual, b.l.tied)
 	for _, s := range b.l.shifts {
 		fmt.Fprintf(&k, "%v;", *s)
 	}

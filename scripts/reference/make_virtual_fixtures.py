@@ -21,8 +21,9 @@ import shutil
 import peft
 import torch
 import transformers
-from make_tuner_fixtures import BASES, HERE, file_keys, load_base, loss_of, perturb, tidy, tokens
+from make_tuner_fixtures import BASES, HERE, load_base, loss_of, perturb, tidy, tokens
 from peft import LNTuningConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from peft.utils.save_and_load import get_peft_model_state_dict
 from safetensors.torch import save_file
 
 TOKENIZER = os.path.join(HERE, "..", "..", "tokenizer", "testdata", "wordlevel")
@@ -33,6 +34,7 @@ CASES = {
     "save_llama": dict(base="llama", config=LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "gate_proj"], modules_to_save=["v_proj", "down_proj", "post_attention_layernorm"])),
     "save_qwen2": dict(base="qwen2", config=LoraConfig(r=2, target_modules=["v_proj"], modules_to_save=["k_proj", "mlp"])),
     "save_gemma2": dict(base="gemma2", config=LoraConfig(r=2, target_modules=["o_proj"], modules_to_save=["norm", "lm_head"])),
+    "save_tied": dict(base="gemma2", config=LoraConfig(r=2, target_modules=["o_proj"], modules_to_save=["lm_head"], ensure_weight_tying=True)),
     "save_phi3": dict(base="phi3", config=LoraConfig(r=2, target_modules=["down_proj"], modules_to_save=["qkv_proj", "model.norm", "embed_tokens"])),
     "save_nf4": dict(base="llama", nf4=True, quantized="v_proj", config=LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["input_layernorm", "model.norm"])),
     "ln_llama": dict(base="llama", config=LNTuningConfig()),
@@ -96,7 +98,7 @@ def error_of(case, module):
 def parameters(model, virtual):
     """What is trained, by its key in files; of an encoder, by its names."""
     if not virtual:
-        return file_keys(model)
+        return get_peft_model_state_dict(model, state_dict=dict(model.named_parameters(remove_duplicate=False)))
     encoder = model.prompt_encoder["default"]
     if getattr(model.peft_config["default"], "prefix_projection", False):
         return dict(encoder.named_parameters())
@@ -127,7 +129,7 @@ def write_case(name, case, out):
         tensors["base.logits"] = base(input_ids=ids).logits
     model = get_peft_model(base, config).eval()
     if not virtual:
-        for key, value in file_keys(model).items():
+        for key, value in parameters(model, virtual).items():
             tensors["initial." + key] = value.detach().clone()
     elif name in ("prompt_text", "prompt_gemma2"):
         tensors["initial.prompt_embeddings"] = model.prompt_encoder["default"].embedding.weight.detach().clone()
