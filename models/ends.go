@@ -121,6 +121,8 @@ func (l LoRA) checkEnd(d dims) error {
 		}
 	}
 	switch {
+	case l.Tuned != nil:
+		return fmt.Errorf("adapter on %q: at the model's ends there are LoRAs alone; exclude it", l.Path)
 	case kinds != 1:
 		return fmt.Errorf("adapter on %q: want one of a LoRA, a copy of the weight and rows of tokens, got %d", l.Path, kinds)
 	case l.Magnitude != nil || l.Shift != nil || l.PadTo != 0:

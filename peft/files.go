@@ -65,15 +65,15 @@ func SaveAdapter(dir string, cfg LoraConfig, weights []AdapterWeight) error {
 	return files.save(dir)
 }
 
-// save writes the files into dir, which is made if it is missing.
-func (files adapterFiles) save(dir string) error {
+// save writes into a folder, which may exist.
+func (f adapterFiles) save(dir string) error {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		if err := os.MkdirAll(filepath.Dir(dir), 0o777); err != nil {
 			return fmt.Errorf("save adapter %s: %w", dir, err)
 		}
-		return atomicfile.ReplaceDir(dir, files.write)
+		return atomicfile.ReplaceDir(dir, f.write)
 	}
-	return files.replace(dir)
+	return f.replace(dir)
 }
 
 type adapterFiles struct {

@@ -171,6 +171,11 @@ func (p *PeftModel) NewSession(o training.SessionOptions) (training.Session, err
 	if s, ok := p.first().tuner.(*promptSet); ok && s.frozen != "" {
 		return nil, errors.New(s.frozen)
 	}
+	if c, ok := p.Config().(interface{ untrainable() error }); ok {
+		if err := c.untrainable(); err != nil {
+			return nil, err
+		}
+	}
 	return p.base.SessionWith(p.first().weights, o)
 }
 

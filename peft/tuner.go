@@ -45,6 +45,12 @@ var parseConfigs = map[string]func(data []byte) (Config, []string, error){
 	peftTypeLN:     func(data []byte) (Config, []string, error) { return asConfig(parseLNTuning(data)) },
 	peftTypePrompt: func(data []byte) (Config, []string, error) { return asConfig(parsePromptTuning(data)) },
 	peftTypePrefix: func(data []byte) (Config, []string, error) { return asConfig(parsePrefixTuning(data)) },
+	peftTypeIA3:    func(data []byte) (Config, []string, error) { return asConfig(parseSettings[IA3Config](data)) },
+	peftTypeLoHa:   func(data []byte) (Config, []string, error) { return asConfig(parseSettings[LoHaConfig](data)) },
+	peftTypeLoKr:   func(data []byte) (Config, []string, error) { return asConfig(parseSettings[LoKrConfig](data)) },
+	peftTypeOFT:    func(data []byte) (Config, []string, error) { return asConfig(parseSettings[OFTConfig](data)) },
+	peftTypeVeRA:   func(data []byte) (Config, []string, error) { return asConfig(parseSettings[VeraConfig](data)) },
+	peftTypeBOFT:   func(data []byte) (Config, []string, error) { return asConfig(parseSettings[BOFTConfig](data)) },
 }
 
 func asConfig[C Config](c C, warnings []string, err error) (Config, []string, error) {

@@ -199,6 +199,16 @@ func (c *tunerCase) compareGradients(t *testing.T, keys []string, grads [][]floa
 
 // trainedKeys are the keys in files of what is trained, in the session's order.
 func (p *PeftModel) trainedKeys() (keys []string) {
+	if s, ok := p.first().tuner.(*methodSet); ok {
+		for i, t := range s.targets {
+			for _, n := range s.forms[i].tensors {
+				if n.shared == nil {
+					keys = append(keys, keyPrefix+t.Path+"."+n.name)
+				}
+			}
+		}
+		return keys
+	}
 	s := p.first().tuner.(*loraSet)
 	if slices.ContainsFunc(s.targets, func(t Target) bool { return t.Path == models.EmbeddingPath }) {
 		keys = append(keys, keyPrefix+models.EmbeddingPath+suffixEmbeddingA, keyPrefix+models.EmbeddingPath+suffixEmbeddingB)
@@ -267,9 +277,27 @@ func TestTunersMadeByPEFTAreItsEqual(t *testing.T) {
 					t.Fatal(err)
 				}
 				c.checkLogits(t, loadTiny(t, dir, models.Options{DType: models.Float32}), "merged.logits", limit)
+				if _, ok := p.Config().(LoraConfig); !ok {
+					c.checkMergedInPlace(t, p, limit)
+				}
 			})
 		}
 	})
+}
+
+// checkMergedInPlace merges into the base and takes the adapter out again, with whatever PEFT loses by that.
+func (c *tunerCase) checkMergedInPlace(t *testing.T, p *PeftModel, limit float64) {
+	t.Helper()
+	if err := p.MergeAdapter(true); err != nil {
+		t.Fatal(err)
+	}
+	c.checkLogits(t, p.Base(), "merged.logits", limit)
+	c.checkLogits(t, p, "merged.logits", limit)
+	if err := p.UnmergeAdapter(); err != nil {
+		t.Fatal(err)
+	}
+	c.checkLogits(t, p, "unmerged.logits", 5*limit)
+	c.checkLogits(t, p.Base(), "base.logits", 5*limit)
 }
 
 // checkSaved compares what SavePretrained writes with PEFT's folder: all tensors, and all settings but the version's.

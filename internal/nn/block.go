@@ -2,6 +2,7 @@ package nn
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/gomlx/compute/dtypes"
@@ -62,6 +63,7 @@ type Layout struct {
 	groups  []*group
 	adapter []*Adapter
 	shifts  []*OutputShift
+	tuned   []*tuned
 	tokens  []int32 // of rows in place of the embedding's, in slot rows
 	rows    int
 	prefix  int // one more than the slot of keys and values, 0: none
@@ -233,6 +235,9 @@ func (b *LayoutBuilder) Build() *Layout {
 	for _, s := range b.l.shifts {
 		fmt.Fprintf(&k, "%v;", *s)
 	}
+	for _, a := range b.l.tuned {
+		fmt.Fprintf(&k, "%s;", a.key())
+	}
 	b.l.key = k.String()
 	return b.l
 }
@@ -276,7 +281,7 @@ func (l *Layout) HasDropout() bool {
 			return true
 		}
 	}
-	return false
+	return slices.ContainsFunc(l.tuned, func(a *tuned) bool { return a.dropout > 0 })
 }
 
 // Trainable returns the indices of the trainable slots.

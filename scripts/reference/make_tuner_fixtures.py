@@ -33,7 +33,9 @@ import numpy
 import peft
 import torch
 import transformers
-from peft import EvaConfig, LoftQConfig, LoraConfig, get_peft_model, initialize_lora_eva_weights
+from peft import (AdaLoraConfig, BOFTConfig, EvaConfig, IA3Config, LoftQConfig, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, VeraConfig,
+                  get_peft_model, initialize_lora_eva_weights)
+from peft.tuners.boft import layer as boft_layer
 from peft.tuners.lora import eva
 from peft.tuners.lora import layer as lora_layer
 from peft.utils import loftq_utils
@@ -104,6 +106,47 @@ CASES = {
 }
 
 
+OTHERS = {
+    "ia3": dict(base="llama", tuner=IA3Config, config=dict()),
+    "ia3_gemma2": dict(base="gemma2", tuner=IA3Config, config=dict(init_ia3_weights=False, target_modules=r".*layers\.1\..*_proj", feedforward_modules=r".*(up|o)_proj")),
+    "ia3_qwen2": dict(base="qwen2", tuner=IA3Config, config=dict(target_modules=["q_proj", "v_proj", "gate_proj"], feedforward_modules=["gate_proj"])),
+    "ia3_phi3": dict(base="phi3", tuner=IA3Config, config=dict(target_modules=["qkv_proj", "down_proj", "gate_up_proj"], feedforward_modules=["down_proj"])),
+    "ia3_nf4": dict(base="llama", nf4=True, tuner=IA3Config, config=dict()),
+    "loha": dict(base="llama", tuner=LoHaConfig, config=dict(r=3, alpha=5, target_modules=ATTENTION_AND_DOWN, rank_pattern={"down_proj": 2}, alpha_pattern={"q_proj": 4})),
+    "loha_gemma2": dict(base="gemma2", tuner=LoHaConfig, config=dict(r=2, init_weights=False, target_modules=["v_proj", "o_proj"], layers_to_transform=[1])),
+    "loha_phi3": dict(base="phi3", tuner=LoHaConfig, config=dict(r=2, target_modules=PHI)),
+    "lokr": dict(base="llama", tuner=LoKrConfig, config=dict(r=2, alpha=3, target_modules=ATTENTION_AND_DOWN, rank_pattern={"down_proj": 3})),
+    "lokr_qwen2": dict(base="qwen2", tuner=LoKrConfig, config=dict(r=1, decompose_both=True, decompose_factor=4, init_weights="lycoris", target_modules=["k_proj", "gate_proj"])),
+    "lokr_gemma2": dict(base="gemma2", tuner=LoKrConfig, config=dict(r=1, decompose_both=True, init_weights=False, target_modules=["v_proj", "down_proj"])),
+    "lokr_phi3": dict(base="phi3", tuner=LoKrConfig, config=dict(r=16, target_modules=PHI)),
+    "oft": dict(base="llama", tuner=OFTConfig, config=dict(oft_block_size=4, target_modules=ATTENTION_AND_DOWN)),
+    "oft_gemma2": dict(base="gemma2", tuner=OFTConfig, config=dict(oft_block_size=5, block_share=True, init_weights=False, num_cayley_neumann_terms=3, target_modules=["v_proj", "o_proj"])),
+    "oft_qwen2": dict(base="qwen2", tuner=OFTConfig, std=0.3, config=dict(oft_block_size=8, use_cayley_neumann=False, target_modules=["k_proj", "v_proj", "down_proj"])),
+    "oft_phi3": dict(base="phi3", tuner=OFTConfig, config=dict(r=4, oft_block_size=0, target_modules=PHI)),
+    "oft_nf4": dict(base="llama", nf4=True, tuner=OFTConfig, config=dict(oft_block_size=4, target_modules=["q_proj", "k_proj"])),
+    "vera": dict(base="llama", tuner=VeraConfig, config=dict(r=5, target_modules=ATTENTION_AND_DOWN)),
+    "vera_gemma2": dict(base="gemma2", tuner=VeraConfig, config=dict(r=3, save_projection=False, projection_prng_key=77, d_initial=0.3, target_modules=["v_proj", "down_proj"])),
+    "vera_phi3": dict(base="phi3", tuner=VeraConfig, config=dict(r=4, init_weights=False, target_modules=PHI)),
+    "vera_nf4": dict(base="llama", nf4=True, tuner=VeraConfig, config=dict(r=4, target_modules=["v_proj"])),
+    "boft": dict(base="llama", tuner=BOFTConfig, config=dict(target_modules=ATTENTION_AND_DOWN)),
+    "boft_qwen2": dict(base="qwen2", tuner=BOFTConfig, std=0.2, config=dict(boft_block_size=2, boft_n_butterfly_factor=2, target_modules=["k_proj", "v_proj"])),
+    "boft_phi3": dict(base="phi3", tuner=BOFTConfig, config=dict(boft_block_size=0, boft_block_num=8, boft_n_butterfly_factor=4, init_weights=False, target_modules=["qkv_proj"])),
+}
+CASES |= OTHERS
+
+
+class BlockDiagonal:
+    """FastBlockDiag without CUDA, so that PEFT computes the butterflies that the config asks for."""
+
+    @staticmethod
+    def apply(blocks):
+        return torch.stack([torch.block_diag(*torch.unbind(b)) for b in blocks])
+
+
+boft_layer.get_fbd_cuda = lambda: True
+boft_layer.FastBlockDiag = BlockDiagonal
+
+
 def load_base(case):
     path = os.path.join(MODELS, BASES[case["base"]])
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
@@ -123,6 +166,7 @@ def through_bnb(model):
                                 compress_statistics=True, quant_type="nf4")
         new.weight = bnb.nn.Params4bit(module.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4", module=new)
         new.bias = module.bias
+        new.support_avx512bf16_for_cpu = False  # its packed form wants larger weights
         parent = model.get_submodule(name.rpartition(".")[0])
         setattr(parent, name.rpartition(".")[2], new.to("cpu"))
 
@@ -148,7 +192,7 @@ def file_keys(model):
     """The adapter's parameters by their keys in files."""
     for p in model.parameters():
         p.requires_grad_(p.requires_grad)
-    state = {n: p for n, p in model.named_parameters()}
+    state = dict(model.named_buffers(remove_duplicate=False)) | dict(model.named_parameters())
     return {k: p for k, p in get_peft_model_state_dict(model, state_dict=state).items()}
 
 
@@ -176,7 +220,7 @@ def write_case(name, case, out):
     tensors = {}
     with torch.no_grad():
         tensors["base.logits"] = base(input_ids=ids).logits
-    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **case["config"])).eval()
+    model = get_peft_model(base, case.get("tuner", LoraConfig)(task_type="CAUSAL_LM", **case["config"])).eval()
     if case.get("eva"):
         batches = eva_batches(base.config.vocab_size)
         if case.get("exact"):  # the components themselves, not svd_lowrank's approximation of them
@@ -204,7 +248,7 @@ def write_case(name, case, out):
         for key, p in file_keys(model).items():
             if p.grad is not None:
                 tensors["grad." + key] = p.grad.clone()
-        if case["config"].get("use_dora") and not case.get("nf4"):
+        if (case["config"].get("use_dora") or "tuner" in case) and not case.get("nf4"):
             with torch.no_grad():
                 merged = copy.deepcopy(model)
                 merged.merge_adapter()
