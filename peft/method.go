@@ -162,9 +162,6 @@ func (s *methodSet) inOrder(values map[string]models.LoRA) (all [][][]float32) {
 }
 
 func (s *methodSet) save(dir string, values map[string]models.LoRA) error {
-	if dir == "" {
-		return errors.New("save adapter: the name of the folder is empty")
-	}
 	var all []safetensors.Tensor
 	put := func(key string, shape []int, values []float32) {
 		all = append(all, safetensors.Tensor{Name: key, DType: "F32", Shape: shape, Data: littleEndian(values)})
@@ -181,13 +178,20 @@ func (s *methodSet) save(dir string, values map[string]models.LoRA) error {
 			put(n.key, n.shape, n.values)
 		}
 	}
-	fields := s.cfg.fields()
+	return saveFields(dir, s.cfg.Type(), s.cfg.fields(), all)
+}
+
+// saveFields writes an adapter folder of a tuner that is no LoRA.
+func saveFields(dir, peftType string, fields object, tensors []safetensors.Tensor) error {
+	if dir == "" {
+		return errors.New("save adapter: the name of the folder is empty")
+	}
 	for i, m := range fields {
 		if m.key == "inference_mode" {
 			fields[i].value = true
 		}
 	}
-	return adapterFiles{config: appendPythonJSON(nil, fields, indented), card: methodCard(s.cfg.Type(), fields), tensors: all}.save(dir)
+	return adapterFiles{config: appendPythonJSON(nil, fields, indented), card: methodCard(peftType, fields), tensors: tensors}.save(dir)
 }
 
 // read takes the values of a file in the place of the first ones, and returns what it warns of.

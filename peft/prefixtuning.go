@@ -1,8 +1,6 @@
 package peft
 
 import (
-	"encoding/json/jsontext"
-	"errors"
 	"fmt"
 	"math"
 
@@ -45,9 +43,7 @@ func (c PrefixTuningConfig) Validate() error {
 }
 
 func (c PrefixTuningConfig) of(base string) Config {
-	if c.BaseModelNameOrPath == "" {
-		c.BaseModelNameOrPath = base
-	}
+	c.Origin = c.Origin.of(base)
 	return c
 }
 
@@ -107,41 +103,17 @@ func (c PrefixTuningConfig) encoder(seed int64, dim, width int) *models.PrefixEn
 	return e
 }
 
-func (c PrefixTuningConfig) fields(inferenceMode bool) object {
-	return c.members(peftTypePrefix, inferenceMode,
-		member{"encoder_hidden_size", numberOrNull(c.EncoderHiddenSize)},
-		member{"init_weights", orNull(c.InitWeights)},
-		member{"prefix_projection", c.PrefixProjection},
-	)
+func (c *PrefixTuningConfig) settings() []setting {
+	return append(c.promptSettings(), flagSetting("prefix_projection", &c.PrefixProjection), sizeSetting("encoder_hidden_size", &c.EncoderHiddenSize),
+		textSetting("init_weights", &c.InitWeights))
 }
 
-// MarshalJSON returns the config with PEFT's keys.
+func (c PrefixTuningConfig) fields() object { return settingsObject(&c) }
+
+// MarshalJSON returns the config with PEFT's keys and the values that an adapter folder would hold.
 func (c PrefixTuningConfig) MarshalJSON() ([]byte, error) {
-	return appendPythonJSON(nil, c.fields(c.InferenceMode), compact), nil
+	return appendPythonJSON(nil, c.fields(), compact), c.Validate()
 }
 
-// UnmarshalJSON reads PEFT's JSON; unknown keys are errors. It does not validate.
-func (c *PrefixTuningConfig) UnmarshalJSON(data []byte) error {
-	read, warnings, err := parsePrefixTuning(data)
-	if err = strict(warnings, err); err != nil {
-		return fmt.Errorf("prefix tuning config: %w", err)
-	}
-	*c = read
-	return nil
-}
-
-func parsePrefixTuning(data []byte) (c PrefixTuningConfig, warnings []string, err error) {
-	common, warnings, err := parseKeys(data, nil, func(key string, v jsontext.Value) (bool, error) {
-		switch key {
-		case "prefix_projection":
-			return true, decodeFlag(v, &c.PrefixProjection)
-		case "encoder_hidden_size":
-			return true, decodeOptional(v, &c.EncoderHiddenSize, errors.New("must be an integer or null"))
-		case "init_weights":
-			return true, decodeOptional(v, &c.InitWeights, errWantString)
-		}
-		return c.Prompts.field(key, v)
-	})
-	c.take(common)
-	return c, warnings, err
-}
+// UnmarshalJSON reads a config with PEFT's keys; missing ones are PEFT's defaults, unknown ones errors. It does not validate.
+func (c *PrefixTuningConfig) UnmarshalJSON(data []byte) error { return unmarshalSettings(c, data) }

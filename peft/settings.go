@@ -150,6 +150,20 @@ func intSetting(key string, at *int) setting {
 	}, func() any { return *at }}
 }
 
+// sizeSetting is an integer that is null where the model decides: 0.
+func sizeSetting(key string, at *int) setting {
+	return setting{key, func(v jsontext.Value) error { return decodeOptional(v, at, errors.New("must be an integer or null")) }, func() any {
+		if *at == 0 {
+			return nil
+		}
+		return *at
+	}}
+}
+
+func namesSetting(key string, at *[]string) setting {
+	return setting{key, func(v jsontext.Value) error { return decodeOptional(v, at, errWantNames) }, func() any { return listOrNull(*at) }}
+}
+
 // floatSetting is a number that PEFT writes with a point; numberSetting one that is mostly an integer.
 func floatSetting(key string, at *float64) setting {
 	return setting{key, func(v jsontext.Value) error { return decodeNumber(v, at) }, func() any { return *at }}

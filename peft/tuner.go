@@ -42,9 +42,9 @@ type adapterSet struct {
 // parseConfigs are how the settings of each tuner's adapter_config.json are read, by peft_type. Warnings do not name the file.
 var parseConfigs = map[string]func(data []byte) (Config, []string, error){
 	peftTypeLora:   func(data []byte) (Config, []string, error) { return asConfig(parseConfig(data)) },
-	peftTypeLN:     func(data []byte) (Config, []string, error) { return asConfig(parseLNTuning(data)) },
-	peftTypePrompt: func(data []byte) (Config, []string, error) { return asConfig(parsePromptTuning(data)) },
-	peftTypePrefix: func(data []byte) (Config, []string, error) { return asConfig(parsePrefixTuning(data)) },
+	peftTypeLN:     func(data []byte) (Config, []string, error) { return asConfig(parseSettings[LNTuningConfig](data)) },
+	peftTypePrompt: func(data []byte) (Config, []string, error) { return asConfig(parseSettings[PromptTuningConfig](data)) },
+	peftTypePrefix: func(data []byte) (Config, []string, error) { return asConfig(parseSettings[PrefixTuningConfig](data)) },
 	peftTypeIA3:    func(data []byte) (Config, []string, error) { return asConfig(parseSettings[IA3Config](data)) },
 	peftTypeLoHa:   func(data []byte) (Config, []string, error) { return asConfig(parseSettings[LoHaConfig](data)) },
 	peftTypeLoKr:   func(data []byte) (Config, []string, error) { return asConfig(parseSettings[LoKrConfig](data)) },
