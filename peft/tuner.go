@@ -45,7 +45,7 @@ var parseConfigs = map[string]func(data []byte) (Config, []string, error){
 	peftTypeIA3:  func(data []byte) (Config, []string, error) { return asConfig(parseSettings[IA3Config](data)) },
 	peftTypeLoHa: func(data []byte) (Config, []string, error) { return asConfig(parseSettings[LoHaConfig](data)) },
 	peftTypeLoKr: func(data []byte) (Config, []string, error) { return asConfig(parseSettings[LoKrConfig](data)) },
-	peftTypeOFT:  func(data []byte) (Config, []string, error) { return asConfig(parseSettings[OFTConfig](data)) },
+	peftTypeOFT:  parseOFT,
 	peftTypeVeRA: func(data []byte) (Config, []string, error) { return asConfig(parseSettings[VeraConfig](data)) },
 	peftTypeBOFT: func(data []byte) (Config, []string, error) { return asConfig(parseSettings[BOFTConfig](data)) },
 }
