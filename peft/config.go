@@ -229,7 +229,8 @@ func (c LoraConfig) checkSupported() error {
 	case c.FanInFanOut:
 		return unsupported("fan_in_fan_out", "true", "the linears here store their weights [out, in]; use false")
 	case len(c.TargetParameters) > 0:
-		return unsupported("target_parameters", moduleNames(c.TargetParameters).String(), dissolveRemedy)
+		return unsupported("target_parameters", moduleNames(c.TargetParameters).String(),
+			"it is for parameters of no linear, such as the experts of a mixture, which the models here do not have; name the linears in target_modules")
 	}
 	if err := c.checkInit(); err != nil {
 		return err

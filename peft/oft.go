@@ -1,6 +1,7 @@
 package peft
 
 import (
+	"encoding/json/v2"
 	"errors"
 	"fmt"
 
@@ -77,7 +78,25 @@ func (c *OFTConfig) settings() []setting {
 	return append(all, intSetting("r", &c.R), intSetting("oft_block_size", &c.OFTBlockSize), yesSetting("use_cayley_neumann", &c.UseCayleyNeumann),
 		intSetting("num_cayley_neumann_terms", &c.NumCayleyNeumannTerms), flagSetting("block_share", &c.BlockShare), floatSetting("module_dropout", &c.ModuleDropout),
 		yesSetting("init_weights", &c.InitWeights), flagSetting("coft", &c.COFT), idleSetting("eps", defaultCOFTEps), idleSetting("fan_in_fan_out", false),
-		refusedSetting("bias", "none"), refusedSetting("modules_to_save", nil))
+		idleSetting("peft_version", oftVersion), refusedSetting("bias", "none"), refusedSetting("modules_to_save", nil))
+}
+
+// oftVersion is the PEFT whose rotations these are; PEFT warns of files that do not say so.
+const oftVersion = "0.21.2"
+
+// parseOFT also warns of files that are older than the series as it is now, in 0.18.
+func parseOFT(data []byte) (Config, []string, error) {
+	c, warnings, err := parseSettings[OFTConfig](data)
+	var file struct {
+		PeftVersion string `json:"peft_version"`
+	}
+	if err == nil && yes(c.UseCayleyNeumann) && json.Unmarshal(data, &file) == nil {
+		var major, minor int
+		if n, _ := fmt.Sscanf(file.PeftVersion, "%d.%d", &major, &minor); n < 2 || major == 0 && minor < 18 {
+			warnings = append(warnings, fmt.Sprintf("peft_version %q: PEFT before 0.18 computed use_cayley_neumann differently: what such an adapter learned is not what it does now, in PEFT neither", file.PeftVersion))
+		}
+	}
+	return asConfig(c, warnings, err)
 }
 
 func (c OFTConfig) withDefaults() OFTConfig {

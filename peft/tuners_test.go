@@ -27,6 +27,7 @@ type tunerCase struct {
 	Mask         [][]int            `json:"mask"`
 	Generated    [][]int            `json:"generated"`
 	Quantized    string             `json:"quantized"`
+	Trainable    []int64            `json:"trainable"`
 	Loss         float64            `json:"loss"`
 	RankPattern  map[string]int     `json:"rank_pattern"`
 	AlphaPattern map[string]float64 `json:"alpha_pattern"`

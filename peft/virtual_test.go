@@ -247,9 +247,9 @@ func (c *tunerCase) checkGenerated(t *testing.T, p *PeftModel) {
 	}
 }
 
-// What new copies and virtual tokens start from is what PEFT's do.
+// What new copies and virtual tokens start from, where that is not random, is what PEFT's do; they are as many parameters.
 func TestNewCopiesAndVirtualTokensStartAsInPEFT(t *testing.T) {
-	for _, name := range append(virtualNames(t, "save_", "ln_"), "prompt_text") {
+	for _, name := range append(virtualNames(t, "save_", "ln_", "prefix_", "projection_"), "prompt_text") {
 		c := readCase(t, "virtual", name)
 		cfg, _, err := ReadConfig(c.dir)
 		if err != nil {
@@ -263,11 +263,14 @@ func TestNewCopiesAndVirtualTokensStartAsInPEFT(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
+		if got, want := p.TrainableParameters(), FormatTrainableParameters(c.Trainable[0], c.Trainable[1]); got != want && !c.NF4 { // PEFT counts as many 4-bit weights as bytes hold
+			t.Errorf("%s: %s, PEFT says %s", name, got, want)
+		}
 		values, err := p.first().weights.Values()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if v := values[models.VirtualPath].Virtual; v != nil {
+		if v := values[models.VirtualPath].Virtual; v != nil && v.Embeddings != nil {
 			reference.CheckClose(t, name, v.Embeddings, c.tensor(t, "initial."+keyPrompt), 1e-7)
 		}
 		for _, key := range c.file.Names() {

@@ -10,7 +10,7 @@ masked.logits           where rows are padded on the left and on the right, of i
 encoder.NAME            of a prefix with projection, the parameters that prompt_embeddings in the file was made with, and
                         grad.NAME theirs; the file's own, grad.prompt_embeddings, where there are none
 
-and case.json generated: the likeliest tokens behind each row; quantized: PEFT's error for a copy of a quantized linear.
+and case.json trainable: how many parameters of how many; generated: the likeliest tokens behind each row; quantized: PEFT's error for a copy of a quantized linear.
 """
 
 import argparse
@@ -133,6 +133,7 @@ def write_case(name, case, out):
             tensors["initial." + key] = value.detach().clone()
     elif name in ("prompt_text", "prompt_gemma2"):
         tensors["initial.prompt_embeddings"] = model.prompt_encoder["default"].embedding.weight.detach().clone()
+    meta["trainable"] = model.get_nb_trainable_parameters()
     perturb(model, 0.05)
     if getattr(config, "prefix_projection", False):
         for key, value in parameters(model, virtual).items():
