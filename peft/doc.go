@@ -5,7 +5,7 @@
 // model by PEFT's matching rules, Python's regular expressions included; [InitAdapter] makes the values that training
 // starts from; [SaveAdapter] and [LoadAdapter] are adapter_config.json and adapter_model.safetensors.
 //
-// [LNTuningConfig] trains norms, [PromptTuningConfig] and [PrefixTuningConfig] train virtual tokens.
+// [LNTuningConfig] trains norms, [PromptTuningConfig], [PromptEncoderConfig] and [PrefixTuningConfig] train virtual tokens.
 //
 // A [PeftModel] may have several sets of adapters, of which [PeftModel.SetAdapter] chooses; [PeftModel.ForRows] gives each row of a
 // batch its own. [PeftModel.CheckExport] says whether other programs take them.

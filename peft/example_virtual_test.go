@@ -84,3 +84,16 @@ func ExamplePrefixTuningConfig() {
 	// trainable params: 1,424 || all params: 26,160 || trainable%: 5.4434
 	// PREFIX_TUNING
 }
+
+// An MLP is trained that eight virtual tokens come out of.
+func ExamplePromptEncoderConfig() {
+	model := tinyLlama()
+	defer model.Close()
+	tuned, err := peft.GetPeftModel(model, peft.PromptEncoderConfig{Prompts: peft.Prompts{NumVirtualTokens: 8}, EncoderHiddenSize: 16})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer tuned.Close()
+	fmt.Println(tuned.TrainableParameters())
+	// Output: trainable params: 1,600 || all params: 26,336 || trainable%: 6.0753
+}

@@ -2,7 +2,6 @@ package peft
 
 import (
 	"fmt"
-	"math"
 
 	"github.com/loris-ml/loris/models"
 )
@@ -64,12 +63,15 @@ func (c PrefixTuningConfig) attach(p *PeftModel, from *weightsFile) (tuner, []mo
 	case from != nil:
 		v.Prefix, err = from.readPrompt(c.NumVirtualTokens, width)
 		if c.PrefixProjection {
-			s.frozen = "prefix_projection true: the file holds the keys and values that the encoder computed, not the encoder, and as in PEFT they cannot be trained further; resume from a checkpoint of the training, or attach a new adapter"
+			s.frozen = "prefix_projection true: " + encoderIsLost
 		}
 	case c.PrefixProjection:
-		v.Encoder = c.encoder(p.opts.seed, dim, width)
-		v.Prefix = v.Encoder.Prefix()
-		s.trained = int64(c.NumVirtualTokens*dim + c.EncoderHiddenSize*(dim+1) + width*(c.EncoderHiddenSize+1))
+		v.Encoder = newEncoder(p.opts.seed, "transform", false, c.NumVirtualTokens, dim, c.EncoderHiddenSize, width)
+		if c.InitWeights == PrefixZero {
+			clear(v.Encoder.Weights[1])
+			clear(v.Encoder.Biases[1])
+		}
+		v.Prefix, s.trained = v.Encoder.Output(), encoderParameters(v.Encoder)
 	default:
 		v.Prefix = make([]float32, c.NumVirtualTokens*width)
 		if c.InitWeights == "" {
@@ -80,27 +82,6 @@ func (c PrefixTuningConfig) attach(p *PeftModel, from *weightsFile) (tuner, []mo
 		return nil, nil, err
 	}
 	return s, []models.LoRA{{Path: models.VirtualPath, Virtual: v}}, nil
-}
-
-// encoder starts as torch's Embedding and Linears do: N(0, 1), and uniform in ±1/√inputs.
-func (c PrefixTuningConfig) encoder(seed int64, dim, width int) *models.PrefixEncoder {
-	hidden := c.EncoderHiddenSize
-	uniform := func(name string, n, inputs int) []float32 {
-		values := make([]float32, n)
-		newStream(seed, models.VirtualPath+"."+name).uniform(values, 1/math.Sqrt(float64(inputs)))
-		return values
-	}
-	e := &models.PrefixEncoder{
-		Hidden: hidden, Embedding: make([]float32, c.NumVirtualTokens*dim),
-		In: uniform("transform.0.weight", hidden*dim, dim), InBias: uniform("transform.0.bias", hidden, dim),
-		Out: uniform("transform.2.weight", width*hidden, hidden), OutBias: uniform("transform.2.bias", width, hidden),
-	}
-	newStream(seed, models.VirtualPath+".embedding.weight").normal(e.Embedding, 1)
-	if c.InitWeights == PrefixZero {
-		clear(e.Out)
-		clear(e.OutBias)
-	}
-	return e
 }
 
 func (c *PrefixTuningConfig) settings() []setting {

@@ -51,6 +51,7 @@ var parseConfigs = map[string]func(data []byte) (Config, []string, error){
 
 	peftTypeLN:     func(data []byte) (Config, []string, error) { return asConfig(parseSettings[LNTuningConfig](data)) },
 	peftTypePrompt: func(data []byte) (Config, []string, error) { return asConfig(parseSettings[PromptTuningConfig](data)) },
+	peftTypeP:      func(data []byte) (Config, []string, error) { return asConfig(parseSettings[PromptEncoderConfig](data)) },
 	peftTypePrefix: func(data []byte) (Config, []string, error) { return asConfig(parseSettings[PrefixTuningConfig](data)) },
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json/jsontext"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/loris-ml/loris/internal/safetensors"
@@ -117,4 +118,28 @@ func (c *Prompts) promptSettings() []setting {
 		saved, sizeSetting("num_virtual_tokens", &c.NumVirtualTokens), sizeSetting("token_dim", &c.TokenDim), sizeSetting("num_transformer_submodules", &c.NumTransformerSubmodules),
 		sizeSetting("num_attention_heads", &c.NumAttentionHeads), sizeSetting("num_layers", &c.NumLayers),
 	}
+}
+
+// encoderIsLost says why what an encoder computed is not trained.
+const encoderIsLost = "the file holds what the encoder computed, not the encoder, and as in PEFT it cannot be trained further; resume from a checkpoint of the training, or attach a new adapter"
+
+// newEncoder starts as torch's Embedding and Linears do: N(0, 1), and uniform in ±1/√inputs.
+func newEncoder(seed int64, name string, relu bool, tokens int, sizes ...int) *models.VirtualEncoder {
+	e := &models.VirtualEncoder{Name: name, Sizes: sizes, ReLU: relu, Embedding: make([]float32, tokens*sizes[0])}
+	newStream(seed, models.VirtualPath+".embedding").normal(e.Embedding, 1)
+	for i, in := range sizes[:len(sizes)-1] {
+		w, b := make([]float32, sizes[i+1]*in), make([]float32, sizes[i+1])
+		newStream(seed, fmt.Sprintf("%s.%s.%d.weight", models.VirtualPath, name, i)).uniform(w, 1/math.Sqrt(float64(in)))
+		newStream(seed, fmt.Sprintf("%s.%s.%d.bias", models.VirtualPath, name, i)).uniform(b, 1/math.Sqrt(float64(in)))
+		e.Weights, e.Biases = append(e.Weights, w), append(e.Biases, b)
+	}
+	return e
+}
+
+func encoderParameters(e *models.VirtualEncoder) int64 {
+	n := len(e.Embedding)
+	for i, w := range e.Weights {
+		n += len(w) + len(e.Biases[i])
+	}
+	return int64(n)
 }

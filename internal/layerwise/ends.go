@@ -32,10 +32,11 @@ type ends struct {
 	w           *nn.Weights
 	embed, head end
 	tied        bool
-	norm        int   // slot of the final norm's gain, -1: the base's
-	virtual     int   // see virtual.go
-	prompt      int   // slot of their embeddings, -1: none
-	encoder     []int // see encoder.go; nil: none
+	norm        int // slot of the final norm's gain, -1: the base's
+	virtual     int // see virtual.go
+	prompt      int // slot of their embeddings, -1: none
+	encoder     nn.Encoder
+	encoding    []int // slots of the encoder, see encoder.go; nil: none
 }
 
 // end is what adapters have at one end. Indices are those of slots, -1 for none.
@@ -54,7 +55,8 @@ func (m *Model) endsOf(adapters []*nn.Weights) *ends {
 		return nil
 	}
 	e := &ends{w: adapters[len(m.Layers)], embed: end{a: -1, full: -1, rows: -1}, head: end{a: -1, full: -1, rows: -1}, tied: m.Head == nil, norm: -1, prompt: -1}
-	e.virtual, e.encoder = e.w.Layout.Virtual(), e.w.Layout.Encoder()
+	e.virtual = e.w.Layout.Virtual()
+	e.encoder, e.encoding = e.w.Layout.Encoder()
 	for _, a := range e.w.Layout.Adapters() {
 		at := &e.head
 		if a.Linear == EmbedName {

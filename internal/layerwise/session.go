@@ -19,6 +19,7 @@ type Session struct {
 	model   *Model
 	spans   []span
 	ends    *group   // nil unless the model's ends are trained
+	prompt  *group   // nil unless an encoder computes embeddings: those
 	edge    *ends    // adapters at the model's ends, nil if there are none
 	groups  []*group // of groupSpans spans each
 	optim   optimizer
@@ -85,11 +86,15 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		}
 		s.dropout = s.dropout || s.edge.drops()
 		for _, t := range s.edge.w.Layout.Trainable() {
+			p := slotParam(s.edge.w, t)
+			p.hidden = false
+			if s.edge.encodes() && t == s.edge.prompt {
+				s.prompt = &group{params: []param{p}}
+				continue
+			}
 			if s.ends == nil {
 				s.ends = &group{}
 			}
-			p := slotParam(s.edge.w, t)
-			p.hidden = false
 			s.ends.params = append(s.ends.params, p)
 			trained++
 		}
@@ -139,15 +144,10 @@ func (s *Session) all() []*group {
 	if s.ends == nil {
 		return s.groups
 	}
-	return append([]*group{s.ends}, s.groups...)
-}
-
-// learners are the groups that the optimizer updates: all, but for those whose values an encoder computes.
-func (s *Session) learners() []*group {
-	if s.edge.encodes() {
-		return []*group{s.ends}
+	if s.prompt != nil {
+		return append([]*group{s.ends, s.prompt}, s.groups...)
 	}
-	return s.all()
+	return append([]*group{s.ends}, s.groups...)
 }
 
 // Close frees gradients and moments; the weights stay. An error says, too, when the last update failed meanwhile: then
@@ -173,7 +173,7 @@ func (s *Session) Apply(ctx context.Context, o training.ApplyOptions) (gradNorm 
 	}
 	groups := s.all()
 	if s.edge.encodes() {
-		groups = s.groups
+		groups = s.computed()
 	}
 	for _, g := range groups {
 		if len(g.params) > 0 && g.grads == nil {

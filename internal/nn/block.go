@@ -58,20 +58,21 @@ type Slot struct {
 
 // Layout says which tensors a layer has, in which form and order. Layers of one layout share their programs.
 type Layout struct {
-	Slots   []Slot
-	norms   map[string]int // name → slot
-	groups  []*group
-	adapter []*Adapter
-	shifts  []*OutputShift
-	tuned   []*tuned
-	tokens  []int32 // of rows in place of the embedding's, in slot rows
-	rows    int
-	prefix  int // one more than the slot of keys and values, 0: none
-	virtual int // see Virtual
-	encoder []int
-	tied    bool // see TieHead
-	kind    string
-	key     string
+	Slots    []Slot
+	norms    map[string]int // name → slot
+	groups   []*group
+	adapter  []*Adapter
+	shifts   []*OutputShift
+	tuned    []*tuned
+	tokens   []int32 // of rows in place of the embedding's, in slot rows
+	rows     int
+	prefix   int // one more than the slot of keys and values, 0: none
+	virtual  int // see Virtual
+	encoder  Encoder
+	encoding []int // slots of the encoder
+	tied     bool  // see TieHead
+	kind     string
+	key      string
 }
 
 // group is how a group of linears is stored.
@@ -231,7 +232,7 @@ func (b *LayoutBuilder) Build() *Layout {
 	for _, a := range b.l.adapter {
 		fmt.Fprintf(&k, "%v;", *a)
 	}
-	fmt.Fprintf(&k, "%v;%d%v;", b.l.tokens, b.l.virtual, b.l.tied)
+	fmt.Fprintf(&k, "%v;%d%v%v;", b.l.tokens, b.l.virtual, b.l.tied, b.l.encoder)
 	for _, s := range b.l.shifts {
 		fmt.Fprintf(&k, "%v;", *s)
 	}
