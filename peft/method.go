@@ -32,7 +32,7 @@ type plan struct {
 
 // form is the adapter on one linear.
 type form struct {
-	tuner   nn.Tuner
+	tuner   nn.Tuner // nil: there is nothing left of it
 	dropout float64
 	tensors []formTensor
 	// merge and unmerge put values, those of all tensors in order, into the linear and take them out again.
@@ -113,6 +113,9 @@ func attachMethod(p *PeftModel, cfg method, from *weightsFile) (tuner, []models.
 // with is what the model takes, with the values of each target's tensors.
 func (s *methodSet) with(values [][][]float32) (all []models.LoRA) {
 	for i, f := range s.forms {
+		if f.tuner == nil {
+			continue
+		}
 		t := &models.Tuned{Tuner: f.tuner, Dropout: f.dropout}
 		own := slices.Clone(values[i])
 		for j, n := range f.tensors {
@@ -149,8 +152,10 @@ func (s *methodSet) state(values map[string]models.LoRA) []models.LoRA {
 func (s *methodSet) inOrder(values map[string]models.LoRA) (all [][][]float32) {
 	for i, t := range s.targets {
 		by := map[string][]float32{}
-		for _, n := range values[t.Path].Tuned.Tensors {
-			by[n.Name] = n.Values
+		if on := values[t.Path].Tuned; on != nil {
+			for _, n := range on.Tensors {
+				by[n.Name] = n.Values
+			}
 		}
 		var own [][]float32
 		for _, n := range s.forms[i].tensors {
@@ -166,8 +171,12 @@ func (s *methodSet) save(dir string, values map[string]models.LoRA) error {
 	put := func(key string, shape []int, values []float32) {
 		all = append(all, safetensors.Tensor{Name: key, DType: "F32", Shape: shape, Data: littleEndian(values)})
 	}
-	for i, own := range s.inOrder(values) {
-		for j, n := range s.forms[i].tensors {
+	forms, current := s.forms, s.inOrder(values)
+	if c, ok := s.cfg.(AdaLoraConfig); ok {
+		forms, current = c.forFile(s.targets, forms, current)
+	}
+	for i, own := range current {
+		for j, n := range forms[i].tensors {
 			if n.shared == nil {
 				put(keyPrefix+s.targets[i].Path+"."+n.name, n.shape, own[j])
 			}

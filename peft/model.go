@@ -176,7 +176,13 @@ func (p *PeftModel) NewSession(o training.SessionOptions) (training.Session, err
 			return nil, err
 		}
 	}
-	return p.base.SessionWith(p.first().weights, o)
+	start := func(o training.SessionOptions) (training.Session, error) {
+		return p.base.SessionWith(p.first().weights, o)
+	}
+	if c, ok := p.Config().(AdaLoraConfig); ok {
+		return c.session(p.first().tuner.(*methodSet), start, o)
+	}
+	return start(o)
 }
 
 // SavePretrained writes adapter_config.json, adapter_model.safetensors and README.md as PEFT does: of the adapters named

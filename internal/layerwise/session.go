@@ -16,24 +16,25 @@ import (
 
 // Session trains the trainable tensors of a model: micro-steps sum gradients, Apply updates. It is for one goroutine.
 type Session struct {
-	model   *Model
-	spans   []span
-	ends    *group   // nil unless the model's ends are trained
-	prompt  *group   // nil unless an encoder computes embeddings: those
-	edge    *ends    // adapters at the model's ends, nil if there are none
-	groups  []*group // of groupSpans spans each
-	optim   optimizer
-	steps   int // optimizer steps done
-	plan    planner
-	scaler  *scaler // nil unless the loss is scaled
-	seed    int64
-	dropout bool                // some adapter drops inputs
-	noise   float64             // see neftune.go
-	loss    *training.Loss      // nil: cross entropy
-	index   []*tensors.Tensor   // number of each span's first layer, uint32 scalars
-	ahead   *pass               // what Prefetch has begun, or nil
-	trash   []*tensors.Tensor   // to be freed while the device works: some thousand, a few microseconds each
-	old     [][]*tensors.Tensor // values before the last update, by group, until it is known to have succeeded
+	model      *Model
+	spans      []span
+	ends       *group   // nil unless the model's ends are trained
+	prompt     *group   // nil unless an encoder computes embeddings: those
+	edge       *ends    // adapters at the model's ends, nil if there are none
+	groups     []*group // of groupSpans spans each
+	optim      optimizer
+	steps      int // optimizer steps done
+	plan       planner
+	scaler     *scaler // nil unless the loss is scaled
+	seed       int64
+	dropout    bool                // some adapter drops inputs
+	noise      float64             // see neftune.go
+	orthogonal float64             // weight of AdaLoRA's regularization
+	loss       *training.Loss      // nil: cross entropy
+	index      []*tensors.Tensor   // number of each span's first layer, uint32 scalars
+	ahead      *pass               // what Prefetch has begun, or nil
+	trash      []*tensors.Tensor   // to be freed while the device works: some thousand, a few microseconds each
+	old        [][]*tensors.Tensor // values before the last update, by group, until it is known to have succeeded
 }
 
 // NewSession prepares training of base and adapters (nil: none). Moments start at zero.
@@ -55,6 +56,9 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		noise: o.NEFTuneNoiseAlpha,
 		loss:  o.Loss,
 	}
+	if o.Triplets != nil {
+		s.orthogonal = o.Triplets.Orthogonal
+	}
 	if m.scaled() {
 		s.scaler = newScaler()
 	}
@@ -62,11 +66,13 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 	for together := range slices.Chunk(s.spans, m.groupSpans()) {
 		g := &group{}
 		for _, sp := range together {
-			for _, l := range sp.layers {
+			for i, l := range sp.layers {
 				for _, w := range l.stores() {
 					s.dropout = s.dropout || w.Layout.HasDropout()
 					for _, t := range w.Layout.Trainable() {
-						g.params = append(g.params, slotParam(w, t))
+						p := slotParam(w, t)
+						p.name = fmt.Sprint(sp.first+i, ".", p.name)
+						g.params = append(g.params, p)
 					}
 				}
 			}
@@ -121,6 +127,9 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 func slotParam(w *nn.Weights, slot int) param {
 	l := w.Layout.Slots[slot]
 	p := param{at: &w.Tensors[slot], decay: l.Decay, hidden: true, fullMoments: l.Embedding, plus: l.Shape.Rank() == 1}
+	if len(l.Parts) == 1 {
+		p.name = l.Parts[0].Name
+	}
 	for _, part := range l.Parts {
 		p.rows = append(p.rows, part.Rows)
 		p.plus = p.plus || strings.Contains(part.Name, "lora_B")
@@ -187,6 +196,13 @@ func (s *Session) Apply(ctx context.Context, o training.ApplyOptions) (gradNorm 
 }
 
 func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
+	items := o.NumItems
+	if s.scaler != nil {
+		items *= s.scaler.factor(0)
+	}
+	if err := s.regularize(items); err != nil {
+		return 0, err
+	}
 	var squares []*tensors.Tensor
 	defer func() { err = errors.Join(err, backend.Free(squares...)) }()
 	if s.edge.encodes() {
@@ -203,10 +219,6 @@ func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 			return 0, err
 		}
 		squares = append(squares, q)
-	}
-	items := o.NumItems
-	if s.scaler != nil {
-		items *= s.scaler.factor(0)
 	}
 	norm, scale, err := normAndScale(s.model, squares, items, o.MaxGradNorm)
 	if err != nil {

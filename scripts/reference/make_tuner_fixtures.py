@@ -9,7 +9,7 @@ adapter_config.json, adapter_model.safetensors   what save_pretrained wrote afte
 case.json               base, quantization, ids, loss, versions; for EVA the batches
 reference.safetensors   logits with the adapter; merged.logits, those after merge_and_unload; base.logits without it;
                         grad.KEY of each tensor KEY of the adapter's file, of the mean cross entropy of ids;
-                        initial.KEY, what PEFT's initialization gave
+                        initial.KEY, what PEFT's initialization gave; of AdaLoRA, gradients are with the regularization
 converted/              where it applies: the adapter that save_pretrained(path_initial_model_for_weight_conversion) wrote
 
 The case "combined" is beside these folders, in ../combined: adapters, and what add_weighted_adapter makes of them.
@@ -33,7 +33,7 @@ import numpy
 import peft
 import torch
 import transformers
-from peft import (AdaLoraConfig, BOFTConfig, EvaConfig, IA3Config, LoftQConfig, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, VeraConfig,
+from peft import (AdaLoraConfig, BOFTConfig, EvaConfig, IA3Config, LoftQConfig, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, PeftModel, VeraConfig,
                   get_peft_model, initialize_lora_eva_weights)
 from peft.tuners.boft import layer as boft_layer
 from peft.tuners.lora import eva
@@ -131,6 +131,11 @@ OTHERS = {
     "boft": dict(base="llama", tuner=BOFTConfig, config=dict(target_modules=ATTENTION_AND_DOWN)),
     "boft_qwen2": dict(base="qwen2", tuner=BOFTConfig, std=0.2, config=dict(boft_block_size=2, boft_n_butterfly_factor=2, target_modules=["k_proj", "v_proj"])),
     "boft_phi3": dict(base="phi3", tuner=BOFTConfig, config=dict(boft_block_size=0, boft_block_num=8, boft_n_butterfly_factor=4, init_weights=False, target_modules=["qkv_proj"])),
+    "adalora": dict(base="llama", tuner=AdaLoraConfig, config=dict(init_r=3, target_r=2, lora_alpha=5, total_step=10, target_modules=ATTENTION_AND_DOWN)),
+    "adalora_gemma2": dict(base="gemma2", tuner=AdaLoraConfig, config=dict(init_r=2, target_r=1, total_step=10, orth_reg_weight=0.0, init_lora_weights=False, target_modules=["v_proj", "o_proj"])),
+    "adalora_phi3": dict(base="phi3", tuner=AdaLoraConfig, config=dict(init_r=2, target_r=1, total_step=9, tinit=2, tfinal=3, deltaT=2, beta1=0.9, beta2=0.8, target_modules=PHI)),
+    "adalora_ranks": dict(base="llama", train=10, tuner=AdaLoraConfig, config=dict(init_r=4, target_r=2, total_step=9, tinit=1, tfinal=2, deltaT=2,
+                                                                                   target_modules=["q_proj", "v_proj", "down_proj"])),
 }
 CASES |= OTHERS
 
@@ -188,6 +193,21 @@ def perturb(model, std):
                 p.add_(std * torch.randn(p.shape, generator=gen))
 
 
+def train_adalora(model, ids, steps):
+    """AdamW at a rate of 0.02 with update_and_allocate after each step; what the schedule has kept after each, or None."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02, weight_decay=0.0)
+    losses, kept = [], []
+    for step in range(steps):
+        losses.append(float(loss_of(model, ids)[1]))
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        model.base_model.update_and_allocate(step)
+        pattern = model.peft_config["default"].rank_pattern
+        kept.append(pattern and {k.replace(".default", ""): v for k, v in pattern.items()})
+        optimizer.zero_grad()
+    return dict(losses=losses, kept=kept)
+
+
 def file_keys(model):
     """The adapter's parameters by their keys in files."""
     for p in model.parameters():
@@ -239,10 +259,18 @@ def write_case(name, case, out):
             model.peft_config["default"].init_lora_weights, how = True, model.peft_config["default"].init_lora_weights
             model.save_pretrained(initial)
             model.peft_config["default"].init_lora_weights = how
-        perturb(model, case.get("std", 0.05))
-        model.save_pretrained(folder)
+        if case.get("train"):
+            meta["schedule"] = train_adalora(model, ids, case["train"])
+            model.save_pretrained(folder)
+            model = PeftModel.from_pretrained(load_base(case), folder, is_trainable=True).eval()
+        else:
+            perturb(model, case.get("std", 0.05))
+            model.save_pretrained(folder)
         logits, loss = loss_of(model, ids)
-        loss.backward()
+        if case.get("tuner") is AdaLoraConfig:
+            model(input_ids=ids, labels=ids).loss.backward()  # with the regularization
+        else:
+            loss.backward()
         meta["loss"] = float(loss)
         tensors["logits"] = logits.detach()
         for key, p in file_keys(model).items():
