@@ -274,6 +274,15 @@ func (s *Session) collect(p *pass) error {
 			return errors.Join(err, backend.Free(grads...))
 		}
 	}
+	if s.prompt != nil {
+		grads, err := s.model.promptGradient(s.edge, p)
+		if err == nil {
+			err = s.prompt.accumulate(s.model, grads)
+		}
+		if err != nil {
+			return errors.Join(err, backend.Free(grads...))
+		}
+	}
 	n := s.model.groupSpans()
 	for i, g := range s.groups {
 		spans := p.grads[i*n : min((i+1)*n, len(p.grads))]

@@ -43,6 +43,25 @@ type SessionOptions struct {
 	// NEFTuneNoiseAlpha is the amount of noise that is added to embeddings while training; 0: none.
 	NEFTuneNoiseAlpha float64
 	Seed              int64 // of dropout and noise
+	// Triplets has the session weigh the triplets of AdaLoRA: it is a [Ranker]. nil: it does not.
+	Triplets *Triplets
+}
+
+// Triplets are AdaLoRA's settings (arXiv:2303.10512).
+type Triplets struct {
+	Beta1, Beta2 float64 // how much of the last step's importance and uncertainty stays
+	// Orthogonal is the weight of the regularization that is added to the mean loss of each optimizer step: the sum of ‖A Aᵀ - I‖
+	// and ‖Bᵀ B - I‖ over all A and B. Losses that are reported are without it.
+	Orthogonal float64
+}
+
+// Ranker is a Session that was told to weigh triplets. They go by the number of the layer and the name of the linear that they are
+// on: "3.self_attn.q_proj".
+type Ranker interface {
+	// RankScores tells what each triplet is worth after the last Apply.
+	RankScores() (map[string][]float32, error)
+	// MaskRanks makes the values E of triplets zero that are not to be kept.
+	MaskRanks(keep map[string][]bool) error
 }
 
 // ApplyOptions configure one optimizer step.
