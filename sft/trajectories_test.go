@@ -147,6 +147,9 @@ func TestTrajectoriesEqualTRLs(t *testing.T) {
 				continue
 			}
 			t.Run(c.Name, func(t *testing.T) {
+				if backend == "" {
+					t.Parallel()
+				}
 				tok, err := tokenizer.FromPretrained(filepath.Join("testdata", "tokenizer"))
 				if err != nil {
 					t.Fatal(err)

@@ -147,7 +147,10 @@ func run(ctx context.Context, o options, stdout, stderr io.Writer) (err error) {
 			return err
 		}
 		if profile != nil {
-			idles = append(idles, *profile, *bareProfile)
+			idles = append(idles, *profile)
+		}
+		if bareProfile != nil {
+			idles = append(idles, *bareProfile)
 		}
 	}
 	for _, i := range idles {
@@ -221,7 +224,10 @@ func (b *bench) trainer(profiled bool) (*result, *idle, error) {
 		case n >= b.warmup && n <= b.warmup+b.steps:
 			ends = append(ends, time.Now())
 			if n == b.warmup+b.steps && profile != nil {
-				return profile.begin()
+				if err := profile.begin(); err != nil {
+					fmt.Fprintln(b.log, "trainer: no profile:", err) // the times are there
+					profile = nil
+				}
 			}
 		case profile != nil && n == steps:
 			return profile.end()
@@ -282,7 +288,7 @@ func (b *bench) bare(profiled bool) (r *result, i *idle, err error) {
 	if !profiled || b.profiled == 0 || !b.profilable() {
 		return r, nil, nil
 	}
-	all, err := b.model.Profile(func() error {
+	all, profileErr := b.model.Profile(func() error {
 		for range b.profiled {
 			if err := step(); err != nil {
 				return err
@@ -290,7 +296,11 @@ func (b *bench) bare(profiled bool) (r *result, i *idle, err error) {
 		}
 		return nil
 	})
-	return r, b.idle("bare steps", all), err
+	if profileErr != nil {
+		fmt.Fprintln(b.log, "trainer: no profile of the bare steps:", profileErr)
+		return r, nil, nil
+	}
+	return r, b.idle("bare steps", all), nil
 }
 
 // profilable says whether the backend tells what ran on the device.

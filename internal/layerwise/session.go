@@ -83,8 +83,8 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		for _, t := range s.edge.w.Layout.Trainable() {
 			p := slotParam(s.edge.w, t)
 			p.hidden = false
-			p.looked = t == s.edge.embed.a || t == s.edge.embed.b
-			p.plus = p.plus && !p.looked
+			p.embedding = t == s.edge.embed.a || t == s.edge.embed.b
+			p.plus = p.plus && !p.embedding
 			s.ends.params = append(s.ends.params, p)
 		}
 		trained += len(s.ends.params)
