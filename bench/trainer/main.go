@@ -31,7 +31,7 @@ import (
 
 type options struct {
 	measure.Model
-	tokenizer, budget, optim                       string
+	tokenizer, budget, optim, profile              string
 	rank, batch, accumulation, length              int
 	warmup, steps, profiled, turns, logging, saves int
 	assistant                                      bool
@@ -54,6 +54,7 @@ func main() {
 	flag.IntVar(&o.turns, "turns", 2, "turns of trainer and bare steps")
 	flag.IntVar(&o.logging, "logging-steps", 10, "SFTConfig.LoggingSteps")
 	flag.IntVar(&o.saves, "save-steps", 0, "SFTConfig.SaveSteps; 0: no checkpoints")
+	flag.StringVar(&o.profile, "profile", "", "file for the times of the trainer's profiled steps by program and kernel (CSV)")
 	flag.Parse()
 	if err := run(context.Background(), o, os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "trainer:", err)
@@ -248,6 +249,11 @@ func (b *bench) trainer(profiled bool) (*result, *idle, error) {
 	r.PrepareS, r.Prepared, r.TrainLoss = prepared.Seconds(), trainer.Data().Tokens, report.TrainingLoss
 	if profile == nil {
 		return r, nil, nil
+	}
+	if b.profile != "" {
+		if err := measure.WriteProfile(b.profile, profile.all); err != nil {
+			return nil, nil, err
+		}
 	}
 	return r, b.idle("trainer", profile.all), nil
 }
