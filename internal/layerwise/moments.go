@@ -69,7 +69,7 @@ func (o optimizer) form(p param) form {
 	if p.plus {
 		f.rate = o.loraPlus
 	}
-	if p.looked {
+	if p.embedding {
 		f.rate = o.loraPlusEmbedding
 	}
 	matrix := (*p.at).Rank() == 2

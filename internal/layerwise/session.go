@@ -99,8 +99,8 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 			if s.ends == nil {
 				s.ends = &group{}
 			}
-			p.looked = t == s.edge.embed.a || t == s.edge.embed.b
-			p.plus = p.plus && !p.looked
+			p.embedding = t == s.edge.embed.a || t == s.edge.embed.b
+			p.plus = p.plus && !p.embedding
 			s.ends.params = append(s.ends.params, p)
 			trained++
 		}
