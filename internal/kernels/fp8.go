@@ -27,9 +27,10 @@ const Float8Max = 448
 
 // Float8Weight is a weight W [out, in] of [Float8Product]: a matrix of floats, or arrays of quant.Packed.Inputs.
 type Float8Weight struct {
-	Dense  *Node
-	Layout quant.Layout // of Packed
-	Packed []*Node
+	Dense      *Node
+	Layout     quant.Layout // of Packed
+	Packed     []*Node
+	Transposed bool // x·W in place of x·Wᵀ
 }
 
 // dims are the weight's rows and columns.
@@ -43,32 +44,37 @@ func (w Float8Weight) dims(op string) (out, in int) {
 	return w.Layout.Shape[0], w.Layout.Shape[1]
 }
 
-// Float8Product is x·Wᵀ, or, transposed, x·W, of x rounded by rows and W as a whole to float8: y·scale, where y [T, out] (or [T, in])
-// has x's dtype, and scale [T] float32 is the product of the scales of x's rows and of W, a power of two. x is [T, in], or
-// [T, out], or has more columns, of which the first count.
+// Float8Product is x·Wᵀ + low·tailᵀ, or, transposed, x·W + low·tailᵀ, of x rounded by rows and W as a whole to float8. The rows [T, out]
+// (or [T, in]) are of x's dtype, and their factors the products of the scales of x's rows and of W. x is [T, in], or [T, out], or
+// has more columns, of which the first count. low [T, n] and tail [out, n] (or [in, n]) are of x's dtype; nil is none.
 //
 // The kernels take bfloat16, packed weights as [DequantizeColumns] does, but with an out of multiples of 32, and other weights of multiples
 // of 16 either way; without kernels the same numbers are computed in x's dtype.
-func Float8Product(x *Node, w Float8Weight, transposed bool) (y, scale *Node) {
+func Float8Product(x *Node, w Float8Weight, low, tail *Node) Rows {
 	const op = "Float8Product"
 	rows, columns := checkMatrix(op, "x", x)
 	out, in := w.dims(op)
 	k, n := in, out
-	if transposed {
+	if w.Transposed {
 		k, n = out, in
 	}
 	if columns < k {
 		panic(fmt.Errorf("kernels: %s: x has %d columns, want at least %d", op, columns, k))
 	}
+	if low != nil {
+		_, rank := checkMatrix(op, "low", low)
+		check(op, "low", low, x.DType(), rows, rank)
+		check(op, "tail", tail, x.DType(), n, rank)
+	}
 	unit := w.unit()
 	f := float8Call{rows: float8RowsLaunch(x.DType(), rows, columns, k).use(x.Graph()), m: rows, n: n, k: k}
 	if w.Dense == nil {
-		f.weight = float8WeightLaunch(w.Layout, transposed)
+		f.weight = float8WeightLaunch(w.Layout, w.Transposed)
 	}
 	if f.rows == nil || f.weight == nil && (w.Dense == nil || n%16 != 0) {
-		return float8Twin(x, w, unit, transposed)
+		return float8Twin(x, w, unit, low, tail)
 	}
-	return f.call(x, w, unit, transposed)
+	return f.call(x, w, unit, low, tail)
 }
 
 // Float8 reports why a backend cannot compute products in float8 by kernels where it should: a GPU before compute capability
@@ -90,8 +96,7 @@ func Float8(b compute.Backend) error {
 	}
 	out, err := CallOnce(b, func(x *Node) *Node {
 		x = ConvertDType(x, dtypes.BFloat16)
-		y, scale := Float8Product(x, Float8Weight{Dense: x}, false)
-		return Mul(wide(y), InsertAxes(scale, 1))
+		return Float8Product(x, Float8Weight{Dense: x}, nil, nil).wide()
 	}, x)
 	if err != nil {
 		return err
@@ -138,18 +143,27 @@ func RoundFloat8(x *Node) *Node {
 }
 
 // float8Twin computes in x's dtype.
-func float8Twin(x *Node, w Float8Weight, unit *Node, transposed bool) (y, scale *Node) {
+func float8Twin(x *Node, w Float8Weight, unit, low, tail *Node) Rows {
 	weight := w.Dense
 	if weight == nil {
 		weight = w.Layout.DequantizeNode(dtypes.Float32, w.Packed...)
 	}
 	weight = ConvertDType(RoundFloat8(Div(wide(weight), unit)), x.DType())
 	contract := 1
-	if transposed {
+	if w.Transposed {
 		contract = 0
 	}
 	rows, s := float8Rows(columns(x, 0, weight.Shape().Dimensions[contract]))
-	return matmul.Contract(rows, 1, weight, contract), Mul(s, unit)
+	s = Mul(s, unit)
+	return Rows{addLow(matmul.Contract(rows, 1, weight, contract), s, low, tail), s}
+}
+
+// addLow is y + (low/s)·tailᵀ.
+func addLow(y, s, low, tail *Node) *Node {
+	if low == nil {
+		return y
+	}
+	return Add(y, matmul.Contract(ConvertDType(Div(wide(low), InsertAxes(s, 1)), low.DType()), 1, tail, 1))
 }
 
 // float8Rows are the rows of x [T, n], divided by a scale and rounded, and the scales [T] float32.
@@ -200,7 +214,7 @@ type float8Call struct {
 
 // call is one operation: its float8 values never leave it, because go-xla has no such dtype. XLA makes a product of cuBLASLt
 // (__cublas$lt$matmul$f8) out of its dot.
-func (f float8Call) call(x *Node, w Float8Weight, unit *Node, transposed bool) (y, scale *Node) {
+func (f float8Call) call(x *Node, w Float8Weight, unit, low, tail *Node) Rows {
 	sizes := func(l *launch) *Node { return Const(x.Graph(), l.sizes) }
 	operands := []*Node{x, unit, sizes(f.rows)}
 	var b strings.Builder
@@ -218,7 +232,7 @@ func (f float8Call) call(x *Node, w Float8Weight, unit *Node, transposed bool) (
 		b.WriteString(f.weight.customCall().Statement("%w", names(3, len(operands)), shapesOf(decode), f.weight.out))
 	} else {
 		dense := w.Dense
-		if transposed {
+		if w.Transposed {
 			dense = Transpose(dense, 0, 1)
 		}
 		dense = Mul(wide(dense), Reciprocal(unit))
@@ -231,5 +245,5 @@ func (f float8Call) call(x *Node, w Float8Weight, unit *Node, transposed bool) (
 		weight, seam.TensorType(f.rows.out[0]), seam.TensorType(shapes.Make(dtypes.F8E4M3FN, f.n, f.k)), seam.TensorType(out[0]))
 	b.WriteString(seam.Return([]string{"%y", "%rows#1"}, out))
 	results := seam.Call(seam.Body(b.String()), out, operands...)
-	return results[0], results[1]
+	return Rows{addLow(results[0], results[1], low, tail), results[1]}
 }

@@ -181,7 +181,7 @@ func float8WeightProblem(t testing.TB, w weight, transposed bool) problem {
 }
 
 // float8ProductProblem is a product with a packed weight, or with what that stands for.
-func float8ProductProblem(t testing.TB, w weight, dtype dtypes.DType, rows, extra int, dense, transposed bool) problem {
+func float8ProductProblem(t testing.TB, w weight, dtype dtypes.DType, rows, extra, rank int, dense, transposed bool) problem {
 	packed := w.pack(t)
 	l := packed.Layout
 	out, in := l.Shape[0], l.Shape[1]
@@ -204,15 +204,27 @@ func float8ProductProblem(t testing.TB, w weight, dtype dtypes.DType, rows, extr
 			p.inputs = append(p.inputs, array{shape: a.Shape, bytes: a.Raw})
 		}
 	}
-	weight := func(in []*Node) Float8Weight {
-		if dense {
-			return Float8Weight{Dense: in[1]}
-		}
-		return Float8Weight{Layout: l, Packed: in[1:]}
+	arrays := len(p.inputs)
+	if rank > 0 {
+		p.inputs = append(p.inputs, normal(r, dtype, 3, rows, rank), normal(r, dtype, 0.01, n, rank))
 	}
-	scaled := func(y, scale *Node) []*Node { return []*Node{Mul(wide(y), InsertAxes(scale, 1))} }
-	p.op = func(in []*Node) []*Node { return scaled(Float8Product(in[0], weight(in), transposed)) }
-	p.twin = func(in []*Node) []*Node { return scaled(float8Twin(in[0], weight(in), weight(in).unit(), transposed)) }
+	weight := func(in []*Node) (w Float8Weight, low, tail *Node) {
+		if rank > 0 {
+			low, tail = in[arrays], in[arrays+1]
+		}
+		if dense {
+			return Float8Weight{Dense: in[1], Transposed: transposed}, low, tail
+		}
+		return Float8Weight{Layout: l, Packed: in[1:arrays], Transposed: transposed}, low, tail
+	}
+	p.op = func(in []*Node) []*Node {
+		w, low, tail := weight(in)
+		return []*Node{Float8Product(in[0], w, low, tail).wide()}
+	}
+	p.twin = func(in []*Node) []*Node {
+		w, low, tail := weight(in)
+		return []*Node{float8Twin(in[0], w, w.unit(), low, tail).wide()}
+	}
 	most := 0.0
 	for _, v := range values {
 		most = max(most, math.Abs(float64(v)))
@@ -223,6 +235,11 @@ func float8ProductProblem(t testing.TB, w weight, dtype dtypes.DType, rows, extr
 	unit := powerOf(most)
 	want := make([]float64, rows*n)
 	for t := range rows {
+		for j := range n {
+			for i := range rank {
+				want[t*n+j] += p.inputs[arrays].at(t, i) * p.inputs[arrays+1].at(j, i)
+			}
+		}
 		largest := 0.0
 		for i := range k {
 			largest = max(largest, math.Abs(x.at(t, i)))
@@ -246,9 +263,12 @@ func float8ProductProblem(t testing.TB, w weight, dtype dtypes.DType, rows, extr
 		f.weight = float8WeightLaunch(l, transposed)
 	}
 	if f.rows != nil && (dense || f.weight != nil) {
-		p.call = func(in ...*Node) []*Node { return scaled(f.call(in[0], weight(in), weight(in).unit(), transposed)) }
+		p.call = func(in ...*Node) []*Node {
+			w, low, tail := weight(in)
+			return []*Node{f.call(in[0], w, w.unit(), low, tail).wide()}
+		}
 	}
-	return p.named("float8 product %s %v, %d rows, %d more columns, dense %v, transposed %v", dtype, w, rows, extra, dense, transposed)
+	return p.named("float8 product %s %v, %d rows, %d more columns, rank %d, dense %v, transposed %v", dtype, w, rows, extra, rank, dense, transposed)
 }
 
 // float8Problems are small, with rows longer than a block holds, and shapes that the kernels leave to the twin.
@@ -257,10 +277,10 @@ func float8Problems(t testing.TB, dtype dtypes.DType) []problem {
 	all := []problem{
 		float8RowsProblem(dtype, 1, 16, 16), float8RowsProblem(dtype, 5, 72, 64), float8RowsProblem(dtype, 3, 600, 576), float8RowsProblem(dtype, 4, 17000, 16992),
 		float8RowsProblem(dtype, 2, 37, 37),
-		float8ProductProblem(t, nested, dtype, 5, 0, false, false), float8ProductProblem(t, nested, dtype, 17, 64, false, true),
-		float8ProductProblem(t, weight{[]int{33}, 64, quant.NF4, 64, false}, dtype, 3, 8, false, false),
-		float8ProductProblem(t, weight{[]int{48}, 80, quant.NF4, 64, false}, dtype, 3, 8, true, false),
-		float8ProductProblem(t, weight{[]int{48}, 80, quant.NF4, 64, false}, dtype, 1, 8, true, true),
+		float8ProductProblem(t, nested, dtype, 5, 0, 0, false, false), float8ProductProblem(t, nested, dtype, 17, 64, 48, false, true),
+		float8ProductProblem(t, weight{[]int{33}, 64, quant.NF4, 64, false}, dtype, 3, 8, 4, false, false),
+		float8ProductProblem(t, weight{[]int{48}, 80, quant.NF4, 64, false}, dtype, 3, 8, 7, true, false),
+		float8ProductProblem(t, weight{[]int{48}, 80, quant.NF4, 64, false}, dtype, 1, 8, 0, true, true),
 	}
 	if dtype == dtypes.Float32 { // the rest does not depend on it
 		return all
