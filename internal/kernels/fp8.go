@@ -49,7 +49,8 @@ func (w Float8Weight) dims(op string) (out, in int) {
 // has more columns, of which the first count. low [T, n] and tail [out, n] (or [in, n]) are of x's dtype; nil is none.
 //
 // The kernels take bfloat16, packed weights as [DequantizeColumns] does, but with an out of multiples of 32, and other weights of multiples
-// of 16 either way; without kernels the same numbers are computed in x's dtype.
+// of 16 either way; without kernels the same numbers are computed in x's dtype. Beside packed weights low and tail ride along in float8,
+// each as the sum of two numbers; what that loses is less than bfloat16 does, of the largest numbers in low's row and in tail.
 func Float8Product(x *Node, w Float8Weight, low, tail *Node) Rows {
 	const op = "Float8Product"
 	rows, columns := checkMatrix(op, "x", x)
@@ -74,7 +75,21 @@ func Float8Product(x *Node, w Float8Weight, low, tail *Node) Rows {
 	if f.rows == nil || f.weight == nil && (w.Dense == nil || n%16 != 0) {
 		return float8Twin(x, w, unit, low, tail)
 	}
-	return f.call(x, w, unit, low, tail)
+	if f.weight != nil && low != nil {
+		f.ride(low.Shape().Dimensions[1])
+		return f.call(x, w, unit, low, tail)
+	}
+	product := f.call(x, w, unit, nil, nil)
+	product.X = addLow(product.X, product.Scale, low, tail)
+	return product
+}
+
+// tailUnit is the scale of tail, a power of two, and factor what the tail's and the weight's make for low: low·factor stands beside x.
+// The tail's largest number is 448/tailRoom, so that low is not the smaller of the two while adapters are small.
+func tailUnit(tail, unit *Node) (own, factor *Node) {
+	const tailRoom = 32
+	own = MulScalar(powerFor(wide(ReduceAllMax(Abs(tail)))), tailRoom)
+	return own, Div(own, unit)
 }
 
 // Float8 reports why a backend cannot compute products in float8 by kernels where it should: a GPU before compute capability
@@ -153,7 +168,12 @@ func float8Twin(x *Node, w Float8Weight, unit, low, tail *Node) Rows {
 	if w.Transposed {
 		contract = 0
 	}
-	rows, s := float8Rows(columns(x, 0, weight.Shape().Dimensions[contract]))
+	var beside *Node
+	if low != nil && w.Dense == nil {
+		_, factor := tailUnit(tail, unit)
+		beside = Mul(wide(low), factor)
+	}
+	rows, s := float8Rows(columns(x, 0, weight.Shape().Dimensions[contract]), beside)
 	s = Mul(s, unit)
 	return Rows{addLow(matmul.Contract(rows, 1, weight, contract), s, low, tail), s}
 }
@@ -166,9 +186,14 @@ func addLow(y, s, low, tail *Node) *Node {
 	return Add(y, matmul.Contract(ConvertDType(Div(wide(low), InsertAxes(s, 1)), low.DType()), 1, tail, 1))
 }
 
-// float8Rows are the rows of x [T, n], divided by a scale and rounded, and the scales [T] float32.
-func float8Rows(x *Node) (rows, scale *Node) {
-	s := powerFor(ReduceMax(Abs(wide(x)), 1))
+// float8Rows are the rows of x [T, n], divided by a scale and rounded, and the scales [T] float32, which are for what stands beside x,
+// too, unless that is nil.
+func float8Rows(x, beside *Node) (rows, scale *Node) {
+	most := ReduceMax(Abs(wide(x)), 1)
+	if beside != nil {
+		most = Max(most, ReduceMax(Abs(beside), 1))
+	}
+	s := powerFor(most)
 	return ConvertDType(RoundFloat8(Div(wide(x), InsertAxes(s, 1))), x.DType()), s
 }
 
@@ -182,7 +207,7 @@ func float8RowsLaunch(dtype dtypes.DType, rows, columns, k int) *launch {
 		threads = 512
 	}
 	return &launch{
-		kernel: "fp8_rows", grid: [3]int{rows}, threads: threads, sizes: []int32{int32(k / chunk), int32(columns / chunk)},
+		kernel: "fp8_rows", grid: [3]int{rows}, threads: threads, sizes: []int32{int32(k / chunk), int32(columns / chunk), 0, 0},
 		out: []shapes.Shape{shapes.Make(dtypes.F8E4M3FN, rows, k), shapes.Make(dtypes.Float32, rows)},
 	}
 }
@@ -202,7 +227,7 @@ func float8WeightLaunch(l quant.Layout, transposed bool) *launch {
 		k.grid, k.out[0] = [3]int{ceilDiv(out/2, tileRows), in / group}, shapes.Make(dtypes.F8E4M3FN, in, out)
 	}
 	kind, nested := d.sizes[5], d.sizes[6]
-	k.sizes = []int32{int32(out / 2), int32(in), int32(bits.TrailingZeros(uint(l.Blocksize / group))), kind, nested, flag(transposed)}
+	k.sizes = []int32{int32(out / 2), int32(in), int32(bits.TrailingZeros(uint(l.Blocksize / group))), kind, nested, flag(transposed), 0, 0}
 	return k
 }
 
@@ -212,11 +237,30 @@ type float8Call struct {
 	m, n, k      int
 }
 
+// ride makes room behind both operands for factors of n columns.
+func (f *float8Call) ride(n int) {
+	const tile = 128
+	pad := ceilDiv(3*n, tile) * tile // three products, see fp8.cuh
+	f.k += pad
+	f.rows.sizes[2], f.rows.sizes[3] = int32(n), int32(pad/chunk)
+	f.weight.sizes[6], f.weight.sizes[7] = int32(n), int32(pad/16)
+	for _, l := range []*launch{f.rows, f.weight} {
+		d := l.out[0].Dimensions
+		l.out[0] = shapes.Make(dtypes.F8E4M3FN, d[0], d[1]+pad)
+	}
+}
+
 // call is one operation: its float8 values never leave it, because go-xla has no such dtype. XLA makes a product of cuBLASLt
 // (__cublas$lt$matmul$f8) out of its dot.
 func (f float8Call) call(x *Node, w Float8Weight, unit, low, tail *Node) Rows {
 	sizes := func(l *launch) *Node { return Const(x.Graph(), l.sizes) }
-	operands := []*Node{x, unit, sizes(f.rows)}
+	own, factor := unit, unit // never read without low
+	if low == nil {
+		low, tail = x, x // neither
+	} else {
+		own, factor = tailUnit(tail, unit)
+	}
+	operands := []*Node{x, low, factor, unit, sizes(f.rows)}
 	var b strings.Builder
 	names := func(from, to int) (all []string) {
 		for i := from; i < to; i++ {
@@ -224,12 +268,12 @@ func (f float8Call) call(x *Node, w Float8Weight, unit, low, tail *Node) Rows {
 		}
 		return all
 	}
-	b.WriteString(f.rows.customCall().Statement("%rows", names(0, 3), shapesOf(operands), f.rows.out))
+	b.WriteString(f.rows.customCall().Statement("%rows", names(0, 5), shapesOf(operands), f.rows.out))
 	weight := "%w#0"
 	if w.Dense == nil {
-		decode := append(packedOperands("Float8Product", w.Layout, w.Packed), unit, sizes(f.weight))
+		decode := append(packedOperands("Float8Product", w.Layout, w.Packed), unit, tail, own, sizes(f.weight))
 		operands = append(operands, decode...)
-		b.WriteString(f.weight.customCall().Statement("%w", names(3, len(operands)), shapesOf(decode), f.weight.out))
+		b.WriteString(f.weight.customCall().Statement("%w", names(5, len(operands)), shapesOf(decode), f.weight.out))
 	} else {
 		dense := w.Dense
 		if w.Transposed {
@@ -238,12 +282,12 @@ func (f float8Call) call(x *Node, w Float8Weight, unit, low, tail *Node) Rows {
 		dense = Mul(wide(dense), Reciprocal(unit))
 		operands = append(operands, dense)
 		weight = "%w"
-		fmt.Fprintf(&b, "    %%w = \"stablehlo.convert\"(%%a3) : (%s) -> %s\n", seam.TensorType(dense.Shape()), seam.TensorType(shapes.Make(dtypes.F8E4M3FN, f.n, f.k)))
+		fmt.Fprintf(&b, "    %%w = \"stablehlo.convert\"(%%a5) : (%s) -> %s\n", seam.TensorType(dense.Shape()), seam.TensorType(shapes.Make(dtypes.F8E4M3FN, f.n, f.k)))
 	}
 	out := []shapes.Shape{shapes.Make(x.DType(), f.m, f.n), f.rows.out[1]}
 	fmt.Fprintf(&b, "    %%y = \"stablehlo.dot_general\"(%%rows#0, %s) {dot_dimension_numbers = #stablehlo.dot<lhs_contracting_dimensions = [1], rhs_contracting_dimensions = [1]>} : (%s, %s) -> %s\n",
 		weight, seam.TensorType(f.rows.out[0]), seam.TensorType(shapes.Make(dtypes.F8E4M3FN, f.n, f.k)), seam.TensorType(out[0]))
 	b.WriteString(seam.Return([]string{"%y", "%rows#1"}, out))
 	results := seam.Call(seam.Body(b.String()), out, operands...)
-	return Rows{addLow(results[0], results[1], low, tail), results[1]}
+	return Rows{results[0], results[1]}
 }

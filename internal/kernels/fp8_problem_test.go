@@ -51,6 +51,31 @@ func float8FromBits(b byte) float32 {
 // noNegativeZero is x with its zeros positive.
 func noNegativeZero(x *Node) *Node { return Where(Equal(x, ZerosLike(x)), ZerosLike(x), x) }
 
+// split is v [rows, n] as the kernels write it into 128 columns or more, in float8.
+func split(v *Node, tail bool) *Node {
+	larger := RoundFloat8(v)
+	smaller, rest := RoundFloat8(MulScalar(larger, 0.0625)), RoundFloat8(MulScalar(Sub(v, larger), 16))
+	if tail {
+		smaller, rest = rest, smaller
+	}
+	n := v.Shape().Dimensions[1]
+	return padTo(Concatenate([]*Node{larger, smaller, rest}, 1), ceilDiv(3*n, 128)*128)
+}
+
+// splitOf is the same in float64.
+func splitOf(v []float64, tail bool) []float64 {
+	out := make([]float64, ceilDiv(3*len(v), 128)*128)
+	for i, x := range v {
+		a := float8Of(x)
+		smaller, rest := float8Of(a/16), float8Of((x-a)*16)
+		if tail {
+			smaller, rest = rest, smaller
+		}
+		out[i], out[len(v)+i], out[2*len(v)+i] = a, smaller, rest
+	}
+	return out
+}
+
 // callWide launches a kernel whose first result is in float8, and returns it in float32.
 func (l *launch) callWide(operands ...*Node) []*Node {
 	operands = append(append([]*Node{}, operands...), Const(operands[0].Graph(), l.sizes))
@@ -71,8 +96,8 @@ func (l *launch) callWide(operands ...*Node) []*Node {
 	return all
 }
 
-// float8RowsProblem rounds the first k of columns.
-func float8RowsProblem(dtype dtypes.DType, rows, columns_, k int) problem {
+// float8RowsProblem rounds the first k of columns, and n of an adapter.
+func float8RowsProblem(dtype dtypes.DType, rows, columns_, k, n int) problem {
 	r := rand.New(rand.NewPCG(uint64(rows), uint64(k)))
 	x := normal(r, dtype, 1, rows, columns_)
 	for t := range rows { // rows of any size, and some numbers far smaller than the largest one
@@ -83,13 +108,27 @@ func float8RowsProblem(dtype dtypes.DType, rows, columns_, k int) problem {
 	if rows > 2 {
 		clear(x.floats[columns_ : 2*columns_])
 	}
-	unit := floatArray(dtypes.Float32, []float32{0.25}, 1)
-	twin := func(in []*Node) []*Node {
-		rounded, s := float8Rows(columns(in[0], 0, k))
-		return []*Node{noNegativeZero(wide(rounded)), Mul(s, in[1])}
+	unit, factor := floatArray(dtypes.Float32, []float32{0.25}), floatArray(dtypes.Float32, []float32{8})
+	low := x // never read
+	if n > 0 {
+		low = normal(r, dtype, 4, rows, n)
 	}
-	p := problem{inputs: []array{x, unit}, exact: true, op: twin, twin: twin, launch: float8RowsLaunch(dtype, rows, columns_, k)}
+	twin := func(in []*Node) []*Node {
+		if n == 0 {
+			rounded, s := float8Rows(columns(in[0], 0, k), nil)
+			return []*Node{noNegativeZero(wide(rounded)), Mul(s, in[3])}
+		}
+		beside := Mul(wide(in[1]), in[2])
+		rounded, s := float8Rows(columns(in[0], 0, k), beside)
+		all := Concatenate([]*Node{wide(rounded), split(Div(beside, InsertAxes(s, 1)), false)}, 1)
+		return []*Node{noNegativeZero(all), Mul(s, in[3])}
+	}
+	p := problem{inputs: []array{x, low, factor, unit}, exact: true, op: twin, twin: twin, launch: float8RowsLaunch(dtype, rows, columns_, k)}
 	if p.launch != nil {
+		if n > 0 {
+			f := float8Call{rows: p.launch, weight: &launch{sizes: make([]int32, 8), out: []shapes.Shape{shapes.Make(dtypes.F8E4M3FN, 1, k)}}}
+			f.ride(n)
+		}
 		p.call = p.launch.callWide
 		p.op = onKernels(p.call, twin)
 	}
@@ -99,14 +138,23 @@ func float8RowsProblem(dtype dtypes.DType, rows, columns_, k int) problem {
 		for i := range k {
 			most = max(most, math.Abs(x.at(t, i)))
 		}
+		beside := make([]float64, n)
+		for i := range n {
+			beside[i] = low.at(t, i) * 8
+			most = max(most, math.Abs(beside[i]))
+		}
 		s := powerOf(most)
 		scales = append(scales, s/4)
 		for i := range k {
 			out = append(out, float8Of(x.at(t, i)/s))
 		}
+		for i := range beside {
+			beside[i] /= s
+		}
+		out = append(out, splitOf(beside, false)...)
 	}
 	p.want = [][]float64{out, scales}
-	return p.named("float8 rows %s %dx%d of %d", dtype, rows, k, columns_)
+	return p.named("float8 rows %s %dx%d of %d, %d beside", dtype, rows, k, columns_, n)
 }
 
 // onKernels is call where kernels run, else twin.
@@ -119,19 +167,32 @@ func onKernels(call func(in ...*Node) []*Node, twin func(in []*Node) []*Node) fu
 	}
 }
 
-// float8WeightProblem decodes a packed weight.
-func float8WeightProblem(t testing.TB, w weight, transposed bool) problem {
+// float8WeightProblem decodes a packed weight, with n columns of an adapter beside it.
+func float8WeightProblem(t testing.TB, w weight, transposed bool, n int) problem {
 	packed := w.pack(t)
 	var inputs []array
 	for _, x := range packed.Inputs() {
 		inputs = append(inputs, array{shape: x.Shape, bytes: x.Raw})
 	}
 	l := packed.Layout
+	arrays := len(inputs)
+	tail := floatArray(dtypes.BFloat16, []float32{0}, 1) // never read
+	rows := l.Shape[0]
+	if transposed {
+		rows = l.Shape[1]
+	}
+	if n > 0 {
+		tail = normal(rand.New(rand.NewPCG(4, uint64(n))), dtypes.BFloat16, 0.5, rows, n)
+	}
+	inputs = append(inputs, tail, floatArray(dtypes.Float32, []float32{0.125}, 1))
 	p := problem{inputs: inputs, exact: true, launch: float8WeightLaunch(l, transposed)}
 	p.twin = func(in []*Node) []*Node {
-		v := RoundFloat8(Div(l.DequantizeNode(dtypes.Float32, in...), Float8Weight{Layout: l, Packed: in}.unit()))
+		v := RoundFloat8(Div(l.DequantizeNode(dtypes.Float32, in[:arrays]...), Float8Weight{Layout: l, Packed: in[:arrays]}.unit()))
 		if transposed {
 			v = Transpose(v, 0, 1)
+		}
+		if n > 0 {
+			v = Concatenate([]*Node{v, split(MulScalar(wide(in[arrays]), 8), true)}, 1)
 		}
 		return []*Node{noNegativeZero(v)}
 	}
@@ -153,31 +214,40 @@ func float8WeightProblem(t testing.TB, w weight, transposed bool) problem {
 	}
 	unit := powerOf(most)
 	if p.launch != nil {
+		if n > 0 {
+			f := float8Call{weight: p.launch, rows: &launch{sizes: make([]int32, 4), out: []shapes.Shape{shapes.Make(dtypes.F8E4M3FN, 1, 1)}}}
+			f.ride(n)
+		}
 		operands := func(in []*Node) []*Node {
-			return append(packedOperands("test", l, in), Float8Weight{Layout: l, Packed: in}.unit())
+			return append(packedOperands("test", l, in[:arrays]), Float8Weight{Layout: l, Packed: in[:arrays]}.unit(), in[arrays], in[arrays+1])
 		}
 		p.call = func(in ...*Node) []*Node { return p.launch.callWide(in...) }
 		p.op = onKernels(func(in ...*Node) []*Node { return p.call(operands(in)...) }, p.twin)
-		p.operands = append(p.operands, inputs...)
+		p.operands = append(p.operands, inputs[:arrays]...)
 		if l.NestedBlocksize > 0 {
 			numbers := quant.DynamicMap(true)
 			p.operands = append(p.operands, floatArray(dtypes.Float32, numbers[:], 256))
 		}
-		p.operands = append(p.operands, floatArray(dtypes.Float32, []float32{float32(unit)}))
+		p.operands = append(p.operands, floatArray(dtypes.Float32, []float32{float32(unit)}), tail, inputs[arrays+1])
 	}
 	out, in := l.Shape[0], l.Shape[1]
-	want := make([]float64, out*in)
-	for row := range out {
-		for i := range in {
+	var want []float64
+	for row := range rows {
+		for i := range out * in / rows {
 			at := row*in + i
 			if transposed {
-				at = i*out + row
+				at = i*in + row
 			}
-			want[at] = float8Of(float64(values[row*in+i]) / unit)
+			want = append(want, float8Of(float64(values[at])/unit))
 		}
+		beside := make([]float64, n)
+		for i := range beside {
+			beside[i] = tail.at(row, i) * 8
+		}
+		want = append(want, splitOf(beside, true)...)
 	}
 	p.want = [][]float64{want}
-	return p.named("float8 weight %v, transposed %v", w, transposed)
+	return p.named("float8 weight %v, transposed %v, %d beside", w, transposed, n)
 }
 
 // float8ProductProblem is a product with a packed weight, or with what that stands for.
@@ -263,6 +333,9 @@ func float8ProductProblem(t testing.TB, w weight, dtype dtypes.DType, rows, extr
 		f.weight = float8WeightLaunch(l, transposed)
 	}
 	if f.rows != nil && (dense || f.weight != nil) {
+		if f.weight != nil && rank > 0 {
+			f.ride(rank)
+		}
 		p.call = func(in ...*Node) []*Node {
 			w, low, tail := weight(in)
 			return []*Node{f.call(in[0], w, w.unit(), low, tail).wide()}
@@ -275,8 +348,8 @@ func float8ProductProblem(t testing.TB, w weight, dtype dtypes.DType, rows, extr
 func float8Problems(t testing.TB, dtype dtypes.DType) []problem {
 	nested := weight{[]int{96, 32, 32}, 192, quant.NF4, 64, true}
 	all := []problem{
-		float8RowsProblem(dtype, 1, 16, 16), float8RowsProblem(dtype, 5, 72, 64), float8RowsProblem(dtype, 3, 600, 576), float8RowsProblem(dtype, 4, 17000, 16992),
-		float8RowsProblem(dtype, 2, 37, 37),
+		float8RowsProblem(dtype, 1, 16, 16, 0), float8RowsProblem(dtype, 5, 72, 64, 5), float8RowsProblem(dtype, 3, 600, 576, 0), float8RowsProblem(dtype, 1, 17000, 16992, 48),
+		float8RowsProblem(dtype, 2, 37, 37, 0),
 		float8ProductProblem(t, nested, dtype, 5, 0, 0, false, false), float8ProductProblem(t, nested, dtype, 17, 64, 48, false, true),
 		float8ProductProblem(t, weight{[]int{33}, 64, quant.NF4, 64, false}, dtype, 3, 8, 4, false, false),
 		float8ProductProblem(t, weight{[]int{48}, 80, quant.NF4, 64, false}, dtype, 3, 8, 7, true, false),
@@ -285,11 +358,12 @@ func float8Problems(t testing.TB, dtype dtypes.DType) []problem {
 	if dtype == dtypes.Float32 { // the rest does not depend on it
 		return all
 	}
+	all = append(all, float8WeightProblem(t, nested, false, 0), float8WeightProblem(t, nested, true, 0))
 	for _, w := range []weight{
 		nested, {[]int{64}, 64, quant.NF4, 64, false}, {[]int{320}, 320, quant.FP4, 64, true}, {[]int{128, 128}, 256, quant.NF4, 128, true},
 		{[]int{32}, 1024, quant.NF4, 4096, false}, {[]int{34}, 64, quant.NF4, 64, true},
 	} {
-		all = append(all, float8WeightProblem(t, w, false), float8WeightProblem(t, w, true))
+		all = append(all, float8WeightProblem(t, w, false, 5), float8WeightProblem(t, w, true, 48))
 	}
 	return all
 }
