@@ -213,7 +213,8 @@ func gatedBackwardLaunch(a Activation, dtype dtypes.DType, rows, f, r, pad int, 
 
 // scaled sets which of the two have factors.
 func (k *launch) scaled(gateUp, dact Rows) *launch {
-	if k != nil {
+	if k != nil && (gateUp.Scale != nil || dact.Scale != nil) {
+		k.kernel += "_scaled"
 		k.sizes[5], k.sizes[6] = flag(gateUp.Scale != nil), flag(dact.Scale != nil)
 	}
 	return k

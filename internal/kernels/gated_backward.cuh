@@ -34,7 +34,9 @@ __device__ __forceinline__ void fetch(Held& held, const uint4* gateUp, const uin
 // read if act goes through dropout before da, which a threshold above 0 says; zero f32 [T,32] is where dlow is. -> out [T,2F+8X] = [dgate | dup | 0], dlow f32 [T,32] += [dgate b | dup b],
 // db f32 [splits,2F,16] = dgate^T low over dup^T low, da f32 [splits,F,16] = act^T p.
 // sizes = {F, T, tokens for a split (a multiple of ROWS), X, threshold, scaled, dscaled}; grid (F/COLUMNS, splits).
-template <class A>
+//
+// SCALED is a kernel of its own because of the registers that it takes.
+template <class A, bool SCALED = false>
 __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, const uint4* __restrict__ dact, const u16* __restrict__ b,
              const uint4* __restrict__ low, const uint4* __restrict__ p, const u32* __restrict__ keys,
              const float* __restrict__ scale, const float* __restrict__ dscale, const int* __restrict__ sizes, uint4* __restrict__ out, float* dlow, float* __restrict__ db,
@@ -64,9 +66,7 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
   low += (size_t)begin * (2 * RANK / 8) + tid;
   p += (size_t)begin * (RANK / 8) + tid;
   keys += threshold ? begin : 0;
-  const bool scaled = sizes[5], dscaled = sizes[6];
-  scale += scaled ? begin : 0;
-  dscale += dscaled ? begin : 0;
+  if (SCALED) scale += sizes[5] ? begin : 0, dscale += sizes[6] ? begin : 0;
   Held held;
   fetch(held, gateUp, dact, chunks, left);
   float sums[3][2][4] = {}; // of 16 columns of F by the rank: dgate^T low, dup^T low, act^T p
@@ -93,8 +93,8 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
       widen(up, held.up[k]);
       widen(d, held.dact[k]);
       const int t = row + 16 * k, at = t * TILE + chunk * 8;
-      if (scaled || dscaled) { // powers of two
-        const float s = scaled && t < left ? scale[t] : 1.f, ds = dscaled && t < left ? dscale[t] : 1.f;
+      if (SCALED) { // by powers of two
+        const float s = sizes[5] && t < left ? scale[t] : 1.f, ds = sizes[6] && t < left ? dscale[t] : 1.f;
 #pragma unroll
         for (int i = 0; i < 8; i++) gate[i] *= s, up[i] *= s, d[i] *= ds;
       }
@@ -124,8 +124,7 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
     low += ROWS * (2 * RANK / 8);
     p += ROWS * (RANK / 8);
     keys += threshold ? ROWS : 0;
-    scale += scaled ? ROWS : 0;
-    dscale += dscaled ? ROWS : 0;
+    if (SCALED) scale += sizes[5] ? ROWS : 0, dscale += sizes[6] ? ROWS : 0;
     if (ROWS < left) fetch(held, gateUp, dact, chunks, left - ROWS); // while the products run
 #pragma unroll
     for (int k = 0; k < ROWS / 16; k++) {

@@ -38,6 +38,8 @@ namespace gates {
 namespace gates_backward {
 #include "../swiglu_backward.cu"
 #include "../geglu_backward.cu"
+#include "../swiglu_backward_scaled.cu"
+#include "../geglu_backward_scaled.cu"
 }
 namespace rope_backward {
 #include "../rope_backward.cu"
@@ -72,6 +74,8 @@ static std::function<void()> find(const std::string& name, const std::vector<voi
   if (name == "swiglu") return prepare(gates::loris_swiglu, arguments);
   if (name == "swiglu_backward") return prepare(gates_backward::loris_swiglu_backward, arguments);
   if (name == "geglu") return prepare(gates::loris_geglu, arguments);
+  if (name == "swiglu_backward_scaled") return prepare(gates_backward::loris_swiglu_backward_scaled, arguments);
+  if (name == "geglu_backward_scaled") return prepare(gates_backward::loris_geglu_backward_scaled, arguments);
   if (name == "geglu_backward") return prepare(gates_backward::loris_geglu_backward, arguments);
   if (name == "fp8_weight") return prepare(fp8::loris_fp8_weight, arguments);
   if (name == "fp8_weight_nested") return prepare(fp8::loris_fp8_weight_nested, arguments);
