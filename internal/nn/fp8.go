@@ -42,11 +42,7 @@ func (f *fused) through8(dy, p *Node) kernels.Rows {
 // normProduct8 is the group's product [B, S, out] of RMSNorm(x), for xa [B·S, n] as kernels.RMSNorm takes it; with rstd [B·S] and low,
 // nil without adapters.
 func (l *Layer) normProduct8(x, gain, xa *Node, f *fused) (y, rstd, low *Node) {
-	h, rstd, _ := kernels.RMSNorm(flat(x), gain, nil, 0, l.shape.NormEps, l.shape.UnitOffset)
-	if xa != nil {
-		low = ConvertDType(Mul(xa, InsertAxes(rstd, 1)), x.DType())
-	}
-	rows := f.product8(h, low)
+	rows, rstd, low := kernels.Float8NormProduct(flat(x), gain, xa, l.shape.NormEps, l.shape.UnitOffset, f.weight8(false), f.b)
 	y = f.finish(rows.Product(), x)
 	if f.group.bias < 0 {
 		l.raw[y] = rows
