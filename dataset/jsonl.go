@@ -11,7 +11,10 @@ import (
 
 // readJSON reads objects, one a line, or the elements of an array if the first text opens one. A byte order mark and blank
 // lines are skipped. It holds one row at a time.
-func readJSON(in io.Reader, _ Options, yield func(Row) bool) error {
+func readJSON(in io.Reader, o Options, yield func(Row) bool) error {
+	if o.Field != "" {
+		return readField(in, o.Field, yield)
+	}
 	r := &lineReader{in: bufio.NewReaderSize(in, 1<<20)}
 	line, column, err := r.start()
 	if err == io.EOF {

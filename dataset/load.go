@@ -44,6 +44,10 @@ type Options struct {
 	// Hub says from where it is downloaded; Dataset, Revision and Files are set by Load.
 	Hub hub.Options
 
+	// Field of the one object that a JSON file then is has the rows: an array of objects, or an object of columns (field of
+	// datasets). Such files are read into memory, also when streaming. "": the file has the rows.
+	Field string
+
 	// SampleBy cuts text into rows: "" or SampleByLine, SampleByParagraph or SampleByDocument.
 	SampleBy string
 	// Delimiter of CSV. 0 is a comma, or a tab in .tsv files.
@@ -79,7 +83,7 @@ func Load(ctx context.Context, path string, o Options) (*Dataset, error) {
 			}
 		}
 	})
-	stream.print = filesPrint(files, fmt.Sprint(reader.format, o.Columns, o.SampleBy, o.Delimiter))
+	stream.print = filesPrint(files, fmt.Sprint(reader.format, o.Columns, o.SampleBy, o.Delimiter, o.Field))
 	if o.Streaming {
 		return stream, nil
 	}
@@ -151,6 +155,9 @@ func (o Options) fileReader(files []string) (*fileReader, error) {
 	}
 	if r.format == Parquet && compression != "" {
 		return nil, fmt.Errorf("dataset: %s: Parquet is compressed inside; want the file without %s", files[0], compression)
+	}
+	if o.Field != "" && r.format != JSON {
+		return nil, fmt.Errorf("dataset: %s: Options.Field is %q, which JSON has; the format is %s", files[0], o.Field, r.format)
 	}
 	if ext == ".tsv" && o.Delimiter == 0 {
 		r.Delimiter = '\t'

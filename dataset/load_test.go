@@ -63,6 +63,12 @@ func TestLoadNamesWhatIsWrong(t *testing.T) {
 		{"Arrow with an index", "a.arrow", "ARROW1\x00\x00", Options{}, []string{"a.arrow", "Arrow stream"}},
 		{"Parquet in gzip", "a.parquet.gz", "x", Options{}, []string{"a.parquet.gz", "compressed inside"}},
 		{"no gzip", "a.jsonl.gz", "{}", Options{}, []string{"a.jsonl.gz", "gzip"}},
+		{"missing field", "a.json", `{"data": [], "version": 1}`, Options{Field: "rows"}, []string{"a.json", "Options.Field", `"rows"`, `"data"`, `"version"`}},
+		{"field that is no rows", "a.json", "{\n\"data\": 3}", Options{Field: "data"}, []string{"a.json", "line 2", `"data"`, "it is 3"}},
+		{"field without an object", "a.json", `[{"a": 1}]`, Options{Field: "data"}, []string{"a.json", "line 1", "malformed JSON"}},
+		{"field with malformed rows", "a.json", "{\"data\": [\n{\"a\": 1},\n3]}", Options{Field: "data"}, []string{"a.json", "line 3", "element 2", "the row is 3"}},
+		{"columns of two lengths", "a.json", `{"data": {"a": [1, 2], "b": [3]}}`, Options{Field: "data"}, []string{"a.json", `"b"`, "1 values", `"a" 2`}},
+		{"field of CSV", "a.csv", "a\n1\n", Options{Field: "data"}, []string{"a.csv", "Options.Field", "csv"}},
 		{"missing column", "a.jsonl", `{"text": "a"}`, Options{Columns: []string{"txt"}}, []string{"a.jsonl", "row 1", `"txt"`, `"text"`}},
 		{"extension", "a.bin", "x", Options{}, []string{"a.bin", `".bin"`, ".jsonl"}},
 	} {

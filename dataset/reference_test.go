@@ -39,6 +39,10 @@ type fixture struct {
 		Text, By string
 		Want     []string
 	}
+	Fields []struct {
+		Text, Field string
+		Want        []json.RawMessage
+	}
 	Folders []struct {
 		Name   string
 		Files  []string
@@ -57,7 +61,7 @@ func readFixture(t *testing.T) (f fixture) {
 	if err := json.Unmarshal(raw, &f); err != nil {
 		t.Fatal(err)
 	}
-	if len(f.Shuffles)*len(f.Splits)*len(f.Interleaves)*len(f.Texts)*len(f.Folders) == 0 {
+	if len(f.Shuffles)*len(f.Splits)*len(f.Interleaves)*len(f.Texts)*len(f.Folders)*len(f.Fields) == 0 {
 		t.Fatal("the fixture is not whole")
 	}
 	return f
@@ -334,5 +338,27 @@ func checkOrder(t *testing.T, file string) {
 	}
 	if tools == 0 || calls == 0 {
 		t.Errorf("%d rows with tools, %d with calls", tools, calls)
+	}
+}
+
+func TestRowsInAFieldEqualThoseOfDatasets(t *testing.T) {
+	for _, c := range readFixture(t).Fields {
+		var want []Row
+		for _, text := range c.Want {
+			row, err := decodeRow(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, row)
+		}
+		for _, streaming := range []bool{false, true} {
+			d, err := Load(t.Context(), write(t, "a.json", c.Text), Options{Field: c.Field, Streaming: streaming})
+			if err != nil {
+				t.Fatalf("%s: %v", c.Text, err)
+			}
+			if rows, err := d.Rows(); err != nil || !reflect.DeepEqual(rows, want) {
+				t.Errorf("%s: %v (%v), datasets %v", c.Text, rows, err, want)
+			}
+		}
 	}
 }

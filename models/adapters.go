@@ -49,6 +49,10 @@ type LoRA struct {
 	Full   []float32
 	Tokens []int
 	Rows   []float32
+	// In a layer, Full in place of all else is a copy of the linear's weight [Out, In], with FullBias [Out] where it has one, or of
+	// a norm's gain [size]: it is trained, and the programs compute with it in place of the base's. Of NormPath, too.
+	FullBias []float32
+	Virtual  *Virtual // of VirtualPath, all that there is; nil elsewhere
 	// PadTo, if not 0, is the rank with which the adapter lies on the device, its scaling beside it: adapters that are
 	// padded to one rank share their programs. The rows and columns beyond R are zeros, and training leaves them so.
 	PadTo int
@@ -63,6 +67,12 @@ func (m *CausalLM) NewAdapters(loras []LoRA) (_ Adapters, err error) {
 		}
 		byPath[l.Path] = l
 	}
+	virtual := byPath[VirtualPath].Virtual
+	if virtual != nil {
+		if err := virtual.check(m); err != nil {
+			return nil, err
+		}
+	}
 	var a Adapters
 	linears := m.arch.tensors().Linears()
 	defer func() {
@@ -73,6 +83,12 @@ func (m *CausalLM) NewAdapters(loras []LoRA) (_ Adapters, err error) {
 	for i := range m.run.Layers {
 		b, w := nn.NewLayout(), &nn.Weights{}
 		a = append(a, w)
+		if err := m.addCopies(b, w, i, byPath); err != nil {
+			return nil, err
+		}
+		if err := m.addPrefix(b, w, i, virtual); err != nil {
+			return nil, err
+		}
 		var squares map[string][]float32
 		for _, lin := range linears {
 			l, ok := byPath[layerPrefix(i)+lin.Name]
@@ -182,15 +198,26 @@ func (a Adapters) Close() error {
 }
 
 // Values downloads the adapters: the current A, B, Magnitude and Shift by the path of their linear, padded as they lie on the
-// device. It fills in these and R only; at the model's ends Full or Rows in their place.
+// device. It fills in these and R only; at the model's ends Full or Rows in their place, of copies Full and FullBias, of
+// virtual tokens Virtual.
 func (a Adapters) Values() (map[string]LoRA, error) {
 	out := map[string]LoRA{}
+	virtual, err := a.virtual()
+	if err != nil {
+		return nil, err
+	}
+	if virtual != nil {
+		out[VirtualPath] = LoRA{Virtual: virtual}
+	}
 	for i, w := range a {
 		if w.Layout.Kind() == endsKind {
-			if err := endValues(w, out); err != nil {
+			if err := errors.Join(endValues(w, out), copyValues(w, "model.", out)); err != nil {
 				return nil, err
 			}
 			continue
+		}
+		if err := copyValues(w, layerPrefix(i), out); err != nil {
+			return nil, err
 		}
 		for _, ad := range w.Layout.Adapters() {
 			at, bt, mt := ad.Slots()

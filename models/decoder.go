@@ -181,8 +181,10 @@ func within(l *nn.Layer, window *int, o attention.Options) attention.Options {
 func llamaBlock(l *nn.Layer, x *Node, o attention.Options) *Node {
 	q, k, v := l.RotaryHeads(l.NormLinears(x, "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"))
 	x = l.AddLinear(x, l.Attend(q, k, v, o), "self_attn.o_proj")
-	gateUp := l.NormLinears(x, "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj")
-	return l.AddLinear(x, l.SwiGLU(gateUp), "mlp.down_proj")
+	return l.PerToken(x, func(x *Node) *Node {
+		gateUp := l.NormLinears(x, "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj")
+		return l.AddLinear(x, l.SwiGLU(gateUp), "mlp.down_proj")
+	})
 }
 
 // biases says which linears of llamaTensors have one.

@@ -63,10 +63,21 @@ func (m *CausalLM) newEnds(byPath map[string]LoRA) (_ *nn.Weights, err error) {
 			return nil, err
 		}
 	}
-	if len(w.Tensors) == 0 {
+	if l, ok := byPath[NormPath]; ok {
+		delete(byPath, NormPath)
+		if err := m.addNorm(b, w, nn.Norm{Name: layerwise.NormName, Size: d.shape.Hidden}, l); err != nil {
+			return nil, err
+		}
+	}
+	virtual := byPath[VirtualPath].Virtual
+	if delete(byPath, VirtualPath); virtual != nil {
+		if err := m.addVirtual(b, w, virtual); err != nil {
+			return nil, err
+		}
+	}
+	if w.Layout = b.Build(); len(w.Tensors) == 0 && virtual == nil {
 		return nil, nil
 	}
-	w.Layout = b.Build()
 	return w, nil
 }
 

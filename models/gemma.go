@@ -30,8 +30,10 @@ func gemmaDefaults(kvHeads int) Decoder {
 func (c *GemmaConfig) block(l *nn.Layer, x *Node) *Node {
 	q, k, v := l.RotaryHeads(l.NormLinears(x, "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"))
 	x = l.AddLinear(x, l.Attend(q, k, v, attention.Options{}), "self_attn.o_proj")
-	gateUp := l.NormLinears(x, "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj")
-	return l.AddLinear(x, l.GeGLU(gateUp), "mlp.down_proj")
+	return l.PerToken(x, func(x *Node) *Node {
+		gateUp := l.NormLinears(x, "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj")
+		return l.AddLinear(x, l.GeGLU(gateUp), "mlp.down_proj")
+	})
 }
 
 func (c *GemmaConfig) tensors() nn.Block {

@@ -46,8 +46,10 @@ func (c *Gemma2Config) block(l *nn.Layer, x *Node) *Node {
 // gemmaSandwich is the rest of a layer of Gemma 2 and 3, from what attention attended on: both sublayers end in a norm.
 func gemmaSandwich(l *nn.Layer, x, attended *Node) *Node {
 	x = l.Residual(x, l.RMSNorm(l.Linear(attended, "self_attn.o_proj"), "post_attention_layernorm"))
-	gateUp := l.NormLinears(x, "pre_feedforward_layernorm", "mlp.gate_proj", "mlp.up_proj")
-	return l.Residual(x, l.RMSNorm(l.Linear(l.GeGLU(gateUp), "mlp.down_proj"), "post_feedforward_layernorm"))
+	return l.PerToken(x, func(x *Node) *Node {
+		gateUp := l.NormLinears(x, "pre_feedforward_layernorm", "mlp.gate_proj", "mlp.up_proj")
+		return l.Residual(x, l.RMSNorm(l.Linear(l.GeGLU(gateUp), "mlp.down_proj"), "post_feedforward_layernorm"))
+	})
 }
 
 // options are attention's in the layer.

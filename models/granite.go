@@ -32,8 +32,10 @@ func (c *GraniteConfig) block(l *nn.Layer, x *Node) *Node {
 	}
 	q, k, v := l.RotaryHeads(l.NormLinears(x, "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"))
 	x = add(x, l.Attend(q, k, v, attention.Options{Scale: or(c.AttentionMultiplier, 1)}), "self_attn.o_proj")
-	gateUp := l.NormLinears(x, "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj")
-	return add(x, l.SwiGLU(gateUp), "mlp.down_proj")
+	return l.PerToken(x, func(x *Node) *Node {
+		gateUp := l.NormLinears(x, "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj")
+		return add(x, l.SwiGLU(gateUp), "mlp.down_proj")
+	})
 }
 
 func (c *GraniteConfig) tensors() nn.Block {

@@ -163,7 +163,7 @@ func (l *loader) formats() (err error) {
 func (l *loader) ends(lm *CausalLM, d dims) (err error) {
 	l.bar.step()
 	m := lm.run
-	m.Embed.Scale = d.embed.of(l.dtype)
+	m.Embed.Scale, m.Embed.ScaleVirtual = d.embed.of(l.dtype), !d.embed.rounded
 	if m.Norm, err = l.upload("model.norm.weight", d.shape.Hidden); err != nil {
 		return err
 	}

@@ -84,8 +84,8 @@ type Options struct {
 	ProgramCache string
 
 	// MaxDeviceMemory, if positive, is how many bytes of the device's memory are counted on where memory is spent by what is
-	// free, as training's automatic residual budget is; what is in use counts. It does not keep a batch that needs more
-	// from taking it; on CUDA, "memory_fraction" in Backend does.
+	// free, as training's automatic residual budget is; what is in use counts. On CUDA a training batch that would need more, by
+	// what its compiled programs say, is refused; "memory_fraction" in Backend bounds everything.
 	MaxDeviceMemory int64
 
 	// Progress, if not nil, shows a progress bar while weights are loaded.

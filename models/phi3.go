@@ -31,8 +31,10 @@ func (c *Phi3Config) block(l *nn.Layer, x *Node) *Node {
 	qkv := l.NormLinears(x, "input_layernorm", "self_attn.qkv_proj")[0]
 	q, k, v := l.RotaryHeads(l.Cut(qkv, s.Heads*s.HeadDim, s.KVHeads*s.HeadDim, s.KVHeads*s.HeadDim))
 	x = l.AddLinear(x, l.Attend(q, k, v, within(l, c.SlidingWindow, attention.Options{})), "self_attn.o_proj")
-	gateUp := l.NormLinears(x, "post_attention_layernorm", "mlp.gate_up_proj")[0]
-	return l.AddLinear(x, l.SwiGLU(l.Cut(gateUp, c.IntermediateSize, c.IntermediateSize)), "mlp.down_proj")
+	return l.PerToken(x, func(x *Node) *Node {
+		gateUp := l.NormLinears(x, "post_attention_layernorm", "mlp.gate_up_proj")[0]
+		return l.AddLinear(x, l.SwiGLU(l.Cut(gateUp, c.IntermediateSize, c.IntermediateSize)), "mlp.down_proj")
+	})
 }
 
 func (c *Phi3Config) tensors() nn.Block {

@@ -28,8 +28,10 @@ func (c *Qwen3Config) block(l *nn.Layer, x *Node) *Node {
 	k := l.RoPE(l.RMSNorm(l.Heads(qkv[1]), "self_attn.k_norm"))
 	attended := l.Attend(q, k, l.Heads(qkv[2]), within(l, c.SlidingWindow, attention.Options{}))
 	x = l.AddLinear(x, attended, "self_attn.o_proj")
-	gateUp := l.NormLinears(x, "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj")
-	return l.AddLinear(x, l.SwiGLU(gateUp), "mlp.down_proj")
+	return l.PerToken(x, func(x *Node) *Node {
+		gateUp := l.NormLinears(x, "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj")
+		return l.AddLinear(x, l.SwiGLU(gateUp), "mlp.down_proj")
+	})
 }
 
 func (c *Qwen3Config) tensors() nn.Block {

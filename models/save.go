@@ -186,6 +186,15 @@ func (s *saver) checkMerge() error {
 			}
 			continue
 		}
+		if a.Virtual != nil {
+			return errors.New("merge: virtual tokens are in no weight: save them as an adapter (SavePretrained)")
+		}
+		if a.Full != nil {
+			if err := a.checkMergedCopy(shapes); err != nil {
+				return fmt.Errorf("merge: %w", err)
+			}
+			continue
+		}
 		switch l, ok := known[path]; {
 		case !ok:
 			return fmt.Errorf("merge: the model has no linear %q", path)
@@ -234,6 +243,12 @@ func modulePath(name string) string { return strings.TrimSuffix(name, ".weight")
 func (s *saver) values(path, name string) ([]float32, error) {
 	if path == HeadPath || path == EmbeddingPath {
 		return s.endTensor(name)
+	}
+	if a := s.merge[strings.TrimSuffix(path, ".bias")]; a.Full != nil {
+		if name == path+".weight" {
+			return slices.Clone(a.Full), nil
+		}
+		return slices.Clone(a.FullBias), nil
 	}
 	values, err := s.m.Tensor(name)
 	if a, ok := s.merge[path]; ok && err == nil && name == path+".weight" && a.R > 0 {

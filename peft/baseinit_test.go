@@ -28,7 +28,7 @@ func TestBaseWeightsAreDecomposedAsPEFTDoes(t *testing.T) {
 				}
 				defer p.Close()
 				const limit = 1e-5
-				values, err := p.first().values()
+				values, err := p.first().loraWeights()
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -64,7 +64,7 @@ func TestRandomizedPiSSAKeepsWhatPEFTsDoes(t *testing.T) {
 		}
 		defer p.Close()
 		c.checkLogits(t, p, "base.logits", 1e-5)
-		values, err := p.first().values()
+		values, err := p.first().loraWeights()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -162,7 +162,7 @@ func TestLoftQOnAQuantizedBaseMakesUpForQuantization(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer p.Close()
-		if how := p.Config().InitLoraWeights; how != InitTrue || m.Altered() != "" {
+		if how := p.Config().(LoraConfig).InitLoraWeights; how != InitTrue || m.Altered() != "" {
 			t.Errorf("the config says %q, the base %q", how, m.Altered())
 		}
 		var before, after float64
@@ -216,7 +216,7 @@ func TestEVAFindsPEFTsComponentsAndRanks(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.checkLogits(t, p, "base.logits", 2e-5)
-			got := p.Config()
+			got := p.Config().(LoraConfig)
 			ranks, alphas := map[string]int{}, map[string]float64{}
 			for _, e := range got.RankPattern {
 				ranks[e.Key] = e.Value
@@ -227,7 +227,7 @@ func TestEVAFindsPEFTsComponentsAndRanks(t *testing.T) {
 			if !maps.Equal(ranks, c.RankPattern) || !maps.Equal(alphas, c.AlphaPattern) {
 				t.Fatalf("ranks %v and alphas %v, PEFT's are %v and %v", ranks, alphas, c.RankPattern, c.AlphaPattern)
 			}
-			values, err := p.first().values()
+			values, err := p.first().loraWeights()
 			if err != nil {
 				t.Fatal(err)
 			}

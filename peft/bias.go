@@ -25,7 +25,7 @@ const (
 //
 // A trained bias of the base is the set's own, unlike in PEFT, where all adapters of a model share it and it stays when they
 // are disabled. On the device it is the difference to the base's.
-func (p *PeftModel) addShifts(s *adapterSet, loras []models.LoRA, stored map[string]AdapterWeight) ([]models.LoRA, error) {
+func (p *PeftModel) addShifts(s *loraSet, loras []models.LoRA, stored map[string]AdapterWeight) ([]models.LoRA, error) {
 	at := map[string]int{}
 	for i, l := range loras {
 		at[l.Path] = i
@@ -85,7 +85,7 @@ func (b trainedBias) with(shift []float32) []float32 {
 }
 
 // addBiases puts the trained biases into the values of a set.
-func (s *adapterSet) addBiases(all []AdapterWeight, values map[string]models.LoRA) []AdapterWeight {
+func (s *loraSet) addBiases(all []AdapterWeight, values map[string]models.LoRA) []AdapterWeight {
 	at := map[string]int{}
 	for i, w := range all {
 		at[w.Path] = i
@@ -102,6 +102,15 @@ func (s *adapterSet) addBiases(all []AdapterWeight, values map[string]models.LoR
 		all[i].BaseBias = b.with(values[b.Path].Shift)
 	}
 	return all
+}
+
+// refuseBeyondLoRA is the error for what knows A and B alone.
+func (s *adapterSet) refuseBeyondLoRA(what string) error {
+	l, err := s.lora(what)
+	if err != nil {
+		return err
+	}
+	return l.cfg.refuseBeyondLoRA(what)
 }
 
 // refuseBeyondLoRA is the error for what knows A and B alone.

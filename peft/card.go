@@ -48,3 +48,21 @@ func yamlScalar(s string) string {
 	}
 	return string(appendPythonJSON(nil, s, compact))
 }
+
+// tunerCard is README.md of another tuner's adapter.
+func tunerCard(peftType, base string) []byte {
+	var b bytes.Buffer
+	tags := []string{"transformers"}
+	b.WriteString("---\n")
+	if base != "" {
+		fmt.Fprintf(&b, "base_model: %s\n", yamlScalar(base))
+		tags = append(tags, "base_model:adapter:"+base)
+	}
+	b.WriteString("library_name: peft\npipeline_tag: text-generation\ntags:\n")
+	slices.Sort(tags)
+	for _, tag := range tags {
+		fmt.Fprintf(&b, "- %s\n", yamlScalar(tag))
+	}
+	fmt.Fprintf(&b, "---\n\n# %s adapter\n\nTrained with Loris, https://github.com/loris-ml/loris.\n", peftType)
+	return b.Bytes()
+}

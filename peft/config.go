@@ -130,10 +130,10 @@ func (c LoraConfig) Validate() error {
 	if err := c.checkText(); err != nil {
 		return err
 	}
-	if _, err := c.scaler(); err != nil {
+	if _, err := c.targeting().scaler(); err != nil {
 		return err
 	}
-	_, err := c.matcher()
+	_, err := c.targeting().matcher()
 	return err
 }
 
@@ -144,7 +144,7 @@ func (c LoraConfig) Scaling(path string) (float64, error) {
 	if err := c.checkNumbers(); err != nil {
 		return 0, err
 	}
-	s, err := c.scaler()
+	s, err := c.targeting().scaler()
 	if err != nil {
 		return 0, err
 	}

@@ -58,7 +58,7 @@ func TestConfigRefusesWrongValuesByName(t *testing.T) {
 		`lora_bias true with init_lora_weights "pissa"`:        {LoraBias: true, InitLoraWeights: InitPiSSA},
 		`lora_bias true with use_dora true`:                    {LoraBias: true, UseDora: true},
 		`fan_in_fan_out true is not supported yet`:             {FanInFanOut: true},
-		`modules_to_save ["mlp"] is not supported yet: "em`:    {ModulesToSave: []string{"mlp"}},
+		`modules_to_save [""] holds an empty name`:             {ModulesToSave: []string{""}},
 		`trainable_token_indices holds -7: tokens are`:         {TrainableTokenIndices: []int{-7}},
 		`trainable_token_indices holds 7 twice`:                {TrainableTokenIndices: []int{7, 7}},
 		`trainable_token_indices with modules_to_save`:         {TrainableTokenIndices: []int{7}, ModulesToSave: []string{"embed_tokens"}},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,31 +16,49 @@ import (
 // ConfigName is the name of the config in an adapter folder.
 const ConfigName = "adapter_config.json"
 
-// ReadConfig reads and checks adapter_config.json in dir. Keys that PEFT does not have, and keys without effect here, are
+// ReadConfig reads and checks adapter_config.json in dir: a [LoraConfig], or the config of the tuner that peft_type names. Keys that PEFT does not have, and keys without effect here, are
 // warned about; what is not supported is an error that names the file, the key and the value.
-func ReadConfig(dir string) (LoraConfig, []string, error) {
+func ReadConfig(dir string) (Config, []string, error) {
 	path := filepath.Join(dir, ConfigName)
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return LoraConfig{}, nil, noConfigError(dir)
+		return nil, nil, noConfigError(dir)
 	}
 	if err != nil {
-		return LoraConfig{}, nil, fmt.Errorf("read adapter: %w", err)
+		return nil, nil, fmt.Errorf("read adapter: %w", err)
 	}
-	c, warnings, err := parseConfig(data)
-	if err == nil && c.PeftType == "" {
-		err = errors.New(`peft_type is missing; a LoRA adapter has "peft_type": "LORA"`)
-	}
+	c, warnings, err := parseAnyConfig(data)
 	if err == nil {
 		err = c.Validate()
 	}
 	if err != nil {
-		return LoraConfig{}, nil, fmt.Errorf("read %s: %w", path, err)
+		return nil, nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	for i, w := range warnings {
 		warnings[i] = path + ": " + w
 	}
 	return c, warnings, nil
+}
+
+// parseAnyConfig reads the settings of the tuner that peft_type names.
+func parseAnyConfig(data []byte) (Config, []string, error) {
+	var file struct {
+		PeftType *string `json:"peft_type"`
+	}
+	if err := json.Unmarshal(data, &file); err != nil {
+		return asConfig(parseConfig(data)) // which says what is wrong
+	}
+	if file.PeftType == nil || *file.PeftType == "" {
+		if _, _, err := parseConfig(data); err != nil {
+			return nil, nil, err
+		}
+		return nil, nil, errors.New(`peft_type is missing; a LoRA adapter has "peft_type": "LORA"`)
+	}
+	parse, ok := parseConfigs[*file.PeftType]
+	if !ok {
+		return nil, nil, fmt.Errorf("peft_type %q is not supported: this package has %s", *file.PeftType, strings.Join(slices.Sorted(maps.Keys(parseConfigs)), ", "))
+	}
+	return parse(data)
 }
 
 // noConfigError says where adapters are, if dir holds folders with adapters, as PEFT saves those of other names.

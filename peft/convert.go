@@ -23,7 +23,10 @@ func (p *PeftModel) SaveConverted(dir, initial string) error {
 }
 
 func (p *PeftModel) saveConverted(dir, initial string) error {
-	s := p.first()
+	s, err := p.first().lora("A and B alone can be converted")
+	if err != nil {
+		return err
+	}
 	switch how := s.cfg.InitLoraWeights; {
 	case len(p.active) > 1:
 		return fmt.Errorf("adapters %q are active together: choose those to convert with SetAdapter", p.active)
@@ -39,7 +42,7 @@ func (p *PeftModel) saveConverted(dir, initial string) error {
 	if err != nil {
 		return err
 	}
-	values, err := s.values()
+	values, err := p.first().loraWeights()
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ func TestNewDoRABeginsWithTheNormsOfItsWeights(t *testing.T) {
 			}
 			defer p.Close()
 			c.checkLogits(t, p, "initial.logits", 2e-5)
-			values, err := p.first().values()
+			values, err := p.first().loraWeights()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -135,7 +135,7 @@ func TestDoRATakesTurnsWithoutCompiling(t *testing.T) {
 func (c *tunerCase) checkSavedSet(t *testing.T, p *PeftModel) {
 	t.Helper()
 	dir := t.TempDir()
-	if err := p.sets[DefaultAdapter].save(dir); err != nil {
+	if err := p.sets[DefaultAdapter].write(dir); err != nil {
 		t.Fatal(err)
 	}
 	checkFolder(t, dir, c.dir, 0)

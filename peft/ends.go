@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/loris-ml/loris/models"
 )
@@ -20,18 +19,15 @@ const (
 // atEnd tells whether path is the embedding or the head.
 func atEnd(path string) bool { return path == models.EmbeddingPath || path == models.HeadPath }
 
-// saves tells whether modules_to_save has the embedding or the head at path.
+// saves tells whether modules_to_save has the module at path.
 func (c LoraConfig) saves(path string) bool {
-	return slices.ContainsFunc(c.ModulesToSave, func(name string) bool { return path == name || strings.HasSuffix(path, "."+name) })
+	return slices.ContainsFunc(c.ModulesToSave, func(name string) bool { return saves(name, path) })
 }
 
 // checkEnds checks modules_to_save and trainable_token_indices.
 func (c LoraConfig) checkEnds() error {
-	for _, name := range c.ModulesToSave {
-		one := LoraConfig{ModulesToSave: []string{name}}
-		if name == "" || !one.saves(models.EmbeddingPath) && !one.saves(models.HeadPath) {
-			return unsupported("modules_to_save", moduleNames(c.ModulesToSave).String(), `"embed_tokens" and "lm_head" can be trained in full; `+dissolveRemedy)
-		}
+	if slices.Contains(c.ModulesToSave, "") {
+		return fmt.Errorf("modules_to_save %v holds an empty name; name modules, or leave it nil", moduleNames(c.ModulesToSave))
 	}
 	for i, id := range c.TrainableTokenIndices {
 		switch {
@@ -61,41 +57,37 @@ func (c LoraConfig) checkEndTargets(targets []Target) error {
 	return nil
 }
 
-// addEnds gives a set what it trains of the model's ends beside LoRA: new, which is the base's, or as it is stored.
-func (p *PeftModel) addEnds(s *adapterSet, loras []models.LoRA, stored map[string]AdapterWeight) ([]models.LoRA, error) {
-	embed := p.base.Embedding()
-	vocab, hidden := embed.In, embed.Out
-	s.hidden = hidden
-	weight := func(path string) ([]float32, error) {
-		if p.base.Tied() {
-			path = models.EmbeddingPath
-		}
-		return p.base.Tensor(path + ".weight")
+// addEnds gives a set what it trains beside LoRA, copies of modules and rows of tokens: new, which is the base's, or as it is stored.
+func (p *PeftModel) addEnds(s *loraSet, loras []models.LoRA, stored map[string]AdapterWeight) ([]models.LoRA, error) {
+	vocab, hidden := s.embed.In, s.embed.Out
+	saved, err := p.saved(s.cfg.ModulesToSave)
+	if err != nil {
+		return nil, err
 	}
-	s.full = nil
-	for _, path := range []string{models.EmbeddingPath, models.HeadPath} {
-		if !s.cfg.saves(path) {
-			continue
-		}
-		l := models.LoRA{Path: path, Full: stored[path].Full}
+	if i := slices.IndexFunc(saved, func(m moduleCopy) bool { return m.bias }); i >= 0 && s.cfg.Bias == BiasAll {
+		return nil, fmt.Errorf("bias %q with modules_to_save of %q: that trains its bias already; use bias %q or %q", BiasAll, saved[i].path, BiasNone, BiasLoraOnly)
+	}
+	copies, err := p.copies(saved, func(m moduleCopy) (weight, bias []float32, err error) {
 		if stored == nil {
-			var err error
-			if l.Full, err = weight(path); err != nil {
-				return nil, err
-			}
+			return p.ofBase(m)
 		}
-		if len(l.Full) != vocab*hidden {
-			return nil, fmt.Errorf("module %q: modules_to_save has %d values of it, want [%d, %d]: adapters of a resized vocabulary do not fit the model", path, len(l.Full), vocab, hidden)
+		w := stored[m.path]
+		if len(w.Full) != m.out*max(1, m.in) || m.bias && len(w.BaseBias) != m.out {
+			return nil, nil, fmt.Errorf("module %q: modules_to_save has %d values of it, want %v: adapters of another model, or of a resized vocabulary, do not fit", m.path, len(w.Full), m.shape())
 		}
-		s.full, loras = append(s.full, path), append(loras, l)
+		return w.Full, w.BaseBias, nil
+	})
+	if err != nil {
+		return nil, err
 	}
+	s.saved, loras = saved, append(loras, copies...)
 	tokens := s.cfg.TrainableTokenIndices
 	if len(tokens) == 0 {
 		return loras, nil
 	}
 	rows := stored[models.EmbeddingPath].Rows
 	if stored == nil {
-		all, err := weight(models.EmbeddingPath)
+		all, err := p.base.Tensor(models.EmbeddingPath + ".weight")
 		if err != nil {
 			return nil, err
 		}
@@ -112,10 +104,11 @@ func (p *PeftModel) addEnds(s *adapterSet, loras []models.LoRA, stored map[strin
 	return append(loras, models.LoRA{Path: models.EmbeddingPath, Tokens: tokens, Rows: rows}), nil
 }
 
-// endWeights are what a set trains of the model's ends beside LoRA, with current values.
-func (s *adapterSet) endWeights(values map[string]models.LoRA) (all []AdapterWeight) {
-	for _, path := range s.full {
-		all = append(all, AdapterWeight{Path: path, Full: values[path].Full, In: s.hidden, Out: len(values[path].Full) / s.hidden})
+// endWeights are what a set trains beside LoRA, copies of modules and rows of tokens, with current values.
+func (s *loraSet) endWeights(values map[string]models.LoRA) (all []AdapterWeight) {
+	for _, m := range s.saved {
+		v := values[m.path]
+		all = append(all, AdapterWeight{Path: m.path, Full: v.Full, BaseBias: v.FullBias, In: m.in, Out: m.out})
 	}
 	if len(s.cfg.TrainableTokenIndices) > 0 {
 		all = append(all, AdapterWeight{Path: models.EmbeddingPath, Rows: values[models.EmbeddingPath].Rows})
@@ -124,9 +117,9 @@ func (s *adapterSet) endWeights(values map[string]models.LoRA) (all []AdapterWei
 }
 
 // endLoras are the same as the model takes them.
-func (s *adapterSet) endLoras(values map[string]models.LoRA) (all []models.LoRA) {
+func (s *loraSet) endLoras(values map[string]models.LoRA) (all []models.LoRA) {
 	for _, w := range s.endWeights(values) {
-		l := models.LoRA{Path: w.Path, Full: w.Full, Rows: w.Rows}
+		l := models.LoRA{Path: w.Path, Full: w.Full, FullBias: w.BaseBias, Rows: w.Rows}
 		if w.Rows != nil {
 			l.Tokens = s.cfg.TrainableTokenIndices
 		}
@@ -135,8 +128,19 @@ func (s *adapterSet) endLoras(values map[string]models.LoRA) (all []models.LoRA)
 	return all
 }
 
-// refuseEnds is the error for what adapters at the model's ends have no form for.
+// refuseEnds is that of a set of LoRA adapters, and an error for sets that are nothing else; others have nothing there.
 func (s *adapterSet) refuseEnds(what string) error {
+	switch l := s.tuner.(type) {
+	case *loraSet:
+		return l.refuseEnds(what)
+	case *lnSet, *promptSet:
+		return fmt.Errorf("peft_type %s: %s", s.config().Type(), what)
+	}
+	return nil
+}
+
+// refuseEnds is the error for what adapters at the model's ends have no form for.
+func (s *loraSet) refuseEnds(what string) error {
 	for _, t := range s.targets {
 		if atEnd(t.Path) {
 			return fmt.Errorf("module %q: %s", t.Path, what)

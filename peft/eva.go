@@ -30,7 +30,11 @@ const evaBatches = 10000
 // The config then names the linears, with their ranks in RankPattern and AlphaPattern. Components are exact; PEFT approximates
 // them (torch.svd_lowrank), so that its adapters differ slightly.
 func (p *PeftModel) InitializeEVA(ctx context.Context, batches []EVABatch) error {
-	s := p.first()
+	set := p.first()
+	s, err := set.lora("LoRA alone can start from components")
+	if err != nil {
+		return fmt.Errorf("EVA: %w", err)
+	}
 	if s.cfg.InitLoraWeights != InitEVA {
 		return fmt.Errorf(`EVA: the active adapters start with init_lora_weights %q, want "eva"`, string(s.cfg.InitLoraWeights))
 	}
@@ -54,18 +58,19 @@ func (p *PeftModel) InitializeEVA(ctx context.Context, batches []EVABatch) error
 			return fmt.Errorf("EVA: %w", err)
 		}
 	}
-	fresh := adapterSet{cfg: cfg, targets: targets}
-	if loras, err = p.addShifts(&fresh, loras, nil); err != nil {
+	fresh := &loraSet{cfg: cfg, targets: targets, embed: s.embed}
+	if loras, err = p.addShifts(fresh, loras, nil); err != nil {
 		return fmt.Errorf("EVA: %w", err)
 	}
-	if loras, err = p.addEnds(&fresh, loras, nil); err != nil {
+	if loras, err = p.addEnds(fresh, loras, nil); err != nil {
 		return fmt.Errorf("EVA: %w", err)
 	}
-	if fresh.weights, err = p.base.NewAdapters(loras); err != nil {
+	weights, err := p.base.NewAdapters(loras)
+	if err != nil {
 		return err
 	}
-	old := s.weights
-	*s = fresh
+	old := set.weights
+	*set = adapterSet{fresh, weights}
 	return old.Close()
 }
 
@@ -90,7 +95,7 @@ type evaSearch struct {
 	done      bool
 }
 
-func newEVA(base *models.CausalLM, s *adapterSet) (*eva, error) {
+func newEVA(base *models.CausalLM, s *loraSet) (*eva, error) {
 	e := &eva{base: base, cfg: s.cfg.EvaConfig.withDefaults(), targets: s.targets, key: map[string]string{}, input: map[string]string{},
 		most: map[string]int{}, ranks: map[string]int{}, search: map[string]*evaSearch{}}
 	first, keys := base.SharedInputs(), map[string]string{}
@@ -278,7 +283,7 @@ func (e *eva) distribute() {
 }
 
 // result are the adapters with their new ranks.
-func (e *eva) result(s *adapterSet) (cfg LoraConfig, targets []Target, loras []models.LoRA) {
+func (e *eva) result(s *loraSet) (cfg LoraConfig, targets []Target, loras []models.LoRA) {
 	cfg = s.cfg
 	cfg.RankPattern, cfg.AlphaPattern, cfg.LayersToTransform, cfg.LayersPattern = nil, nil, nil, nil
 	scale := scaler{rslora: cfg.UseRSLora}

@@ -36,7 +36,8 @@ func ExamplePeftModel_AddWeightedAdapter() {
 		if err := p.AddWeightedAdapter("both", []string{DefaultAdapter, "b"}, []float64{0.7, 0.3}, o); err != nil {
 			return err
 		}
-		cfg, _ := p.AdapterConfig("both")
+		joined, _ := p.AdapterConfig("both")
+		cfg := joined.(LoraConfig)
 		fmt.Println(cfg.R, cfg.TargetModules)
 		return p.SetAdapter("both")
 	})
@@ -124,9 +125,13 @@ func ExamplePeftModel_SaveConverted() {
 		if err := p.SaveConverted(filepath.Join(dir, "adapter"), filepath.Join(dir, "initial")); err != nil {
 			return err
 		}
-		cfg, _, err := ReadConfig(filepath.Join(dir, "adapter"))
+		read, _, err := ReadConfig(filepath.Join(dir, "adapter"))
+		if err != nil {
+			return err
+		}
+		cfg := read.(LoraConfig)
 		fmt.Println(cfg.R, cfg.InitLoraWeights)
-		return err
+		return nil
 	})
 	// Output: 8 true
 }
@@ -146,9 +151,13 @@ func ExamplePeftModel_SavePlain() {
 		if err := p.SavePlain(dir); err != nil {
 			return err
 		}
-		cfg, _, err := ReadConfig(dir)
+		read, _, err := ReadConfig(dir)
+		if err != nil {
+			return err
+		}
+		cfg := read.(LoraConfig)
 		fmt.Println(cfg.R, cfg.LoraAlpha, cfg.UseRSLora, len(cfg.RankPattern))
-		return err
+		return nil
 	})
 	// Output: 4 4 false 0
 }

@@ -124,10 +124,11 @@ func ExampleFormatTrainableParameters() {
 }
 
 func ExampleReadConfig() {
-	c, warnings, err := peft.ReadConfig("testdata/adapters/patterns")
+	cfg, warnings, err := peft.ReadConfig("testdata/adapters/patterns")
 	if err != nil {
 		log.Fatal(err)
 	}
+	c := cfg.(peft.LoraConfig) // by peft_type
 	fmt.Println(c.R, c.TargetModules, c.RankPattern, warnings)
 	// Output: 4 ["down_proj", "q_proj"] [{^model\.layers\.1\..* 5} {down_proj 2}] []
 }

@@ -65,7 +65,11 @@ func (p *PeftModel) CheckExport(target ExportTarget) (ExportReport, error) {
 	if len(p.active) > 1 {
 		return r, fmt.Errorf("adapters %q are active together: choose the one to check with SetAdapter, or make one of them with AddWeightedAdapter", p.active)
 	}
-	switch s := p.first(); target {
+	s, err := p.first().lora(fmt.Sprintf("%s knows LoRA alone; merge (SaveMerged)", target))
+	if err != nil {
+		return r, err
+	}
+	switch target {
 	case ExportVLLM:
 		r.vllm(s)
 	case ExportLlamaCpp:
@@ -96,7 +100,7 @@ const plainRemedy = "save it with SavePlain, which makes the scaling part of B"
 // vllmRanks are those that vLLM's --max-lora-rank may be.
 var vllmRanks = []int{1, 8, 16, 32, 64, 128, 256, 320, 512}
 
-func (r *ExportReport) vllm(s *adapterSet) {
+func (r *ExportReport) vllm(s *loraSet) {
 	r.changedBase(s)
 	r.dora(s, "vLLM does not support DoRA")
 	r.biases(s, "vLLM refuses tensors other than lora_A and lora_B")
@@ -113,7 +117,7 @@ func (r *ExportReport) vllm(s *adapterSet) {
 	}
 }
 
-func (r *ExportReport) llamaCpp(p *PeftModel, s *adapterSet) {
+func (r *ExportReport) llamaCpp(p *PeftModel, s *loraSet) {
 	r.changedBase(s)
 	r.dora(s, "convert_lora_to_gguf.py stops at lora_magnitude_vector")
 	r.biases(s, "convert_lora_to_gguf.py stops at biases")
@@ -129,7 +133,7 @@ func (r *ExportReport) llamaCpp(p *PeftModel, s *adapterSet) {
 }
 
 // changedBase reports adapters that were trained on a base with other weights.
-func (r *ExportReport) changedBase(s *adapterSet) {
+func (r *ExportReport) changedBase(s *loraSet) {
 	how := s.cfg.InitLoraWeights
 	p := ExportProblem{Field: "init_lora_weights", Value: fmt.Sprintf("%q", string(how)), Silent: true,
 		Problem: "the adapter belongs to a base whose weights it changed when it was made, which " + string(r.Target) + " does not do",
@@ -141,23 +145,23 @@ func (r *ExportReport) changedBase(s *adapterSet) {
 }
 
 // biases reports trained biases.
-func (r *ExportReport) biases(s *adapterSet, problem string) {
+func (r *ExportReport) biases(s *loraSet, problem string) {
 	r.problem(s.cfg.LoraBias, ExportProblem{Field: "lora_bias", Value: "true", Problem: problem, Remedy: "merge (SaveMerged)"})
 	r.problem(len(s.biases) > 0, ExportProblem{Field: "bias", Value: fmt.Sprintf("%q", s.cfg.Bias), Problem: problem, Remedy: "merge (SaveMerged)"})
 }
 
-func (r *ExportReport) dora(s *adapterSet, problem string) {
+func (r *ExportReport) dora(s *loraSet, problem string) {
 	r.problem(s.cfg.UseDora, ExportProblem{Field: "use_dora", Value: "true", Problem: problem, Remedy: "merge (SaveMerged)"})
 }
 
 // ends reports what is trained of the model's ends in full.
-func (r *ExportReport) ends(s *adapterSet, problem string) {
-	r.problem(len(s.full) > 0, ExportProblem{Field: "modules_to_save", Value: moduleNames(s.cfg.ModulesToSave).String(), Problem: problem, Remedy: "merge (SaveMerged)"})
+func (r *ExportReport) ends(s *loraSet, problem string) {
+	r.problem(len(s.saved) > 0, ExportProblem{Field: "modules_to_save", Value: moduleNames(s.cfg.ModulesToSave).String(), Problem: problem, Remedy: "merge (SaveMerged)"})
 	r.problem(len(s.cfg.TrainableTokenIndices) > 0, ExportProblem{Field: "trainable_token_indices", Value: fmt.Sprint(s.cfg.TrainableTokenIndices),
 		Problem: problem, Remedy: "merge (SaveMerged)"})
 }
 
-func (s *adapterSet) maxRank() (most int) {
+func (s *loraSet) maxRank() (most int) {
 	for _, t := range s.targets {
 		most = max(most, t.R)
 	}
@@ -165,7 +169,7 @@ func (s *adapterSet) maxRank() (most int) {
 }
 
 // scalingsDiffer tells whether some module scales otherwise than the config's r and lora_alpha say.
-func (s *adapterSet) scalingsDiffer() bool {
+func (s *loraSet) scalingsDiffer() bool {
 	usual := (&scaler{rslora: s.cfg.UseRSLora}).scaling(s.cfg.R, s.cfg.LoraAlpha)
 	return slices.ContainsFunc(s.targets, func(t Target) bool { return t.Scaling != usual })
 }
@@ -182,7 +186,10 @@ func patternMap[V int | float64](p Pattern[V]) map[string]V {
 // every module gets the largest rank, padded by zeros, and B holds the scaling. Several active adapters become one. The
 // result is no start for further training.
 func (p *PeftModel) SavePlain(dir string) error {
-	s := p.first()
+	s, err := p.first().lora("it has no A and B")
+	if err != nil {
+		return fmt.Errorf("save plain adapters: %w", err)
+	}
 	if how := s.cfg.InitLoraWeights; how.changesBase() {
 		return fmt.Errorf("save plain adapters: init_lora_weights %q: the base has other weights; use SaveConverted", string(how))
 	}
@@ -195,7 +202,7 @@ func (p *PeftModel) SavePlain(dir string) error {
 		most = max(most, l.R)
 	}
 	for _, name := range p.active {
-		for _, t := range p.sets[name].targets {
+		for _, t := range p.sets[name].targeted() {
 			sizes[t.Path] = t
 		}
 	}

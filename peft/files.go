@@ -36,8 +36,9 @@ type AdapterWeight struct {
 	Magnitude []float32 // [Out] of a DoRA, else nil
 	BBias     []float32 // [Out] with lora_bias: y += Scaling · (B(A x) + BBias); else nil
 	BaseBias  []float32 // [Out] where the linear's own bias was trained, that; else nil
-	// Of the embedding or the head: Full [vocab, hidden] where it was trained in full (modules_to_save), Rows [n, hidden] of
-	// its tokens that were (trainable_token_indices); else nil.
+	// Full [Out, In] is the weight of a linear, of the embedding (Out tokens, In features), or [Out] of a norm where In is 0, that
+	// was trained in full (modules_to_save), with BaseBias; Rows [n, hidden] are those of tokens of the embedding that were
+	// (trainable_token_indices); else nil.
 	Full, Rows []float32
 	R, In, Out int // with R 0, BaseBias, Full or Rows is all that there is
 }
@@ -61,6 +62,11 @@ func SaveAdapter(dir string, cfg LoraConfig, weights []AdapterWeight) error {
 		card:    modelCard(cfg),
 		tensors: tensorsOf(cfg, weights),
 	}
+	return files.save(dir)
+}
+
+// save writes the files into dir, which is made if it is missing.
+func (files adapterFiles) save(dir string) error {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		if err := os.MkdirAll(filepath.Dir(dir), 0o777); err != nil {
 			return fmt.Errorf("save adapter %s: %w", dir, err)
@@ -125,7 +131,7 @@ func (c LoraConfig) forFile(weights []AdapterWeight) (LoraConfig, error) {
 	if len(weights) == 0 {
 		return c, errors.New("there are no weights")
 	}
-	s, err := c.scaler()
+	s, err := c.targeting().scaler()
 	if err != nil {
 		return c, err
 	}
@@ -170,7 +176,7 @@ func (w AdapterWeight) fits(c LoraConfig) error {
 		return fmt.Errorf("module %q: it was trained in full, with modules_to_save %v", w.Path, moduleNames(c.ModulesToSave))
 	case w.Rows != nil && len(c.TrainableTokenIndices) == 0:
 		return fmt.Errorf("module %q: rows of it were trained, without trainable_token_indices", w.Path)
-	case w.BaseBias != nil && (c.Bias == BiasNone || c.Bias == BiasLoraOnly && w.R == 0):
+	case w.BaseBias != nil && w.Full == nil && (c.Bias == BiasNone || c.Bias == BiasLoraOnly && w.R == 0):
 		return fmt.Errorf("module %q: its own bias was trained, with bias %q", w.Path, c.Bias)
 	}
 	return nil
@@ -178,8 +184,13 @@ func (w AdapterWeight) fits(c LoraConfig) error {
 
 func (w AdapterWeight) check(s *scaler) error {
 	if w.Full != nil || w.Rows != nil {
-		if w.R != 0 || !atEnd(w.Path) || w.Full != nil && w.Rows != nil {
-			return fmt.Errorf("module %q: it has whole rows beside a LoRA, or is neither %s nor %s", w.Path, models.EmbeddingPath, models.HeadPath)
+		switch {
+		case w.R != 0 || w.Full != nil && w.Rows != nil:
+			return fmt.Errorf("module %q: it has whole rows beside a LoRA or each other", w.Path)
+		case w.Rows != nil && w.Path != models.EmbeddingPath:
+			return fmt.Errorf("module %q: rows of tokens are those of %s", w.Path, models.EmbeddingPath)
+		case w.Full != nil && (len(w.Full) != w.Out*max(1, w.In) || w.BaseBias != nil && len(w.BaseBias) != w.Out):
+			return fmt.Errorf("module %q: its weight has %d values and its bias %d, want [%d, %d] and [%d]", w.Path, len(w.Full), len(w.BaseBias), w.Out, w.In, w.Out)
 		}
 		return nil
 	}
@@ -257,6 +268,7 @@ func tensorsOf(cfg LoraConfig, weights []AdapterWeight) []safetensors.Tensor {
 	for _, w := range weights {
 		if w.Full != nil || w.Rows != nil {
 			tensors = append(tensors, w.endTensor(cfg))
+			vector(w.Path+suffixUntouched, w.BaseBias)
 			continue
 		}
 		if w.R == 0 {
@@ -283,7 +295,11 @@ func (w AdapterWeight) endTensor(cfg LoraConfig) safetensors.Tensor {
 	if w.Rows != nil {
 		values, suffix, rows = w.Rows, suffixTokens, len(cfg.TrainableTokenIndices)
 	}
-	return safetensors.Tensor{Name: keyPrefix + w.Path + suffix, DType: "F32", Shape: []int{rows, len(values) / rows}, Data: littleEndian(values)}
+	shape := []int{rows, len(values) / rows}
+	if w.Full != nil && w.In == 0 {
+		shape = shape[:1]
+	}
+	return safetensors.Tensor{Name: keyPrefix + w.Path + suffix, DType: "F32", Shape: shape, Data: littleEndian(values)}
 }
 
 func littleEndian(values []float32) []byte {

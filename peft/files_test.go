@@ -120,7 +120,7 @@ func TestSavedTargetsAreNeverAllLinear(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := cfg.TargetModules.String(); got != `["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"]` {
+		if got := cfg.(LoraConfig).TargetModules.String(); got != `["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"]` {
 			t.Errorf("%v: %s", targets, got)
 		}
 	}

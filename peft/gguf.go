@@ -8,14 +8,19 @@ import (
 
 // SaveGGUF writes the adapters as the GGUF file that llama.cpp's --lora reads on the base's GGUF file.
 func (p *PeftModel) SaveGGUF(path string) error {
-	if err := p.Config().refuseBeyondLoRA("llama.cpp knows A and B alone"); err != nil {
+	const what = "llama.cpp knows A and B alone"
+	if err := p.first().refuseBeyondLoRA(what); err != nil {
 		return fmt.Errorf("save GGUF adapter: %w", err)
 	}
 	loras, err := p.activeLoras()
 	if err != nil {
 		return fmt.Errorf("save GGUF adapter: %w", err)
 	}
-	return p.base.SaveGGUFAdapter(path, p.Config().LoraAlpha, loras)
+	s, err := p.first().lora(what)
+	if err != nil {
+		return fmt.Errorf("save GGUF adapter: %w", err)
+	}
+	return p.base.SaveGGUFAdapter(path, s.cfg.LoraAlpha, loras)
 }
 
 // SaveMergedGGUF writes the base with the adapters in its weights as one GGUF file; see [PeftModel.SaveMerged] and

@@ -24,9 +24,13 @@ type hotswap struct {
 // targetRank 0 is the largest rank that there is. The linears are those that any adapter is on now; adapters that are added
 // later may be on some of them, but on no others. The adapters can no longer be trained; they are saved as they were.
 func (p *PeftModel) PrepareHotswap(targetRank int) error {
-	h := &hotswap{rank: targetRank, dora: p.first().cfg.UseDora, sizes: map[string]Target{}}
+	first, err := p.first().lora(onlyLoraSwaps)
+	if err != nil {
+		return fmt.Errorf("PrepareHotswap: %w", err)
+	}
+	h := &hotswap{rank: targetRank, dora: first.cfg.UseDora, sizes: map[string]Target{}}
 	for _, s := range p.sets {
-		for _, t := range s.targets {
+		for _, t := range s.targeted() {
 			h.sizes[t.Path] = t
 			if targetRank == 0 {
 				h.rank = max(h.rank, t.R)
@@ -34,7 +38,6 @@ func (p *PeftModel) PrepareHotswap(targetRank int) error {
 		}
 	}
 	if h.dora {
-		var err error
 		if h.norms, err = p.base.RowNorms(slices.Collect(maps.Keys(h.sizes))); err != nil {
 			return fmt.Errorf("PrepareHotswap: %w", err)
 		}
@@ -49,7 +52,7 @@ func (p *PeftModel) PrepareHotswap(targetRank int) error {
 	for _, name := range p.names {
 		loras, err := p.sets[name].loras()
 		if err == nil {
-			loras, err = h.lay(p.sets[name].cfg, loras)
+			loras, err = h.lay(p.sets[name], loras)
 		}
 		if err == nil {
 			fresh[name], err = p.base.NewAdapters(loras)
@@ -67,12 +70,19 @@ func (p *PeftModel) PrepareHotswap(targetRank int) error {
 	return errors.Join(errs...)
 }
 
+const onlyLoraSwaps = "LoRA adapters alone take turns in one form"
+
 // lay gives adapters the form; it leaves them alone where h is nil.
-func (h *hotswap) lay(cfg LoraConfig, loras []models.LoRA) ([]models.LoRA, error) {
+func (h *hotswap) lay(s *adapterSet, loras []models.LoRA) ([]models.LoRA, error) {
 	if h == nil {
 		return loras, nil
 	}
-	if cfg.LoraBias || cfg.WithDefaults().Bias != BiasNone {
+	set, err := s.lora(onlyLoraSwaps)
+	if err != nil {
+		return nil, err
+	}
+	cfg := set.cfg
+	if cfg.LoraBias || cfg.Bias != BiasNone {
 		return nil, fmt.Errorf("bias %q, lora_bias %v: adapters that take turns train no biases", cfg.Bias, cfg.LoraBias)
 	}
 	if slices.ContainsFunc(loras, func(l models.LoRA) bool { return atEnd(l.Path) }) {
@@ -120,16 +130,19 @@ func (p *PeftModel) hotswap(name, dir string) error {
 	case p.sum != nil && slices.Contains(p.active, name):
 		return errors.New("they are active together with others: choose with SetAdapter first")
 	}
-	cfg, stored, err := p.read(dir)
-	if err != nil {
-		return err
+	return p.read(dir, func(cfg Config, from *weightsFile) error { return p.swap(name, cfg, from) })
+}
+
+func (p *PeftModel) swap(name string, cfg Config, from *weightsFile) error {
+	if c, ok := cfg.(LoraConfig); ok {
+		if how := c.WithDefaults().InitLoraWeights; how.changesBase() {
+			return fmt.Errorf("its base has other weights (init_lora_weights %q); convert it with SaveConverted", string(how))
+		}
 	}
-	if how := cfg.WithDefaults().InitLoraWeights; how.changesBase() {
-		return fmt.Errorf("its base has other weights (init_lora_weights %q); convert it with SaveConverted", string(how))
-	}
-	s, loras, err := p.make(cfg, stored)
+	made, loras, err := cfg.attach(p, from)
+	s := &adapterSet{tuner: made}
 	if err == nil {
-		loras, err = p.hot.lay(cfg, loras)
+		loras, err = p.hot.lay(s, loras)
 	}
 	if err != nil {
 		return err

@@ -101,3 +101,23 @@ func TestPEFTLoadsSavedTuners(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestPEFTLoadsSavedCopiesAndVirtualTokens needs a Python with scripts/requirements.txt in LORIS_PYTHON.
+func TestPEFTLoadsSavedCopiesAndVirtualTokens(t *testing.T) {
+	python := os.Getenv("LORIS_PYTHON")
+	if python == "" {
+		t.Skip("LORIS_PYTHON names no Python with peft")
+	}
+	dir := t.TempDir()
+	for _, name := range virtualNames(t, "") {
+		c := readCase(t, "virtual", name)
+		if err := c.open(t, c.load(t, "", models.Options{})).SavePretrained(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := exec.Command(python, filepath.Join("testdata", "check_virtual.py"), dir).CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Error(err)
+	}
+}

@@ -14,33 +14,52 @@ import (
 	"github.com/loris-ml/loris/internal/safetensors"
 )
 
-// LoadAdapter reads an adapter folder that PEFT, transformers or [SaveAdapter] wrote. Weights of float16 and bfloat16 are
+// LoadAdapter reads the folder of a LoRA adapter that PEFT, transformers or [SaveAdapter] wrote. Weights of float16 and bfloat16 are
 // widened; they come in the order of their paths. Keys may have an adapter's name in them, or lack PEFT's prefix.
 //
 // Tensors that are missing, of shapes that do not fit each other or the config's ranks, or of a kind that is not supported
 // are errors that name the file, the key and the shapes. Warnings name what was ignored.
 func LoadAdapter(dir string) (LoraConfig, []AdapterWeight, []string, error) {
-	cfg, warnings, err := ReadConfig(dir)
+	read, warnings, err := ReadConfig(dir)
 	if err != nil {
 		return LoraConfig{}, nil, nil, err
 	}
-	path := filepath.Join(dir, WeightsName)
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return LoraConfig{}, nil, nil, noWeightsError(dir)
+	cfg, ok := read.(LoraConfig)
+	if !ok {
+		return LoraConfig{}, nil, nil, fmt.Errorf("read adapter %s: peft_type %q: its weights are no A and B; use FromPretrained", dir, read.Type())
 	}
-	file, err := safetensors.Open(path)
+	file, err := openWeights(dir)
 	if err != nil {
 		return LoraConfig{}, nil, nil, err
 	}
 	defer file.Close()
-	weights, ignored, err := readWeights(file, cfg.WithDefaults())
+	weights, ignored, err := file.readLora(cfg)
 	if err != nil {
-		return LoraConfig{}, nil, nil, fmt.Errorf("read %s: %w", path, err)
+		return LoraConfig{}, nil, nil, err
 	}
-	for _, w := range ignored {
-		warnings = append(warnings, path+": "+w)
+	return cfg, weights, append(warnings, ignored...), nil
+}
+
+// openWeights opens the weights of an adapter folder.
+func openWeights(dir string) (*weightsFile, error) {
+	path := filepath.Join(dir, WeightsName)
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, noWeightsError(dir)
 	}
-	return cfg, weights, warnings, nil
+	file, err := safetensors.Open(path)
+	return &weightsFile{path, file}, err
+}
+
+// readLora reads the weights of a LoRA. Errors and warnings, of what is ignored, name the file.
+func (f *weightsFile) readLora(cfg LoraConfig) ([]AdapterWeight, []string, error) {
+	weights, warnings, err := readWeights(f.File, cfg.WithDefaults())
+	if err != nil {
+		return nil, nil, fmt.Errorf("read %s: %w", f.path, err)
+	}
+	for i, w := range warnings {
+		warnings[i] = f.path + ": " + w
+	}
+	return weights, warnings, nil
 }
 
 func noWeightsError(dir string) error {
@@ -65,7 +84,7 @@ var (
 	biasBKey     = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+)\.lora_B(?:\.([^.]+))?\.bias$`)
 	embeddingKey = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+)\.lora_embedding_([AB])(?:\.([^.]+))?$`)
 	tokensKey    = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+)\.token_adapter\.trainable_tokens_delta(?:\.([^.]+))?$`)
-	fullKey      = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(lm_head|model\.embed_tokens)\.weight$`)
+	fullKey      = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(lm_head|model\.embed_tokens|model\.norm|model\.layers\.\d+\..+)\.weight$`)
 	baseBiasKey  = regexp.MustCompile(`^(?:_orig_mod\.)?(?:base_model\.model\.)?(?:_orig_mod\.)?(.+?)(?:\.base_layer)?\.bias$`)
 )
 
@@ -89,7 +108,7 @@ func keyParts(key string) (path, which, adapter string, ok bool) {
 	if m := tokensKey.FindStringSubmatch(key); m != nil {
 		return m[1], "rows", m[2], true
 	}
-	if m := fullKey.FindStringSubmatch(key); m != nil {
+	if m := fullKey.FindStringSubmatch(key); m != nil && !strings.HasSuffix(key, ".base_layer.weight") {
 		return m[1], "full", "", true
 	}
 	if m := baseBiasKey.FindStringSubmatch(key); m != nil {
@@ -122,7 +141,7 @@ func readWeights(file *safetensors.File, cfg LoraConfig) (weights []AdapterWeigh
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := cfg.scaler()
+	s, err := cfg.targeting().scaler()
 	if err != nil {
 		return nil, nil, err
 	}

@@ -78,10 +78,11 @@ func checkTargetsOf(t *testing.T, cfg LoraConfig, modules map[string]targetFixtu
 }
 
 func TestReadConfigReadsEveryField(t *testing.T) {
-	cfg, _, err := ReadConfig(filepath.Join("testdata", "adapters", "names"))
+	read, _, err := ReadConfig(filepath.Join("testdata", "adapters", "names"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	cfg := read.(LoraConfig)
 	cfg.TargetModules, cfg.RankPattern = nil, nil
 	got, err := json.Marshal(cfg)
 	if err != nil {
@@ -119,10 +120,11 @@ func TestReadConfigWarnsOfWhatIsIgnored(t *testing.T) {
 	writeFile(t, dir, ConfigName, `{"peft_type": "LORA", "enable_lora": null, "merge_weights": false, "runtime_config": {"ephemeral_gpu_offload": false},
 		"init_lora_weights": "eva", "eva_config": {"rho": 3.0, "sigma": 1}, "loftq_config": {"loftq_bits": 4}, "corda_config": {"verbose": true}, "peft_version": "9.9", "auto_mapping": {"parent_library": "x"},
 		"layers_pattern": "", "exclude_modules": [], "layers_to_transform": 2, "target_modules": ["q_proj"]}`)
-	cfg, warnings, err := ReadConfig(dir)
+	read, warnings, err := ReadConfig(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
+	cfg := read.(LoraConfig)
 	all := strings.Join(warnings, "\n")
 	for _, want := range []string{`unknown keys ["enable_lora", "eva_config.sigma", "merge_weights"] are ignored`, "runtime_config is ignored", "corda_config is ignored"} {
 		if !strings.Contains(all, want) {
@@ -140,7 +142,7 @@ func TestReadConfigWarnsOfWhatIsIgnored(t *testing.T) {
 func TestReadConfigNamesFileKeyAndValue(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"r": 8}`:                                                              `peft_type is missing; a LoRA adapter has "peft_type": "LORA"`,
-		`{"peft_type": "ADALORA"}`:                                              `peft_type "ADALORA" is not supported: this package has LORA`,
+		`{"peft_type": "ADALORA"}`:                                              `peft_type "ADALORA" is not supported: this package has LN_TUNING, LORA`,
 		`{"peft_type": "LORA", "r": -4}`:                                        `r -4: must be a positive integer`,
 		`{"peft_type": "LORA", "lora_alpha": 0}`:                                `lora_alpha 0: must not be zero`,
 		`{"peft_type": "LORA", "r": 1, "r": 2}`:                                 `duplicate`,

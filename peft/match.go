@@ -26,7 +26,7 @@ type matcher struct {
 }
 
 // matcher checks the fields that say what is targeted and prepares matching. Nil TargetModules target nothing.
-func (c LoraConfig) matcher() (*matcher, error) {
+func (c targeting) matcher() (*matcher, error) {
 	if err := c.checkLayerFields(); err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func (c LoraConfig) matcher() (*matcher, error) {
 	return m, nil
 }
 
-func (c LoraConfig) checkLayerFields() error {
+func (c targeting) checkLayerFields() error {
 	if r, ok := c.TargetModules.(Regexp); ok {
 		if c.LayersToTransform != nil {
 			return fmt.Errorf("layers_to_transform %v cannot be used with target_modules %v, a string: say the layers in the expression, or list the modules", c.LayersToTransform, r)

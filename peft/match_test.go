@@ -25,12 +25,12 @@ func TestMatchingRulesEqualPEFT(t *testing.T) {
 		}
 		// PEFT's function also takes what its config refuses: layers with a string, and the empty expression.
 		if r.TargetModules == "" {
-			if _, err := c.matcher(); err == nil || !strings.Contains(err.Error(), "empty expression") {
+			if _, err := c.targeting().matcher(); err == nil || !strings.Contains(err.Error(), "empty expression") {
 				t.Errorf("case %d: error %v", i+1, err)
 			}
 			continue
 		}
-		m, err := c.matcher()
+		m, err := c.targeting().matcher()
 		if err != nil {
 			t.Errorf("case %d: %s: %v", i+1, text, err)
 			continue

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -93,14 +92,14 @@ func TestSafeMergeRefusesBrokenAdapters(t *testing.T) {
 	m := llamaBase(t, "")
 	base := logitsOf(t, m)
 	p := newPeftModel(m, []Option{quiet})
-	cfg, stored, err := p.read(combinedDir("a"))
+	cfg, weights, _, err := LoadAdapter(combinedDir("a"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := slices.Sorted(maps.Keys(stored))[1]
+	path := weights[1].Path
 	var zero float32
-	stored[path].B[0] = zero / zero
-	if err := p.attach(DefaultAdapter, cfg, stored); err != nil {
+	weights[1].B[0] = zero / zero
+	if err := attachLora(p, cfg, weights); err != nil {
 		t.Fatal(err)
 	}
 	defer p.Close()

@@ -100,10 +100,14 @@ func (p *PeftModel) newMixture() (*mixture, error) {
 	sizes, loras := map[string]Target{}, map[string]map[string]models.LoRA{}
 	for _, n := range p.names {
 		s := p.sets[n]
-		if err := s.cfg.refuseBeyondLoRA(fmt.Sprintf("adapter %q cannot be one row's among others", n)); err != nil {
+		if err := s.refuseBeyondLoRA(fmt.Sprintf("adapter %q cannot be one row's among others", n)); err != nil {
 			return nil, err
 		}
 		if err := s.refuseEnds(fmt.Sprintf("what adapter %q has at the model's ends cannot be one row's among others", n)); err != nil {
+			return nil, err
+		}
+		set, err := s.lora("its rows")
+		if err != nil {
 			return nil, err
 		}
 		values, err := s.loras()
@@ -114,11 +118,11 @@ func (p *PeftModel) newMixture() (*mixture, error) {
 		for _, l := range values {
 			loras[n][l.Path] = l
 		}
-		for _, t := range s.targets {
+		for _, t := range set.targets {
 			sizes[t.Path] = t
 		}
-		x.first[n], x.ranks[n] = x.total, s.maxRank()
-		x.total += s.maxRank()
+		x.first[n], x.ranks[n] = x.total, set.maxRank()
+		x.total += set.maxRank()
 	}
 	var all []models.LoRA
 	for _, lin := range p.base.Linears() {

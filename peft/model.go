@@ -13,7 +13,7 @@ import (
 	"github.com/loris-ml/loris/models"
 )
 
-// PeftModel is a base model with LoRA adapters on some of its linears: one set of them, named "default", or several sets of
+// PeftModel is a base model with adapters on some of its linears: one set of them, named "default", or several sets of
 // which some are active. The base is frozen and may be shared by several PeftModels; each has its own adapters. Close it
 // before the base.
 //
@@ -35,16 +35,6 @@ type PeftModel struct {
 
 // DefaultAdapter is the name of the adapters that a PeftModel begins with.
 const DefaultAdapter = "default"
-
-// adapterSet are the adapters of one name.
-type adapterSet struct {
-	cfg     LoraConfig // defaults filled in
-	targets []Target   // in the model's order
-	biases  []trainedBias
-	hidden  int
-	full    []string // paths of the model's ends that are trained in full
-	weights models.Adapters
-}
 
 // Option changes how a PeftModel is made.
 type Option func(*options)
@@ -76,7 +66,7 @@ func settings(opts []Option) options {
 // is then of use with these adapters alone, and no second set can start so; [FromPretrained] makes the same weights again from
 // a base that is freshly loaded. [PeftModel.SaveConverted] saves adapters that need no such base. After an error that came
 // after the first weight was replaced, [models.CausalLM.Altered] says so: load the base anew.
-func GetPeftModel(model *models.CausalLM, cfg LoraConfig, opts ...Option) (*PeftModel, error) {
+func GetPeftModel(model *models.CausalLM, cfg Config, opts ...Option) (*PeftModel, error) {
 	p := newPeftModel(model, opts)
 	if err := p.AddAdapter(DefaultAdapter, cfg); err != nil {
 		return nil, err
@@ -96,11 +86,12 @@ func FromPretrained(model *models.CausalLM, dir string, opts ...Option) (*PeftMo
 // Base is the model under the adapters.
 func (p *PeftModel) Base() *models.CausalLM { return p.base }
 
-// Config is the active adapters' configuration with its defaults filled in, of the first if several are active.
-func (p *PeftModel) Config() LoraConfig { return p.first().cfg }
+// Config is the active adapters' configuration with its defaults filled in, of the first if several are active: of the type
+// that they were made with.
+func (p *PeftModel) Config() Config { return p.first().config() }
 
 // Targets are the modules that the active adapters are on, in the model's order; of the first if several are active.
-func (p *PeftModel) Targets() []Target { return p.first().targets }
+func (p *PeftModel) Targets() []Target { return p.first().targeted() }
 
 // first is the first active set.
 func (p *PeftModel) first() *adapterSet { return p.sets[p.active[0]] }
@@ -122,31 +113,11 @@ func (p *PeftModel) TrainableParameters() string {
 	for name, set := range p.sets {
 		n := set.parameters()
 		all += n
-		if e := p.base.Embedding(); len(set.full)+len(set.cfg.TrainableTokenIndices) > 0 {
-			extra := int64(len(set.full)*e.In+len(set.cfg.TrainableTokenIndices)) * int64(e.Out)
-			n, all = n+extra, all+extra
-		}
 		if slices.Contains(p.active, name) {
 			trainable += n
 		}
 	}
 	return FormatTrainableParameters(trainable, all+p.base.NumParameters())
-}
-
-func (s *adapterSet) parameters() (n int64) {
-	for _, t := range s.targets {
-		n += int64(t.R) * int64(t.In+t.Out)
-		if s.cfg.UseDora {
-			n += int64(t.Out)
-		}
-		if s.cfg.LoraBias {
-			n += int64(t.Out)
-		}
-	}
-	for _, b := range s.biases {
-		n += int64(b.Out)
-	}
-	return n
 }
 
 // Logits returns the next-token scores [batch][seq][vocab] with the adapters applied; see [models.CausalLM.Logits].
@@ -197,6 +168,9 @@ func (p *PeftModel) NewSession(o training.SessionOptions) (training.Session, err
 	case len(p.merged) > 0:
 		return nil, fmt.Errorf("adapters %q are merged into the base: call UnmergeAdapter before training", p.merged)
 	}
+	if s, ok := p.first().tuner.(*promptSet); ok && s.frozen != "" {
+		return nil, errors.New(s.frozen)
+	}
 	return p.base.SessionWith(p.first().weights, o)
 }
 
@@ -208,70 +182,9 @@ func (p *PeftModel) SavePretrained(dir string) error {
 		if name != DefaultAdapter {
 			at = filepath.Join(dir, name)
 		}
-		if err := p.sets[name].save(at); err != nil {
+		if err := p.sets[name].write(at); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func (s *adapterSet) save(dir string) error {
-	weights, err := s.values()
-	if err != nil {
-		return fmt.Errorf("save adapter: %w", err)
-	}
-	return SaveAdapter(dir, s.cfg, weights)
-}
-
-// values are the current values of the adapters in the order of targets.
-func (s *adapterSet) values() (all []AdapterWeight, err error) {
-	values, err := s.weights.Values()
-	if err != nil {
-		return nil, err
-	}
-	for _, t := range s.targets {
-		v := values[t.Path]
-		a, b := unpadded(v, t)
-		all = append(all, AdapterWeight{Path: t.Path, A: a, B: b, Magnitude: v.Magnitude, R: t.R, In: t.In, Out: t.Out})
-	}
-	return append(s.addBiases(all, values), s.endWeights(values)...), nil
-}
-
-// unpadded are the values of an adapter without the zeros that PrepareHotswap has put beside them.
-func unpadded(v models.LoRA, t Target) (a, b []float32) {
-	if v.R == t.R {
-		return v.A, v.B
-	}
-	for o := range t.Out {
-		b = append(b, v.B[o*v.R:o*v.R+t.R]...)
-	}
-	return v.A[:t.R*t.In], b
-}
-
-// loras are the adapters as the model takes them, with their current values; behind those of the targets the biases that are
-// trained alone.
-func (s *adapterSet) loras() (all []models.LoRA, err error) {
-	values, err := s.weights.Values()
-	if err != nil {
-		return nil, err
-	}
-	alone := map[string]bool{}
-	for _, b := range s.biases {
-		alone[b.Path] = true
-	}
-	for _, t := range s.targets {
-		v := values[t.Path]
-		l := models.LoRA{Path: t.Path, R: t.R, Scaling: t.Scaling, Dropout: s.cfg.LoraDropout, Magnitude: v.Magnitude, Shift: v.Shift, ShiftScale: 1}
-		if l.A, l.B = unpadded(v, t); s.cfg.LoraBias {
-			l.ShiftScale = t.Scaling
-		}
-		all = append(all, l)
-		delete(alone, t.Path)
-	}
-	for _, b := range s.biases {
-		if alone[b.Path] {
-			all = append(all, models.LoRA{Path: b.Path, Shift: values[b.Path].Shift, ShiftScale: 1})
-		}
-	}
-	return append(all, s.endLoras(values)...), nil
 }

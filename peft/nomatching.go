@@ -30,7 +30,7 @@ type NoMatchingError struct {
 	NamesMatch  int // modules whose names match, but not their layers
 }
 
-func noMatching(cfg LoraConfig, modules []Module, c census) error {
+func noMatching(cfg targeting, modules []Module, c census) error {
 	e := &NoMatchingError{TargetModules: cfg.TargetModules, ExcludeModules: cfg.ExcludeModules,
 		LayersToTransform: cfg.LayersToTransform, LayersPattern: cfg.LayersPattern, NamesMatch: c.counts[otherLayers]}
 	for _, m := range modules {

@@ -66,8 +66,8 @@ type scaler struct {
 }
 
 // scaler expects defaults to be filled in.
-func (c LoraConfig) scaler() (*scaler, error) {
-	s := &scaler{r: c.R, alpha: c.LoraAlpha, rslora: c.UseRSLora}
+func (c targeting) scaler() (*scaler, error) {
+	s := &scaler{r: c.R, alpha: c.Alpha, rslora: c.UseRSLora}
 	var err error
 	if s.ranks, err = c.RankPattern.compile("rank_pattern"); err != nil {
 		return nil, err

@@ -42,35 +42,66 @@ func ResolveTargets(cfg LoraConfig, modelType string, modules []Module) (Resolut
 		return Resolution{}, err
 	}
 	if cfg.TargetModules == nil {
-		if cfg.TargetModules = defaultTargets(modelType); cfg.TargetModules == nil {
-			return Resolution{}, fmt.Errorf("target_modules: PEFT has no default for model_type %q; name them, or use peft.AllLinear", modelType)
-		}
+		cfg.TargetModules = defaultTargets(modelType)
+	}
+	r, err := cfg.targeting().resolve(modelType, modules)
+	cfg.TargetModules = r.as
+	return Resolution{Config: cfg, Targets: r.targets, Warnings: r.warnings}, err
+}
+
+// targeting is what a config of any tuner says of the modules that get an adapter, and of its rank and scaling there.
+type targeting struct {
+	TargetModules, ExcludeModules TargetModules // nil targets: the model type has no default
+	LayersToTransform             []int
+	LayersPattern                 []string
+	ModulesToSave                 []string
+	R                             int
+	Alpha                         float64
+	UseRSLora                     bool
+	RankPattern                   Ranks
+	AlphaPattern                  Alphas
+}
+
+func (c LoraConfig) targeting() targeting {
+	return targeting{c.TargetModules, c.ExcludeModules, c.LayersToTransform, c.LayersPattern, c.ModulesToSave, c.R, c.LoraAlpha, c.UseRSLora, c.RankPattern, c.AlphaPattern}
+}
+
+// resolved is a targeting applied to a model.
+type resolved struct {
+	as       TargetModules // as PEFT would save them
+	targets  []Target
+	warnings []string
+}
+
+func (c targeting) resolve(modelType string, modules []Module) (resolved, error) {
+	if c.TargetModules == nil {
+		return resolved{}, fmt.Errorf("target_modules: PEFT has no default for model_type %q; name them, or use peft.AllLinear", modelType)
 	}
 	// Before "all-linear" becomes a list: it excludes layers_to_transform as any string does.
-	if err := cfg.checkLayerFields(); err != nil {
-		return Resolution{}, err
+	if err := c.checkLayerFields(); err != nil {
+		return resolved{}, err
 	}
-	cfg.TargetModules = shortened(allLinear(cfg.TargetModules, modules), modules)
-	m, err := cfg.matcher()
+	c.TargetModules = shortened(allLinear(c.TargetModules, modules), modules)
+	m, err := c.matcher()
 	if err != nil {
-		return Resolution{}, err
+		return resolved{}, err
 	}
-	c := census{verdicts: make([]verdict, len(modules))}
+	v := census{verdicts: make([]verdict, len(modules))}
 	for i, mod := range modules {
-		if c.verdicts[i], err = m.match(mod.Path); err != nil {
-			return Resolution{}, err
+		if v.verdicts[i], err = m.match(mod.Path); err != nil {
+			return resolved{}, err
 		}
-		c.counts[c.verdicts[i]]++
+		v.counts[v.verdicts[i]]++
 	}
-	if c.counts[targeted] == 0 {
-		return Resolution{}, noMatching(cfg, modules, c)
+	if v.counts[targeted] == 0 {
+		return resolved{}, noMatching(c, modules, v)
 	}
-	targets, err := cfg.targets(modules, c)
+	targets, err := c.targets(modules, v)
 	if err != nil {
-		return Resolution{}, err
+		return resolved{}, err
 	}
-	warnings, err := cfg.idleParts(targets, c, m.layers)
-	return Resolution{Config: cfg, Targets: targets, Warnings: warnings}, err
+	warnings, err := c.idleParts(targets, v, m.layers)
+	return resolved{c.TargetModules, targets, warnings}, err
 }
 
 // census is the verdict on every module.
@@ -117,7 +148,7 @@ func shortened(t TargetModules, modules []Module) TargetModules {
 	return t
 }
 
-func (c LoraConfig) targets(modules []Module, verdicts census) ([]Target, error) {
+func (c targeting) targets(modules []Module, verdicts census) ([]Target, error) {
 	s, err := c.scaler()
 	if err != nil {
 		return nil, err
@@ -145,7 +176,7 @@ func (c LoraConfig) targets(modules []Module, verdicts census) ([]Target, error)
 }
 
 // idleParts warns of what the config asks for in vain.
-func (c LoraConfig) idleParts(targets []Target, verdicts census, layers *layerFilter) (warnings []string, err error) {
+func (c targeting) idleParts(targets []Target, verdicts census, layers *layerFilter) (warnings []string, err error) {
 	if c.ExcludeModules != nil && verdicts.counts[excluded] == 0 {
 		warnings = append(warnings, fmt.Sprintf("exclude_modules %v excluded no module", c.ExcludeModules))
 	}

@@ -3,7 +3,6 @@ package peft
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -24,69 +23,64 @@ func (p *PeftModel) AdapterNames() []string { return slices.Clone(p.names) }
 func (p *PeftModel) ActiveAdapters() []string { return slices.Clone(p.active) }
 
 // AdapterConfig is the configuration of the adapters of a name with its defaults filled in; false if there are none.
-func (p *PeftModel) AdapterConfig(name string) (LoraConfig, bool) {
+func (p *PeftModel) AdapterConfig(name string) (Config, bool) {
 	s, ok := p.sets[name]
 	if !ok {
-		return LoraConfig{}, false
+		return nil, false
 	}
-	return s.cfg, true
+	return s.config(), true
 }
 
 // AddAdapter adds new adapters under another name, as [GetPeftModel] makes them. Those that were active stay so.
-func (p *PeftModel) AddAdapter(name string, cfg LoraConfig) error {
+func (p *PeftModel) AddAdapter(name string, cfg Config) error {
 	if err := cfg.Validate(); err != nil {
-		return fmt.Errorf("LoraConfig: %w", err)
+		return fmt.Errorf("%s: %w", strings.TrimPrefix(fmt.Sprintf("%T", cfg), "peft."), err)
 	}
-	if cfg.BaseModelNameOrPath == "" {
-		cfg.BaseModelNameOrPath = p.base.Path()
-	}
-	return p.attach(name, cfg, nil)
+	return p.attach(name, cfg.of(p.base.Path()), nil)
 }
 
 // LoadAdapter adds the adapters of a folder that PEFT or SavePretrained wrote under another name, as [FromPretrained] loads
 // them. Those that were active stay so.
 func (p *PeftModel) LoadAdapter(name, dir string) error {
-	cfg, stored, err := p.read(dir)
-	if err == nil {
-		err = p.attach(name, cfg, stored)
-	}
+	err := p.read(dir, func(cfg Config, from *weightsFile) error { return p.attach(name, cfg, from) })
 	if err != nil {
 		return fmt.Errorf("adapter %s: %w", dir, err)
 	}
 	return nil
 }
 
-// read loads a folder; the weights by path.
-func (p *PeftModel) read(dir string) (LoraConfig, map[string]AdapterWeight, error) {
-	cfg, weights, warnings, err := LoadAdapter(dir)
+// read opens a folder for as long as use works on it.
+func (p *PeftModel) read(dir string, use func(Config, *weightsFile) error) error {
+	cfg, warnings, err := ReadConfig(dir)
 	if err != nil {
-		return cfg, nil, err
+		return err
 	}
 	for _, w := range warnings {
 		p.opts.logger.Warn(w, "adapter", dir)
 	}
-	stored := map[string]AdapterWeight{}
-	for _, w := range weights {
-		stored[w.Path] = w
-	}
-	return cfg, stored, nil
-}
-
-// attach adds adapters for cfg: new ones, or those that are stored.
-func (p *PeftModel) attach(name string, cfg LoraConfig, stored map[string]AdapterWeight) error {
-	if err := p.checkName(name); err != nil {
-		return err
-	}
-	s, loras, err := p.make(cfg, stored)
+	from, err := openWeights(dir)
 	if err != nil {
 		return err
 	}
-	return p.add(name, s, loras)
+	defer from.Close()
+	return use(cfg, from)
+}
+
+// attach adds adapters for cfg: new ones, or those of a file.
+func (p *PeftModel) attach(name string, cfg Config, from *weightsFile) error {
+	if err := p.checkName(name); err != nil {
+		return err
+	}
+	made, loras, err := cfg.attach(p, from)
+	if err != nil {
+		return err
+	}
+	return p.add(name, &adapterSet{tuner: made}, loras)
 }
 
 // add puts adapters onto the device under a name that is free.
 func (p *PeftModel) add(name string, s *adapterSet, loras []models.LoRA) (err error) {
-	if loras, err = p.hot.lay(s.cfg, loras); err != nil {
+	if loras, err = p.hot.lay(s, loras); err != nil {
 		return err
 	}
 	if s.weights, err = p.base.NewAdapters(loras); err != nil {
@@ -112,78 +106,11 @@ func (p *PeftModel) checkName(name string) error {
 	return nil
 }
 
-// make resolves cfg on the base and returns its adapters with the values that they begin with.
-func (p *PeftModel) make(cfg LoraConfig, stored map[string]AdapterWeight) (*adapterSet, []models.LoRA, error) {
-	r, err := ResolveTargets(cfg, p.base.Config().ModelType(), p.modules())
-	if err != nil {
-		return nil, nil, err
+// warnAltered warns that the base is not what adapters were trained on.
+func (p *PeftModel) warnAltered() {
+	if by := p.base.Altered(); by != "" {
+		p.opts.logger.Warn("the base's weights are no longer those that it was loaded with; adapters that were trained on those do not fit", "replaced for", by)
 	}
-	for _, w := range r.Warnings {
-		p.opts.logger.Warn(w)
-	}
-	if err := r.Config.checkEndTargets(r.Targets); err != nil {
-		return nil, nil, err
-	}
-	if stored != nil {
-		if err := p.checkStored(r.Targets, stored); err != nil {
-			return nil, nil, err
-		}
-	}
-	s := &adapterSet{cfg: r.Config, targets: r.Targets}
-	base, err := p.startFromBase(s, stored != nil)
-	if err != nil {
-		return nil, nil, err
-	}
-	var loras []models.LoRA
-	for _, t := range s.targets {
-		l := models.LoRA{Path: t.Path, R: t.R, Scaling: t.Scaling, Dropout: s.cfg.LoraDropout, Magnitude: stored[t.Path].Magnitude}
-		w, ok := stored[t.Path]
-		switch {
-		case base != nil:
-			l.A, l.B, err = base.values(t)
-		case !ok:
-			l.A, l.B, err = InitAdapter(p.opts.seed, t.Path, s.cfg.InitLoraWeights, t.R, t.In, t.Out)
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-		if ok {
-			l.A, l.B = w.A, w.B
-		}
-		loras = append(loras, l)
-	}
-	if base != nil {
-		if err := base.flush(); err != nil {
-			return nil, nil, err
-		}
-	}
-	if s.cfg.UseDora && stored == nil {
-		if err := p.addMagnitudes(loras); err != nil {
-			return nil, nil, err
-		}
-	}
-	if loras, err = p.addShifts(s, loras, stored); err != nil {
-		return nil, nil, err
-	}
-	loras, err = p.addEnds(s, loras, stored)
-	return s, loras, err
-}
-
-// startFromBase returns what takes first values out of the base's weights, nil where adapters start otherwise; it may change
-// the set's config: see LoftQConfig.
-func (p *PeftModel) startFromBase(s *adapterSet, stored bool) (base *baseInit, err error) {
-	if !s.cfg.InitLoraWeights.changesBase() {
-		if by := p.base.Altered(); by != "" {
-			p.opts.logger.Warn("the base's weights are no longer those that it was loaded with; adapters that were trained on those do not fit", "replaced for", by)
-		}
-		return nil, nil
-	}
-	if _, randomized := s.cfg.InitLoraWeights.niter(); randomized && stored {
-		p.opts.logger.Warn("the base's weights are made again by random numbers, which must be those of the training: with the same peft.Seed, they are; adapters that PEFT trained fit only after conversion (path_initial_model_for_weight_conversion)",
-			"init_lora_weights", s.cfg.InitLoraWeights)
-	}
-	base, s.cfg, err = newBaseInit(p.base, s.cfg, s.targets, p.opts.seed, stored)
-	return base, err
 }
 
 // modules are those of the base that may be targeted.
@@ -194,32 +121,6 @@ func (p *PeftModel) modules() (all []Module) {
 		all = append(all, Module{Path: l.Path, In: l.In, Out: l.Out, IsHead: l.Head})
 	}
 	return all
-}
-
-// checkStored refuses stored weights that do not fit the targets, and warns of those that nothing targets.
-func (p *PeftModel) checkStored(targets []Target, stored map[string]AdapterWeight) error {
-	unused := maps.Clone(stored)
-	for _, t := range targets {
-		w, ok := stored[t.Path]
-		if !ok {
-			return fmt.Errorf("adapter_model.safetensors has no weights for module %q, which adapter_config.json targets", t.Path)
-		}
-		if w.R != t.R || w.In != t.In || w.Out != t.Out {
-			return fmt.Errorf("module %q: the adapter is of rank %d for a linear of %d inputs and %d outputs; config and model want rank %d, %d and %d",
-				t.Path, w.R, w.In, w.Out, t.R, t.In, t.Out)
-		}
-		delete(unused, t.Path)
-	}
-	for _, path := range slices.Sorted(maps.Keys(unused)) {
-		if unused[path].Full != nil || unused[path].Rows != nil {
-			continue // see addEnds
-		}
-		if unused[path].R == 0 && slices.ContainsFunc(p.base.Linears(), func(l models.Linear) bool { return l.Path == path && l.Bias }) {
-			continue // a bias alone
-		}
-		p.opts.logger.Warn("the adapter has weights for a module that its config does not target; they are not used", "module", path)
-	}
-	return nil
 }
 
 // SetAdapter makes the adapters of these names the active ones, and no others. Of several, the contributions add up; they
@@ -269,7 +170,7 @@ func (p *PeftModel) join(names []string) ([]models.LoRA, error) {
 	var order []string
 	by := map[string]models.LoRA{}
 	for _, n := range names {
-		if err := p.sets[n].cfg.refuseBeyondLoRA(fmt.Sprintf("what adapter %q does is no sum with others", n)); err != nil {
+		if err := p.sets[n].refuseBeyondLoRA(fmt.Sprintf("what adapter %q does is no sum with others", n)); err != nil {
 			return nil, err
 		}
 		loras, err := p.sets[n].loras()

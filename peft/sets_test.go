@@ -84,14 +84,15 @@ func TestCombinedAdaptersArePEFTs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := p.sets["w_"+name].values()
+			got, err := p.sets["w_"+name].loraWeights()
 			if err != nil {
 				t.Fatal(err)
 			}
 			if len(got) != len(want) {
 				t.Fatalf("%d modules, PEFT has %d", len(got), len(want))
 			}
-			if ours, _ := p.AdapterConfig("w_" + name); ours.R != cfg.R || ours.LoraAlpha != cfg.LoraAlpha || ours.TargetModules.String() != cfg.TargetModules.String() {
+			found, _ := p.AdapterConfig("w_" + name)
+			if ours := found.(LoraConfig); ours.R != cfg.R || ours.LoraAlpha != cfg.LoraAlpha || ours.TargetModules.String() != cfg.TargetModules.String() {
 				t.Errorf("config %+v, PEFT's %+v", ours, cfg)
 			}
 			for _, w := range want {
@@ -153,7 +154,7 @@ func TestDAREDropsAtRandomAndScalesUp(t *testing.T) {
 		if err := p.AddWeightedAdapter(name, []string{"a", "b"}, []float64{1, 1}, o); err != nil {
 			t.Fatal(err)
 		}
-		v, err := p.sets[name].values()
+		v, err := p.sets[name].loraWeights()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -288,7 +289,7 @@ func TestAllAdaptersAreSaved(t *testing.T) {
 	for _, name := range []string{"a", "b", "c"} {
 		checkFolder(t, filepath.Join(dir, name), combinedDir(name), 0)
 	}
-	if cfg, _, err := ReadConfig(dir); err != nil || cfg.R != 2 {
+	if cfg, _, err := ReadConfig(dir); err != nil || cfg.(LoraConfig).R != 2 {
 		t.Errorf("%+v, %v", cfg, err)
 	}
 }

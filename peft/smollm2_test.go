@@ -61,16 +61,16 @@ func TestSmolLM2CurveIsPEFTs(t *testing.T) {
 			}
 			defer m.Close()
 			module := 0
-			stored := map[string]AdapterWeight{}
+			var stored []AdapterWeight
 			for _, lin := range m.Linears() {
 				if !lin.Head {
-					stored[lin.Path] = AdapterWeight{Path: lin.Path, R: l.R, In: lin.In, Out: lin.Out,
-						A: reference.InitialA(module, l.R, lin.In), B: make([]float32, lin.Out*l.R)}
+					stored = append(stored, AdapterWeight{Path: lin.Path, R: l.R, In: lin.In, Out: lin.Out,
+						A: reference.InitialA(module, l.R, lin.In), B: make([]float32, lin.Out*l.R)})
 					module++
 				}
 			}
 			p := newPeftModel(m, nil)
-			if err := p.attach(DefaultAdapter, LoraConfig{R: l.R, LoraAlpha: float64(l.LoraAlpha), TargetModules: AllLinear}, stored); err != nil {
+			if err := attachLora(p, LoraConfig{R: l.R, LoraAlpha: float64(l.LoraAlpha), TargetModules: AllLinear}, stored); err != nil {
 				t.Fatal(err)
 			}
 			defer p.Close()

@@ -24,6 +24,9 @@ type tunerCase struct {
 	Base         string             `json:"base"`
 	NF4          bool               `json:"nf4"`
 	IDs          [][]int            `json:"ids"`
+	Mask         [][]int            `json:"mask"`
+	Generated    [][]int            `json:"generated"`
+	Quantized    string             `json:"quantized"`
 	Loss         float64            `json:"loss"`
 	RankPattern  map[string]int     `json:"rank_pattern"`
 	AlphaPattern map[string]float64 `json:"alpha_pattern"`
@@ -37,9 +40,12 @@ type tunerCase struct {
 	file *safetensors.File
 }
 
-func readTuner(t *testing.T, name string) *tunerCase {
+func readTuner(t *testing.T, name string) *tunerCase { return readCase(t, "tuners", name) }
+
+// readCase reads a case of a folder of testdata.
+func readCase(t *testing.T, folder, name string) *tunerCase {
 	t.Helper()
-	c := &tunerCase{Name: name, dir: filepath.Join("testdata", "tuners", name)}
+	c := &tunerCase{Name: name, dir: filepath.Join("testdata", folder, name)}
 	raw, err := os.ReadFile(filepath.Join(c.dir, "case.json"))
 	if err == nil {
 		err = json.Unmarshal(raw, c)
@@ -172,7 +178,11 @@ func (c *tunerCase) checkGradients(t *testing.T, p *PeftModel, limit float64) {
 	if d := loss - c.Loss; d > 1e-5 || d < -1e-5 {
 		t.Errorf("%s: loss %v, PEFT's is %v", c.Name, loss, c.Loss)
 	}
-	keys := p.trainedKeys()
+	c.compareGradients(t, p.trainedKeys(), grads, limit)
+}
+
+func (c *tunerCase) compareGradients(t *testing.T, keys []string, grads [][]float32, limit float64) {
+	t.Helper()
 	if len(keys) != len(grads) {
 		t.Fatalf("%s: %d gradients of %d tensors", c.Name, len(grads), len(keys))
 	}
@@ -189,20 +199,20 @@ func (c *tunerCase) checkGradients(t *testing.T, p *PeftModel, limit float64) {
 
 // trainedKeys are the keys in files of what is trained, in the session's order.
 func (p *PeftModel) trainedKeys() (keys []string) {
-	s := p.first()
+	s := p.first().tuner.(*loraSet)
 	if slices.ContainsFunc(s.targets, func(t Target) bool { return t.Path == models.EmbeddingPath }) {
 		keys = append(keys, keyPrefix+models.EmbeddingPath+suffixEmbeddingA, keyPrefix+models.EmbeddingPath+suffixEmbeddingB)
 	}
 	if len(s.cfg.TrainableTokenIndices) > 0 {
 		keys = append(keys, keyPrefix+models.EmbeddingPath+suffixTokens)
 	}
-	if slices.Contains(s.full, models.EmbeddingPath) {
+	if s.cfg.saves(models.EmbeddingPath) {
 		keys = append(keys, keyPrefix+models.EmbeddingPath+suffixFull)
 	}
 	if slices.ContainsFunc(s.targets, func(t Target) bool { return t.Path == models.HeadPath }) {
 		keys = append(keys, keyPrefix+models.HeadPath+suffixA, keyPrefix+models.HeadPath+suffixB)
 	}
-	if slices.Contains(s.full, models.HeadPath) {
+	if s.cfg.saves(models.HeadPath) {
 		keys = append(keys, keyPrefix+models.HeadPath+suffixFull)
 	}
 	for _, l := range p.base.Linears()[:len(p.base.Linears())-1] {
@@ -270,7 +280,7 @@ func (c *tunerCase) checkSaved(t *testing.T, p *PeftModel) {
 		t.Fatal(err)
 	}
 	limit := 0.0
-	if len(p.first().biases) > 0 {
+	if s, ok := p.first().tuner.(*loraSet); ok && len(s.biases) > 0 {
 		limit = 1e-6 // on the device they are differences
 	}
 	checkFolder(t, dir, c.dir, limit)
@@ -343,5 +353,18 @@ func (c *tunerCase) config(t *testing.T) LoraConfig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return cfg
+	return cfg.(LoraConfig)
+}
+
+// attachLora puts LoRA adapters of these values onto a model.
+func attachLora(p *PeftModel, cfg LoraConfig, weights []AdapterWeight) error {
+	stored := map[string]AdapterWeight{}
+	for _, w := range weights {
+		stored[w.Path] = w
+	}
+	s, loras, err := p.makeLora(cfg, stored)
+	if err != nil {
+		return err
+	}
+	return p.add(DefaultAdapter, &adapterSet{tuner: s}, loras)
 }

@@ -67,7 +67,7 @@ func (p *PeftModel) addWeighted(name string, names []string, weights []float64, 
 	if err != nil {
 		return err
 	}
-	s := &adapterSet{cfg: cfg}
+	s := &loraSet{cfg: cfg, embed: p.base.Embedding()}
 	parts := map[string][]weightedPart{}
 	for i, n := range names {
 		loras, err := p.sets[n].loras()
@@ -76,7 +76,7 @@ func (p *PeftModel) addWeighted(name string, names []string, weights []float64, 
 		}
 		for j, l := range loras {
 			if parts[l.Path] == nil {
-				t := p.sets[n].targets[j]
+				t := p.sets[n].targeted()[j]
 				s.targets = append(s.targets, Target{Path: t.Path, R: cfg.R, In: t.In, Out: t.Out, Alpha: cfg.LoraAlpha, Scaling: 1})
 			}
 			parts[l.Path] = append(parts[l.Path], weightedPart{l, weights[i]})
@@ -90,7 +90,7 @@ func (p *PeftModel) addWeighted(name string, names []string, weights []float64, 
 		}
 		loras = append(loras, l)
 	}
-	return p.add(name, s, loras)
+	return p.add(name, &adapterSet{tuner: s}, loras)
 }
 
 func (o WeightedOptions) withDefaults(adapters int) (WeightedOptions, error) {
@@ -142,7 +142,10 @@ func (p *PeftModel) weightedConfig(names []string, weights []float64, o Weighted
 		if err := p.known(n); err != nil {
 			return cfg, err
 		}
-		s := p.sets[n]
+		s, err := p.sets[n].lora(fmt.Sprintf("adapter %q cannot be combined with others", n))
+		if err != nil {
+			return cfg, err
+		}
 		if how := s.cfg.InitLoraWeights; how.changesBase() {
 			return cfg, fmt.Errorf("adapter %q belongs to a base with other weights (init_lora_weights %q); convert it with SaveConverted", n, string(how))
 		}
@@ -158,7 +161,7 @@ func (p *PeftModel) weightedConfig(names []string, weights []float64, o Weighted
 		}
 		ranks = append(ranks, most)
 	}
-	cfg = p.sets[names[0]].cfg
+	cfg = p.sets[names[0]].config().(LoraConfig) // as all of them have been found to be
 	switch most := slices.Max(ranks); {
 	case o.CombinationType == CombineCat:
 		cfg.R = 0
@@ -185,9 +188,9 @@ func (p *PeftModel) weightedConfig(names []string, weights []float64, o Weighted
 func (p *PeftModel) joinedTargets(names []string) (TargetModules, error) {
 	var lists, expressions []string
 	same := true
-	first := p.sets[names[0]].cfg
+	first := p.sets[names[0]].config().(LoraConfig)
 	for _, n := range names {
-		c := p.sets[n].cfg
+		c := p.sets[n].config().(LoraConfig)
 		same = same && fmt.Sprint(c.LayersToTransform, c.LayersPattern, c.ExcludeModules) == fmt.Sprint(first.LayersToTransform, first.LayersPattern, first.ExcludeModules)
 		switch t := c.TargetModules.(type) {
 		case moduleNames:

@@ -26,6 +26,7 @@ type Collator func(c Collation) (*Batch, error)
 //	Labels     at t the label of t+1 if that is in the same document and trained, else Ignored
 //	Positions  restart at 0 with each document; 0 in padding
 //	Segments   1, 2, … per document; 0 in padding
+//	FirstLabels the label of the row's first token, which prompt tuning trains
 //	RowSeeds   the row's number, so that random streams follow rows and not their place
 //
 // Rows beyond the given ones are all padding: a short last batch keeps the shape that is compiled already.
@@ -33,9 +34,12 @@ func CollateRows(c Collation) (*Batch, error) {
 	b := &Batch{Rows: c.Size, Length: c.Length, RowSeeds: make([]uint64, c.Size)}
 	n := c.Size * c.Length
 	b.IDs, b.Labels = filled(n, c.PadToken), filled(n, Ignored)
-	b.Positions, b.Segments = filled(n, 0), filled(n, 0)
+	b.Positions, b.Segments, b.FirstLabels = filled(n, 0), filled(n, 0), filled(c.Size, Ignored)
 	for i, row := range c.Rows {
 		b.RowSeeds[i] = uint64(c.Numbers[i])
+		if len(row) > 0 && len(row[0].Labels) > 0 {
+			b.FirstLabels[i] = row[0].Labels[0]
+		}
 		at := i * c.Length
 		for segment, e := range row {
 			copy(b.IDs[at:], e.IDs)

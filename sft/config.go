@@ -82,7 +82,8 @@ type SFTConfig struct {
 	PerDeviceEvalBatchSize    int  `json:"per_device_eval_batch_size"`  // 0 is 8
 	GradientAccumulationSteps int  `json:"gradient_accumulation_steps"` // micro-steps of an optimizer step; 0 is 1
 	DataloaderDropLast        bool `json:"dataloader_drop_last"`        // leaves out an epoch's last batch if it is short
-	// TrainSamplingStrategy is "" or "random", "sequential", or "group_by_length" (batches of similar lengths).
+	// TrainSamplingStrategy is "" or "random", "sequential", or "group_by_length" (batches of similar lengths, in TRL's order
+	// where nothing but the epochs draws from torch's global generator: there, evaluations and dropout do).
 	TrainSamplingStrategy string `json:"train_sampling_strategy"`
 
 	NumTrainEpochs float64 `json:"num_train_epochs"` // 0 is 3
@@ -118,8 +119,9 @@ type SFTConfig struct {
 	//
 	// 8-bit moments (arXiv:2110.02861) are one byte a value and a float32 scale for every 256; tensors of fewer than 4096
 	// values keep float32 moments. On a CPU they are rounded as bitsandbytes rounds on a CPU, on CUDA as its kernels do.
-	// Paged names are accepted so that settings carry over, and train the same numbers: bitsandbytes lets the CUDA driver
-	// move their moments to host memory when the GPU is full, here they stay on the device; use an 8-bit one to save memory.
+	// Paged ones train the same numbers with their moments in pinned memory of the host (bitsandbytes lets the CUDA driver move
+	// them there when the GPU is full): only those being updated are on the GPU, and ResidualBudget has the room. Where half of
+	// the memory that the host has available cannot hold them twice, and on a CPU, they stay where others' are.
 	//
 	// "muon" is not among transformers' names; it is torch.optim.Muon with torch.optim.AdamW at the same rate.
 	Optim string `json:"optim"`
@@ -134,6 +136,9 @@ type SFTConfig struct {
 	// LoRAPlusLRRatio is the learning rate of a LoRA's B over that of its A (LoRA+, arXiv:2402.12354), as of
 	// peft.create_loraplus_optimizer; 0 is 1.
 	LoRAPlusLRRatio float64 `json:"loraplus_lr_ratio"`
+	// LoRAPlusLREmbedding is, with LoRAPlusLRRatio, the learning rate of a LoRA at the embedding where the schedule is at
+	// LearningRate; 0 is 1e-6.
+	LoRAPlusLREmbedding float64 `json:"loraplus_lr_embedding"`
 	// MaxGradNorm clips the global gradient norm. nil is 1, a pointer to 0 does not clip.
 	MaxGradNorm *float64 `json:"max_grad_norm"`
 
@@ -253,6 +258,9 @@ func (c SFTConfig) withDefaults() SFTConfig {
 	orDefault(&c.AdamBeta1, 0.9)
 	orDefault(&c.AdamBeta2, 0.999)
 	orDefault(&c.AdamEpsilon, 1e-8)
+	if c.LoRAPlusLRRatio != 0 {
+		orDefault(&c.LoRAPlusLREmbedding, 1e-6)
+	}
 	orDefault(&c.MaxGradNorm, new(1.0))
 	orDefault(&c.LoggingStrategy, Steps)
 	orDefault(&c.LoggingSteps, 10)

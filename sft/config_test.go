@@ -66,6 +66,7 @@ func TestValidateNamesFieldValueAndRemedy(t *testing.T) {
 		{SFTConfig{NEFTuneNoiseAlpha: -1}, []string{"NEFTuneNoiseAlpha", "-1"}},
 		{SFTConfig{Optim: "sgd", OptimArgs: "speed=3"}, []string{"OptimArgs", `"speed=3"`, "momentum"}},
 		{SFTConfig{LoRAPlusLRRatio: 0.5}, []string{"LoRAPlusLRRatio", "0.5", "at least 1"}},
+		{SFTConfig{LoRAPlusLREmbedding: 1e-5}, []string{"LoRAPlusLREmbedding", "1e-05", "set LoRAPlusLRRatio"}},
 		{SFTConfig{ReportTo: []string{"wandb"}}, []string{"ReportTo", `"wandb"`, "tensorboard, jsonl, csv"}},
 		{SFTConfig{LossWatchdogThreshold: -2}, []string{"LossWatchdogThreshold", "-2"}},
 		{SFTConfig{LossWatchdogPatience: -2}, []string{"LossWatchdogPatience", "-2"}},

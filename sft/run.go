@@ -86,7 +86,8 @@ func (t *SFTTrainer) newSession() (Session, error) {
 	c := t.cfg
 	s, err := t.model.NewSession(SessionOptions{ResidualBudget: c.ResidualBudget, Optim: c.Optim, AdamBeta1: c.AdamBeta1, AdamBeta2: c.AdamBeta2,
 		AdamEpsilon: c.AdamEpsilon, WeightDecay: c.WeightDecay, OptimArgs: c.OptimArgs, LoRAPlusLRRatio: c.LoRAPlusLRRatio,
-		Loss: c.loss(), NEFTuneNoiseAlpha: c.NEFTuneNoiseAlpha, Seed: c.Seed})
+		LoRAPlusEmbedding: c.LoRAPlusLREmbedding / c.LearningRate,
+		Loss:              c.loss(), NEFTuneNoiseAlpha: c.NEFTuneNoiseAlpha, Seed: c.Seed})
 	if err != nil {
 		return nil, fmt.Errorf("sft: prepare the model for training: %w", err)
 	}

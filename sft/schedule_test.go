@@ -149,7 +149,10 @@ func TestOrderEqualsTRLs(t *testing.T) {
 	}
 	for _, want := range fixture.Orders {
 		c := readConfig(t, want.Options).withDefaults()
-		d := &dataset{rows: make([]packedRow, want.Rows)}
+		d := &dataset{}
+		for i := range want.Rows {
+			d.rows = append(d.rows, packedRow{{ids: make([]int32, 1+i%3)}})
+		}
 		for epoch, order := range want.Epochs {
 			if got := d.order(c, epoch); !slices.Equal(got, order) {
 				t.Errorf("%s, epoch %d: %v, TRL %v", want.Options, epoch, got, order)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	source "github.com/loris-ml/loris/dataset"
 	"github.com/loris-ml/loris/internal/reference"
 	"github.com/loris-ml/loris/models"
 	"github.com/loris-ml/loris/peft"
@@ -19,10 +20,13 @@ import (
 
 // smolLM2Runs is testdata/smollm2.json, written by smollm2.py.
 type smolLM2Runs struct {
-	Options  json.RawMessage
-	EvalRows int `json:"eval_rows"`
-	Runs     []struct {
-		File        string
+	Options json.RawMessage
+	Split   struct {
+		TestSize float64 `json:"test_size"`
+		Seed     int64
+	}
+	Runs []struct {
+		Files       []string
 		Rows        int
 		Train, Eval struct {
 			Rows   int
@@ -57,20 +61,20 @@ func TestSmolLM2TrainsAsInTRL(t *testing.T) {
 	var fixture smolLM2Runs
 	readFixture(t, "smollm2.json", &fixture)
 	for _, want := range fixture.Runs {
-		t.Run(want.File, func(t *testing.T) {
-			rows, err := LoadJSONL(filepath.Join(folder, want.File))
+		t.Run(strings.Join(want.Files, "+"), func(t *testing.T) {
+			rows := inTurns(t, folder, want.Files)
+			if n, err := rows.Len(); err != nil || n != want.Rows {
+				t.Fatalf("%d rows, error %v, TRL had %d", n, err, want.Rows)
+			}
+			train, eval, err := rows.TrainTestSplit(source.SplitOptions{TestSize: fixture.Split.TestSize, Seed: fixture.Split.Seed})
 			if err != nil {
 				t.Fatal(err)
-			}
-			if len(rows) != want.Rows {
-				t.Fatalf("%d rows, TRL had %d", len(rows), want.Rows)
 			}
 			config, err := ParseSFTConfig(fixture.Options)
 			if err != nil {
 				t.Fatal(err)
 			}
-			split := len(rows) - fixture.EvalRows
-			config.OutputDir, config.EvalDataset, config.Logger, config.DisableTQDM = t.TempDir(), FromRows(rows[split:]), quiet, true
+			config.OutputDir, config.EvalDataset, config.Logger, config.DisableTQDM = t.TempDir(), eval, quiet, true
 			tok, err := tokenizer.FromPretrained(ref.GGUF)
 			if err != nil {
 				t.Fatal(err)
@@ -82,7 +86,7 @@ func TestSmolLM2TrainsAsInTRL(t *testing.T) {
 			defer model.Close()
 			tuned := hashedAdapter(t, model, ref.LoRA)
 			defer tuned.Close()
-			trainer, err := NewSFTTrainer(tuned, tok, FromRows(rows[:split]), config)
+			trainer, err := NewSFTTrainer(tuned, tok, train, config)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -121,6 +125,27 @@ func TestSmolLM2TrainsAsInTRL(t *testing.T) {
 			}
 		})
 	}
+}
+
+// inTurns are the rows of files, a row of each in turn.
+func inTurns(t *testing.T, folder string, files []string) *Dataset {
+	t.Helper()
+	var sets []*Dataset
+	for _, file := range files {
+		d, err := source.Load(t.Context(), filepath.Join(folder, file), source.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sets = append(sets, d)
+	}
+	if len(sets) == 1 {
+		return sets[0]
+	}
+	rows, err := source.Interleave(sets, source.InterleaveOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rows
 }
 
 func has(m Metrics, name string) bool { _, ok := m.Get(name); return ok }

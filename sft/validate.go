@@ -42,6 +42,8 @@ func (c SFTConfig) Validate() error {
 	v.notNegative("LossWatchdogThreshold", c.LossWatchdogThreshold)
 	v.check(c.LossWatchdogPatience > 0, "LossWatchdogPatience", c.LossWatchdogPatience, "want a number of steps, or 0 for 3")
 	v.check(c.LoRAPlusLRRatio == 0 || c.LoRAPlusLRRatio >= 1 && !math.IsInf(c.LoRAPlusLRRatio, 0), "LoRAPlusLRRatio", c.LoRAPlusLRRatio, "want a number of at least 1, or 0 for 1")
+	v.notNegative("LoRAPlusLREmbedding", c.LoRAPlusLREmbedding)
+	v.check(c.LoRAPlusLREmbedding == 0 || c.LoRAPlusLRRatio != 0, "LoRAPlusLREmbedding", c.LoRAPlusLREmbedding, "it is LoRA+'s; set LoRAPlusLRRatio too")
 	for _, to := range c.ReportTo {
 		v.names("ReportTo", to, reportNames()...)
 	}

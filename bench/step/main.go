@@ -21,6 +21,7 @@ import (
 
 	"github.com/loris-ml/loris/attention"
 	"github.com/loris-ml/loris/bench/measure"
+	"github.com/loris-ml/loris/internal/layerwise"
 	"github.com/loris-ml/loris/internal/training"
 	"github.com/loris-ml/loris/models"
 	"github.com/loris-ml/loris/peft"
@@ -62,27 +63,28 @@ func main() {
 
 // result is what is printed.
 type result struct {
-	Shape         string  `json:"shape"`
-	Base          string  `json:"base"`
-	Backend       string  `json:"backend"`
-	Batch         int     `json:"batch"`
-	Length        int     `json:"length"`
-	Budget        string  `json:"budget"`
-	Optim         string  `json:"optim"`
-	LoadSeconds   float64 `json:"load_s"`
-	FirstStep     float64 `json:"first_step_s"` // from process start to the end of the first step
-	MedianMS      float64 `json:"median_ms"`
-	MinMS         float64 `json:"min_ms"`
-	MaxMS         float64 `json:"max_ms"`
-	TokensPerS    float64 `json:"tokens_per_s"`
-	TFLOPs        float64 `json:"tflops"`               // a second, of what the step must compute: see flops
-	Share         float64 `json:"share,omitempty"`      // of -limit
-	MemoryGiB     float64 `json:"memory_gib"`           // in use on the device after the last step, as its allocator tells
-	PeakGiB       float64 `json:"peak_gib,omitempty"`   // the most that was in use
-	DriverGiB     float64 `json:"driver_gib,omitempty"` // the allocator's pool and CUDA's own, as the driver sees it at the end
-	FirstLoss     float64 `json:"first_loss"`
-	LastLoss      float64 `json:"last_loss"`
-	TrainedParams string  `json:"trained"`
+	Shape         string    `json:"shape"`
+	Base          string    `json:"base"`
+	Backend       string    `json:"backend"`
+	Batch         int       `json:"batch"`
+	Length        int       `json:"length"`
+	Budget        string    `json:"budget"`
+	Optim         string    `json:"optim"`
+	LoadSeconds   float64   `json:"load_s"`
+	FirstStep     float64   `json:"first_step_s"` // from process start to the end of the first step
+	MedianMS      float64   `json:"median_ms"`
+	MinMS         float64   `json:"min_ms"`
+	MaxMS         float64   `json:"max_ms"`
+	TokensPerS    float64   `json:"tokens_per_s"`
+	TFLOPs        float64   `json:"tflops"`                 // a second, of what the step must compute: see flops
+	Share         float64   `json:"share,omitempty"`        // of -limit
+	MemoryGiB     float64   `json:"memory_gib"`             // in use on the device after the last step, as its allocator tells
+	PeakGiB       float64   `json:"peak_gib,omitempty"`     // the most that was in use
+	ForecastGiB   []float64 `json:"forecast_gib,omitempty"` // what the planner expected of the peak, and in forward pass, head, backward pass and update
+	DriverGiB     float64   `json:"driver_gib,omitempty"`   // the allocator's pool and CUDA's own, as the driver sees it at the end
+	FirstLoss     float64   `json:"first_loss"`
+	LastLoss      float64   `json:"last_loss"`
+	TrainedParams string    `json:"trained"`
 }
 
 func run(ctx context.Context, o options, cases []string) (err error) {
@@ -144,16 +146,8 @@ func (o trial) run(ctx context.Context) (err error) {
 		LoadSeconds: o.load, TrainedParams: o.trained,
 	}
 	batch := randomBatch(o.options, o.cfg.VocabSize)
-	step := func() error {
-		stats, err := session.MicroStep(ctx, batch)
-		if err != nil {
-			return err
-		}
-		r.LastLoss = stats.LossSum / float64(stats.Labels)
-		if err := session.(training.Prefetcher).Prefetch(batch); err != nil { // as package sft does
-			return err
-		}
-		_, err = session.Apply(ctx, training.ApplyOptions{LearningRate: 2e-4, NumItems: float64(stats.Labels), MaxGradNorm: 1})
+	step := func() (err error) {
+		r.LastLoss, err = measure.Step(ctx, session, []*training.Batch{batch}, batch)
 		return err
 	}
 	var ms []float64
@@ -174,6 +168,14 @@ func (o trial) run(ctx context.Context) (err error) {
 	}
 	peak, driver := o.model.DeviceMemory()
 	r.PeakGiB, r.DriverGiB = measure.GiB(peak), measure.GiB(driver)
+	if f, ok := session.(interface {
+		ForecastMemory(rows, length int) (layerwise.Forecast, bool)
+	}); ok {
+		parts, _ := f.ForecastMemory(o.batch, o.length)
+		for _, bytes := range []int64{parts.Peak(), parts.Forward, parts.Head, parts.Backward, parts.Update} {
+			r.ForecastGiB = append(r.ForecastGiB, measure.GiB(bytes))
+		}
+	}
 	slices.Sort(ms)
 	r.MinMS, r.MedianMS, r.MaxMS = ms[0], ms[len(ms)/2], ms[len(ms)-1]
 	r.TokensPerS = float64(o.batch*o.length) / r.MedianMS * 1e3

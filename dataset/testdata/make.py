@@ -125,6 +125,22 @@ def folders(folder):
     return out
 
 
+def fields(folder):
+    out = []
+    for i, (field, value) in enumerate(
+        (
+            ("data", {"version": "1", "data": [{"text": "a ☃", "n": 1}, {"text": "b", "n": None}], "more": {"data": 3}}),
+            ("rows", {"rows": {"text": ["x", "y", "z"], "ids": [[1, 2], [], [3]]}}),
+            ("messages", {"messages": [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}]}),
+        )
+    ):
+        path = folder / f"field{i}.json"
+        path.write_text(json.dumps(value, ensure_ascii=False))
+        found = load_dataset("json", data_files=str(path), field=field, split="train", cache_dir=str(folder / "cache"))
+        out.append({"text": path.read_text(), "field": field, "want": found.to_list()})
+    return out
+
+
 def parquet():
     call = pa.struct([("name", pa.string()), ("arguments", pa.struct([("zone", pa.string()), ("area", pa.float64())]))])
     message = pa.struct([("role", pa.string()), ("content", pa.string()), ("tool_calls", pa.list_(call))])
@@ -194,5 +210,6 @@ with tempfile.TemporaryDirectory() as folder:
         "interleaves": interleaves(),
         "texts": texts(folder),
         "folders": folders(folder),
+        "fields": fields(folder),
     }
 (HERE / "datasets.json").write_text(json.dumps(fixture, separators=(",", ":"), ensure_ascii=False) + "\n")

@@ -1,9 +1,7 @@
 package backend
 
 import (
-	"bufio"
 	"context"
-	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -47,7 +45,7 @@ func (d *Device) allocatable() (bytes int64, ok bool) {
 // else of this process.
 func (d *Device) MemoryInUse() (bytes int64, ok bool) {
 	if d.Kind != CUDA {
-		return hostMemory("/proc/self/status", "VmRSS:")
+		return procMemory("/proc/self/status", "VmRSS:")
 	}
 	if inUse, _, _, told := d.allocator(); told {
 		return inUse, true
@@ -102,23 +100,4 @@ func (d *Device) driver(field string) (int64, bool) {
 	}
 	mib, err := strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
 	return mib << 20, err == nil
-}
-
-// HostMemory returns how many bytes of the host's memory are available.
-func HostMemory() (bytes int64, ok bool) { return hostMemory("/proc/meminfo", "MemAvailable:") }
-
-// hostMemory reads a line such as "VmRSS:  123 kB" of a file under /proc.
-func hostMemory(path, field string) (int64, bool) {
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, false
-	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if rest, found := strings.CutPrefix(lines.Text(), field); found {
-			kb, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
-			return kb << 10, err == nil
-		}
-	}
-	return 0, false
 }

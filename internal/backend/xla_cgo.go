@@ -63,6 +63,9 @@ func throughSeam(plugin, options string, kind Kind) (compute.Backend, error) {
 	if err != nil {
 		return nil, err
 	}
+	if kind == CUDA {
+		limitPinned()
+	}
 	b, err := p.NewBackend(options)
 	if err != nil || kind != CUDA {
 		return b, err

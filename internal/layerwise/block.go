@@ -145,13 +145,14 @@ func numbered(index *Node) func(i int, l *nn.Layer) {
 }
 
 // forward is the program x, shared, weights → x', kept values.
-func (m *Model) forward(s span, sh shared, keep nn.Keep) *program {
+func (m *Model) forward(s span, sh shared, plan spanPlan) *program {
 	v := sh.variant()
-	return m.programs.get(m.Device, "block_forward", fmt.Sprint(keep, v, s.key), func(in []*Node) []*Node {
+	return m.programs.get(m.Device, "block_forward", fmt.Sprint(plan.keep, plan.tokens, v, s.key), func(in []*Node) []*Node {
 		r := &reader{in}
 		x := r.one()
 		b, index := r.batch(v)
-		tape := nn.Record(keep)
+		b.PartTokens = plan.tokens
+		tape := nn.Record(plan.keep)
 		y, _ := m.run(s, r, b, tape, x, numbered(index))
 		return append([]*Node{y}, tape.Kept(y)...)
 	})
@@ -160,8 +161,8 @@ func (m *Model) forward(s span, sh shared, keep nn.Keep) *program {
 // backward is the program x, dx' (whose memory it takes), shared, kept values, weights → dx, gradients of the trainable
 // tensors in float32. It goes through the rows in parts, one after the other, if there are several.
 func (m *Model) backward(s span, sh shared, plan spanPlan, kept int) *program {
-	v, keep, parts := sh.variant(), plan.keep, max(1, plan.parts)
-	return m.programs.get(m.Device, "block_backward", fmt.Sprint(keep, kept, parts, v, s.key), func(in []*Node) []*Node {
+	v, parts := sh.variant(), max(1, plan.parts)
+	return m.programs.get(m.Device, "block_backward", fmt.Sprint(plan.keep, plan.tokens, kept, parts, v, s.key), func(in []*Node) []*Node {
 		var dx, grads []*Node
 		for i := range parts {
 			rest := in
@@ -169,7 +170,7 @@ func (m *Model) backward(s span, sh shared, plan spanPlan, kept int) *program {
 				after := OptimizationBarriers(append(append([]*Node{dx[i-1]}, grads...), in...)...)
 				dx[i-1], grads, rest = after[0], after[1:1+len(grads)], after[1+len(grads):]
 			}
-			out := m.backwardPart(s, v, keep, kept, rest, i, parts)
+			out := m.backwardPart(s, v, plan, kept, rest, i)
 			for k, g := range out[1:] {
 				if i > 0 {
 					out[1+k] = Add(grads[k], g)
@@ -184,8 +185,9 @@ func (m *Model) backward(s span, sh shared, plan spanPlan, kept int) *program {
 	}, 1)
 }
 
-// backwardPart is the backward pass of the i-th of parts, for the inputs of the program over all rows.
-func (m *Model) backwardPart(s span, v variant, keep nn.Keep, kept int, in []*Node, i, parts int) []*Node {
+// backwardPart is the backward pass of the i-th of the plan's parts, for the inputs of the program over all rows.
+func (m *Model) backwardPart(s span, v variant, plan spanPlan, kept int, in []*Node, i int) []*Node {
+	parts := max(1, plan.parts)
 	part := func(n *Node) *Node { // of a tensor of rows, or of all their tokens
 		size := n.Shape().Dim(0) / parts
 		return SliceAxis(n, 0, AxisRange(i*size, (i+1)*size))
@@ -197,6 +199,7 @@ func (m *Model) backwardPart(s span, v variant, keep nn.Keep, kept int, in []*No
 	rows := r.in[0].Shape().Dim(0)
 	x, dy := part(r.one()), part(r.one())
 	b, index := r.batch(v)
+	b.PartTokens = plan.tokens
 	for _, n := range []**Node{&b.Cos, &b.Sin, &b.Segments, &b.RowKeys} {
 		if *n != nil && (*n).Shape().Dim(0) == rows { // else it is one for all rows
 			*n = part(*n)
@@ -206,7 +209,7 @@ func (m *Model) backwardPart(s span, v variant, keep nn.Keep, kept int, in []*No
 	for _, n := range r.take(kept) {
 		values = append(values, part(n))
 	}
-	tape := nn.Replay(keep, values)
+	tape := nn.Replay(plan.keep, values)
 	room := m.Shape.Fused(m.Device.Backend)
 	if room {
 		dy = tape.DropRoom(dy, x)

@@ -52,14 +52,28 @@ var levels = []nn.Keep{
 
 // spanPlan is what a span keeps, and where.
 type spanPlan struct {
-	keep  nn.Keep
-	host  bool // its input and what it keeps lie in the host's memory between forward and backward
-	parts int  // in how many parts rows go through the backward program: what that computes again needs memory for one
+	keep   nn.Keep
+	host   bool // its input and what it keeps lie in the host's memory between forward and backward
+	parts  int  // in how many parts rows go through the backward program: what that computes again needs memory for one
+	tokens int  // how many of a row's tokens go through the MLP at a time, see nn.Layer.PerToken; 0: all
 }
 
 // partTokens is how many tokens a backward program that computes much again takes at a time: as few as keep the matrix
 // products at full speed and the decoding of weights, which each part repeats, small beside them.
 const partTokens = 4096
+
+// mlpTokens is how many tokens of a long row go through the MLP at a time: the more, the rarer weights are decoded; of an 8B
+// model it works in 1.4 GB.
+const mlpTokens = 8192
+
+// tokensAtOnce is into how many tokens at a time, most or fewer, rows of the given length are cut evenly; 0: they are not.
+func tokensAtOnce(length, most int) int {
+	if length <= most {
+		return 0
+	}
+	n := (length + most - 1) / most
+	return (length + n - 1) / n
+}
 
 // parts is in how many equal parts, of least tokens or more, rows of the given length can be cut.
 func parts(rows, length, least int) int {
@@ -76,40 +90,99 @@ type planner struct {
 	budget int64 // bytes, or Auto
 	host   int64 // bytes of the host's memory that may be pinned for the rest
 	tokens int   // see partTokens
+	mlp    int   // see mlpTokens
 	plans  map[[2]int][]spanPlan
+	peaks  map[[2]int]Forecast // for them
 }
 
-// nearEnd is how many spans at the end never go to the host: the backward pass comes to them before they are there.
-const nearEnd = 2
-
-// plan says what each span keeps for batches of the given shape. The first plan for a shape stands.
+// plan says what each span keeps for batches of the pass's shape. The first plan for a shape stands.
 //
-// A span's input is always kept. Where the host's memory can be used, a span to which the budget gives nothing goes there
-// with the residual stream inside it and with its attention, if there is room for that: the copies run beside the matrix
-// products, and cost no memory of the device.
-func (p *planner) plan(m *Model, spans []span, rows, length int) []spanPlan {
-	shape := [2]int{rows, length}
+// Where the compiler tells what programs take, automatic plans are made to fill what the device has: the budget is raised by
+// what a plan leaves free, or lowered by what it lacks, until it fits.
+func (p *planner) plan(s *Session, ps *pass) ([]spanPlan, error) {
+	shape := [2]int{ps.batch.Rows, ps.batch.Length}
 	if got := p.plans[shape]; got != nil {
-		return got
+		return got, nil
 	}
-	budget := p.budget
+	if p.plans == nil {
+		p.plans, p.peaks = map[[2]int][]spanPlan{}, map[[2]int]Forecast{}
+	}
+	budget, room := p.budget, int64(0)
 	if budget == Auto {
-		budget = m.spare(rows * length)
+		budget, room = s.model.spare(ps.tokens()), s.model.room()
+	}
+	plan := p.spend(s, budget, shape[0], shape[1])
+	peak, ok, err := s.forecast(ps, plan)
+	if err != nil {
+		return nil, err
+	}
+	for tries := 0; ok && p.budget == Auto && tries < 4; tries++ {
+		left := room - peak.Peak()
+		if left >= 0 && (left < room/32 || full(plan)) {
+			break
+		}
+		lower, upper := plan, peak
+		if budget += left; budget > 0 || left < 0 {
+			plan = p.spend(s, max(0, budget), shape[0], shape[1])
+		}
+		if slices.Equal(plan, lower) {
+			break
+		}
+		if peak, _, err = s.forecast(ps, plan); err != nil {
+			return nil, err
+		}
+		if peak.Peak() > room && left >= 0 {
+			plan, peak = lower, upper
+			break
+		}
+	}
+	if limit := s.model.Device.MemoryLimit; ok && limit > 0 && peak.Peak() > limit {
+		return nil, fmt.Errorf("a batch of %d rows of %d tokens needs %.2f GiB even if nothing is kept for the backward pass, and MaxDeviceMemory allows %.2f: make it smaller (PerDeviceTrainBatchSize, MaxLength) or allow more",
+			shape[0], shape[1], float64(peak.Peak())/(1<<30), float64(limit)/(1<<30))
+	}
+	p.plans[shape], p.peaks[shape] = plan, peak
+	return plan, nil
+}
+
+// full tells whether all is kept on the device.
+func full(plan []spanPlan) bool {
+	return !slices.ContainsFunc(plan, func(s spanPlan) bool { return s.keep != levels[len(levels)-1] })
+}
+
+// spend makes the plan for a budget in bytes. A span's input is always kept. Where the host's memory can be used, a span to
+// which the budget gives nothing goes there with the residual stream inside it and with its attention, if there is room for
+// that of all; the copies run beside the matrix products, and cost no memory of the device. Where there is room for the
+// inputs of some spans only, those go.
+func (p *planner) spend(s *Session, budget int64, rows, length int) []spanPlan {
+	m, spans := s.model, s.spans
+	at := func(keep nn.Keep) spanPlan {
+		if keep&nn.KeepGate != 0 {
+			return spanPlan{keep: keep, parts: 1}
+		}
+		return spanPlan{keep: keep, parts: parts(rows, length, p.tokens), tokens: tokensAtOnce(length, p.mlp)}
 	}
 	var size []int64 // by level, of one span; spans of a model differ at most by their adapters
 	for _, l := range levels {
-		size = append(size, m.keptBytes(spans[0], l, rows, length))
+		var bytes int64
+		for _, k := range m.keptShapes(spans[0], at(l), rows, length) {
+			bytes += int64(k.ByteSize())
+		}
+		size = append(size, bytes)
 	}
 	input := int64(rows*length*m.Shape.Hidden) * int64(m.Shape.Compute.Size())
 	least, far := levels[0], 0
-	for _, i := range []int{1, 2} {
-		if n := len(spans) - nearEnd; n > 1 && int64(n)*(input+size[i]) <= p.host {
-			least, far = levels[i], n
+	if n := len(spans) - nearEnd(rows*length); n > 1 {
+		far = int(min(int64(n), p.host/(input+size[0])))
+		for _, i := range []int{1, 2} {
+			if int64(n)*(input+size[i]) <= p.host {
+				least, far = levels[i], n
+			}
 		}
 	}
 	plan := make([]spanPlan, len(spans))
 	for j := range plan {
-		plan[j] = spanPlan{keep: least, host: j < far}
+		plan[j] = at(least)
+		plan[j].host = j < far
 	}
 	for i := 1; i < len(levels); i++ {
 		for j := range plan {
@@ -118,39 +191,28 @@ func (p *planner) plan(m *Model, spans []span, rows, length int) []spanPlan {
 				cost = input + size[i]
 			}
 			if !slices.Contains(levels[i:], was.keep) && cost <= budget {
-				plan[j], budget = spanPlan{keep: levels[i]}, budget-cost
+				plan[j], budget = at(levels[i]), budget-cost
 			}
 		}
 	}
-	for j := range plan {
-		plan[j].parts = 1
-		if plan[j].keep&nn.KeepGate == 0 {
-			plan[j].parts = parts(rows, length, p.tokens)
-		}
-	}
-	if p.plans == nil {
-		p.plans = map[[2]int][]spanPlan{}
-	}
-	p.plans[shape] = plan
 	return plan
 }
 
 // tight reports whether some span of some batch has not got all that is worth keeping.
 func (p *planner) tight() bool {
 	for _, plan := range p.plans {
-		if slices.ContainsFunc(plan, func(s spanPlan) bool { return s.keep != levels[len(levels)-1] }) {
+		if !full(plan) {
 			return true
 		}
 	}
 	return false
 }
 
-// keptBytes is the size of what a span keeps: the graph is built, not compiled.
-func (m *Model) keptBytes(s span, keep nn.Keep, rows, length int) (bytes int64) {
+// keptShapes are the shapes of what a span keeps: the graph is built, not compiled.
+func (m *Model) keptShapes(s span, plan spanPlan, rows, length int) (all []shapes.Shape) {
 	g := NewGraph(m.Device.Backend, "kept")
 	defer g.Finalize()
-	half := m.Rope.Width()
-	table := shapes.Make(dtypes.Float32, 1, length, half)
+	table := shapes.Make(dtypes.Float32, 1, length, m.Rope.Width())
 	in := []*Node{
 		Parameter(g, "x", shapes.Make(m.Shape.Compute, rows, length, m.Shape.Hidden)),
 		Parameter(g, "cos", table), Parameter(g, "sin", table),
@@ -161,15 +223,24 @@ func (m *Model) keptBytes(s span, keep nn.Keep, rows, length int) (bytes int64) 
 	r := &reader{in}
 	x := r.one()
 	b, _ := r.batch(variant{})
-	tape := nn.Record(keep)
+	b.PartTokens = plan.tokens
+	tape := nn.Record(plan.keep)
 	y, _ := m.run(s, r, b, tape, x, nil)
 	for _, n := range tape.Kept(y) {
-		bytes += n.Shape().ByteSize()
+		all = append(all, n.Shape())
 	}
-	return bytes
+	return all
 }
 
-// spare is what Auto allows: on a GPU the free memory less what the programs need to work in, on the host half of what
+// room is how many bytes of the device may be in use while a batch is on it: a twentieth of what there is gets lost between
+// tensors of unequal size.
+func (m *Model) room() int64 {
+	free, _ := m.Device.FreeMemory()
+	inUse, _ := m.Device.MemoryInUse()
+	return (inUse + free) / 20 * 19
+}
+
+// spare is what Auto allows at first: on a GPU the free memory less what the programs need to work in, on the host half of what
 // is available.
 func (m *Model) spare(tokens int) int64 {
 	free, ok := m.Device.FreeMemory()
@@ -183,13 +254,12 @@ func (m *Model) spare(tokens int) int64 {
 	return max(0, free-3*logits-8*int64(tokens)*int64(m.Layers[0].Layout.Outputs())-2<<30)
 }
 
-// pinnable is how many bytes of the host's memory residuals may take: half of what is available, and on GPUs only.
+// pinnable is how many bytes of the host's memory residuals may take; only GPUs have any use for it.
 func (m *Model) pinnable() int64 {
 	if m.Device.Kind != backend.CUDA || !seam.Available(m.Device.Backend) {
 		return 0
 	}
-	available, _ := backend.HostMemory()
-	return available / 2
+	return backend.Pinnable()
 }
 
 // spanLayers is how many layers run per call. A call on a GPU costs tens of microseconds, which a small layer does not

@@ -63,7 +63,7 @@ func (m *Model) NewDecoder(adapters []*nn.Weights, prompts [][]int32, limit int)
 		if err := m.checkIDs(p, len(p)); err != nil {
 			return nil, fmt.Errorf("prompt %d: %w", i, err)
 		}
-		d.ids = append(d.ids, append([]int32(nil), p...))
+		d.ids = append(d.ids, d.ends.widened(append([]int32(nil), p...), len(p), virtualID))
 	}
 	d.capacity = bucket(bucket(d.longest()) + limit)
 	if adapters != nil && m.Shape.Fused(m.Device.Backend) {

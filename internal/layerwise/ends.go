@@ -21,15 +21,21 @@ import (
 const (
 	EmbedName = "embed_tokens"
 	HeadName  = "lm_head"
+	NormName  = "norm"
 )
 
-// ends are adapters at the model's ends: the element behind those of the layers, if there is one. At either end there is at
+// ends are adapters at the model's ends: the element behind those of the layers, if there is one. It may have a gain of its own
+// for the final norm, and virtual tokens. At either end there is at
 // most one of a LoRA, a copy of the whole weight, and, at the embedding, rows in place of some tokens'; where the head is tied,
 // it has these rows, too.
 type ends struct {
 	w           *nn.Weights
 	embed, head end
 	tied        bool
+	norm        int   // slot of the final norm's gain, -1: the base's
+	virtual     int   // see virtual.go
+	prompt      int   // slot of their embeddings, -1: none
+	encoder     []int // see encoder.go; nil: none
 }
 
 // end is what adapters have at one end. Indices are those of slots, -1 for none.
@@ -47,7 +53,8 @@ func (m *Model) endsOf(adapters []*nn.Weights) *ends {
 	if len(adapters) <= len(m.Layers) {
 		return nil
 	}
-	e := &ends{w: adapters[len(m.Layers)], embed: end{a: -1, full: -1, rows: -1}, head: end{a: -1, full: -1, rows: -1}, tied: m.Head == nil}
+	e := &ends{w: adapters[len(m.Layers)], embed: end{a: -1, full: -1, rows: -1}, head: end{a: -1, full: -1, rows: -1}, tied: m.Head == nil, norm: -1, prompt: -1}
+	e.virtual, e.encoder = e.w.Layout.Virtual(), e.w.Layout.Encoder()
 	for _, a := range e.w.Layout.Adapters() {
 		at := &e.head
 		if a.Linear == EmbedName {
@@ -62,6 +69,10 @@ func (m *Model) endsOf(adapters []*nn.Weights) *ends {
 			e.embed.full = i
 		case HeadName + ".weight":
 			e.head.full = i
+		case NormName + ".weight":
+			e.norm = i
+		case nn.PromptName:
+			e.prompt = i
 		}
 	}
 	if slot, tokens := e.w.Layout.Tokens(); tokens != nil {
@@ -77,6 +88,9 @@ func (e *ends) key() string {
 	}
 	return fmt.Sprint(e.w.Layout.Key(), e.embed.tokens)
 }
+
+// trainsNorm tells whether the final norm's gain is trained.
+func (e *ends) trainsNorm() bool { return e != nil && e.norm >= 0 }
 
 // drops tells whether dropout lies before the head's adapter.
 func (e *ends) drops() bool { return e != nil && e.head.a >= 0 && e.head.dropout > 0 }
@@ -177,6 +191,9 @@ func headGradients(sides []*side) (out []*Node) {
 
 // embedWith is embed with adapters.
 func (m *Model) embedWith(e *ends, ids []int32, rows, length int) (*tensors.Tensor, error) {
+	if e.virtualTokens() > 0 {
+		return m.embedVirtual(e, ids, rows, length)
+	}
 	if e == nil || e.embed.a < 0 && e.embed.full < 0 && e.embed.rows < 0 {
 		return m.embed(ids, rows, length)
 	}
@@ -252,6 +269,9 @@ func (m *Model) rawRows(ids []int32, rows, length int) (*tensors.Tensor, error) 
 func (m *Model) adapterGradients(e *ends, p *pass) ([]*tensors.Tensor, error) {
 	bySlot := map[int]*tensors.Tensor{}
 	rest := p.ends
+	if e.norm >= 0 {
+		bySlot[e.norm], rest = rest[0], rest[1:]
+	}
 	if e.head.full >= 0 {
 		bySlot[e.head.full], rest = rest[0], rest[1:]
 	}
@@ -280,12 +300,14 @@ func (m *Model) adapterGradients(e *ends, p *pass) ([]*tensors.Tensor, error) {
 }
 
 func (e *ends) trainsEmbedding() bool {
-	return e != nil && (e.embed.a >= 0 || e.embed.full >= 0 || e.embed.rows >= 0)
+	return e != nil && (e.embed.a >= 0 || e.embed.full >= 0 || e.embed.rows >= 0 || e.prompt >= 0)
 }
 
 // embedSlots are the slots that embeddingGradients has gradients for.
 func (e *ends) embedSlots() []int {
 	switch {
+	case e.prompt >= 0:
+		return []int{e.prompt}
 	case e.embed.full >= 0:
 		return []int{e.embed.full}
 	case e.embed.rows >= 0:
@@ -297,6 +319,9 @@ func (e *ends) embedSlots() []int {
 // embeddingGradients are those at the embedding's adapters for p.dx, the gradient at what it puts out. head is what the tied
 // head adds to the gradient of rows, or nil.
 func (m *Model) embeddingGradients(e *ends, p *pass, head *tensors.Tensor) ([]*tensors.Tensor, error) {
+	if e.prompt >= 0 {
+		return m.promptGradient(e, p)
+	}
 	at, err := backend.UploadValues(m.Device, e.places(p.batch.IDs), len(p.batch.IDs), 1)
 	if err != nil {
 		return nil, err
@@ -316,12 +341,16 @@ func (m *Model) embeddingGradients(e *ends, p *pass, head *tensors.Tensor) ([]*t
 		}
 		dx = MulScalar(ConvertDType(Reshape(dx, -1, m.Shape.Hidden), dtypes.Float32), m.embedScale())
 		g := dx.Graph()
+		scattered := func(rows int, x *Node) *Node { // [rows, columns of x]
+			x = m.withoutPadding(x, in[1], e.places)
+			return ScatterSum(Zeros(g, shapes.Make(dtypes.Float32, rows, x.Shape().Dim(1))), in[1], x, false, false)
+		}
 		switch {
 		case e.embed.full >= 0:
-			return []*Node{ScatterSum(Zeros(g, shapes.Make(dtypes.Float32, m.Vocab, m.Shape.Hidden)), in[1], dx, false, false)}
+			return []*Node{scattered(m.Vocab, dx)}
 		case e.embed.rows >= 0:
 			n := len(e.embed.tokens)
-			rows := ScatterSum(Zeros(g, shapes.Make(dtypes.Float32, n+1, m.Shape.Hidden)), in[1], dx, false, false)
+			rows := scattered(n+1, dx)
 			rows = SliceAxis(rows, 0, AxisRange(0, n))
 			if len(in) > 2 {
 				rows = Add(rows, in[2])
@@ -332,8 +361,7 @@ func (m *Model) embeddingGradients(e *ends, p *pass, head *tensors.Tensor) ([]*t
 		low := Gather(TransposeAllDims(in[2], 1, 0), in[1]) // [tokens, r]
 		dB := matmul.Wide(dx, []int{0}, nil, low, []int{0}, nil)
 		dLow := matmul.Contract(dx, 1, in[3], 0)
-		dA := ScatterSum(Zeros(g, shapes.Make(dtypes.Float32, m.Vocab, dLow.Shape().Dim(1))), in[1], dLow, false, false)
-		return []*Node{TransposeAllDims(dA, 1, 0), dB}
+		return []*Node{TransposeAllDims(scattered(m.Vocab, dLow), 1, 0), dB}
 	}).call(in...)
 }
 

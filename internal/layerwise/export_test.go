@@ -11,8 +11,23 @@ import (
 // PinHost lets a session keep residuals in that many bytes of the host's memory.
 func PinHost(s training.Session, bytes int64) { s.(*Session).plan.host = bytes }
 
+// PageMoments moves a session's moments to the host's memory, as those of paged optimizers on a GPU.
+func PageMoments(s training.Session) error {
+	session := s.(*Session)
+	session.paged = true
+	for _, g := range session.all() {
+		if err := session.page(g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // PartTokens makes backward programs that compute much again take that many tokens at a time.
 func PartTokens(s training.Session, n int) { s.(*Session).plan.tokens = n }
+
+// MLPTokens makes that many tokens of a row go through the MLP at a time.
+func MLPTokens(s training.Session, n int) { s.(*Session).plan.mlp = n }
 
 // Scaler is a scaler.
 type Scaler struct{ *scaler }

@@ -29,12 +29,15 @@ func (m *Model) hidden(ctx context.Context, adapters []*nn.Weights, ids, segment
 	if err := m.checkIDs(ids, length); err != nil {
 		return nil, err
 	}
+	e := m.endsOf(adapters)
+	ids, segments = e.widened(ids, length, virtualID), e.widened(segments, length, virtualSegment)
+	length += e.virtualTokens()
 	sh, err := m.share(nil, segments, rows, length)
 	defer sh.free()
 	if err != nil {
 		return nil, err
 	}
-	x, err := m.embedWith(m.endsOf(adapters), ids, rows, length)
+	x, err := m.embedWith(e, ids, rows, length)
 	if err != nil {
 		return nil, err
 	}
@@ -43,18 +46,22 @@ func (m *Model) hidden(ctx context.Context, adapters []*nn.Weights, ids, segment
 			return nil, errors.Join(err, backend.Free(x))
 		}
 		in := append(append([]*tensors.Tensor{x}, sh.inputs(nil)...), sp.tensors()...)
-		next, err := m.forward(sp, sh, nn.KeepNothing).call(in...)
+		next, err := m.forward(sp, sh, spanPlan{tokens: tokensAtOnce(length, mlpTokens)}).call(in...)
 		if err := errors.Join(err, backend.Free(x)); err != nil {
 			return nil, err
 		}
 		x = next[0]
 	}
-	return x, nil
+	return m.withoutVirtual(e, x)
 }
 
 // scoreTensors are the inputs of scores beside x.
 func (m *Model) scoreTensors(e *ends) []*tensors.Tensor {
-	return append([]*tensors.Tensor{m.Norm}, m.headTensors(e)...)
+	norm := m.Norm
+	if e.trainsNorm() {
+		norm = e.w.Tensors[e.norm]
+	}
+	return append([]*tensors.Tensor{norm}, m.headTensors(e)...)
 }
 
 // scores are the head's logits of x [..., hidden] in float32; in are the nodes of scoreTensors.

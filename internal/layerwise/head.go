@@ -66,7 +66,7 @@ func (m *Model) loss(loss *training.Loss, e *ends, gradient, dropout bool) *prog
 			return sums
 		}
 		wrt := []*Node{x}
-		if train {
+		if train || e.trainsNorm() {
 			wrt = append(wrt, norm)
 		}
 		total := ReduceAllSum(ConvertDType(Mul(hidden, StopGradient(dHidden)), dtypes.Float32))

@@ -37,6 +37,9 @@ type Embedding struct {
 	Rows  []byte          // on the host in DType, or nil
 	DType dtypes.DType    // of Rows
 	Scale float64         // factor on what comes out; 0: 1
+	// ScaleVirtual says that the factor is on virtual tokens' embeddings, too: a model multiplies what it is given, and does
+	// not look up rows that are scaled.
+	ScaleVirtual bool
 	// Padding is the token whose row gets no gradient of being looked up, as torch.nn.Embedding's padding_idx; nil: none.
 	Padding *int32
 }

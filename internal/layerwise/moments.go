@@ -25,6 +25,7 @@ type optimizer struct {
 	training.Optimizer
 	beta1, beta2, epsilon, weightDecay float64
 	loraPlus                           float64      // learning rate of a LoRA's B over that of its A
+	loraPlusEmbedding                  float64      // that of a LoRA at the embedding over the others' A
 	search                             quant.Search // of 8-bit codes
 }
 
@@ -37,11 +38,11 @@ func newOptimizer(o training.SessionOptions, d *backend.Device) (optimizer, erro
 	if d.Kind == backend.CUDA {
 		search = quant.Nearest
 	}
-	ratio := o.LoRAPlusLRRatio
+	ratio, embedding := o.LoRAPlusLRRatio, o.LoRAPlusEmbedding
 	if ratio == 0 {
-		ratio = 1
+		ratio, embedding = 1, 1
 	}
-	return optimizer{kind, o.AdamBeta1, o.AdamBeta2, o.AdamEpsilon, o.WeightDecay, ratio, search}, nil
+	return optimizer{kind, o.AdamBeta1, o.AdamBeta2, o.AdamEpsilon, o.WeightDecay, ratio, embedding, search}, nil
 }
 
 // form is what the program that updates a parameter depends on, beside the parameter's shape.
@@ -61,6 +62,9 @@ func (o optimizer) form(p param) form {
 	}
 	if p.plus {
 		f.rate = o.loraPlus
+	}
+	if p.looked {
+		f.rate = o.loraPlusEmbedding
 	}
 	matrix := (*p.at).Rank() == 2
 	if o.Rule == training.Muon && !(matrix && p.hidden) {

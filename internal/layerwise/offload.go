@@ -13,8 +13,26 @@ import (
 // and waits for the copy: so it is freed one span later, when the copy has long been done.
 
 // aheadSpans is how many spans the host launches ahead of the device where residuals go to the host's memory: results have
-// their memory from the launch on, and what is launched early, copies above all, would hold it for nothing.
-const aheadSpans = 3
+// their memory from the launch on, and what is launched early, copies above all, would hold it for nothing. nearEnd is how
+// many spans at the end never go to the host, because the backward pass comes to them before they would be there, and how
+// far ahead others come back. Of long batches a span's results take much memory, and a span so long that one is enough.
+func aheadSpans(tokens int) int {
+	if tokens >= longBatch {
+		return 1
+	}
+	return 3
+}
+
+func nearEnd(tokens int) int {
+	if tokens >= longBatch {
+		return 1
+	}
+	return 2
+}
+
+const longBatch = 32768 // tokens
+
+func (p *pass) tokens() int { return p.batch.Rows * p.batch.Length }
 
 // pace waits until the device is at most aheadSpans behind, if span i has something in the host's memory.
 func (p *pass) pace(i int) error {
@@ -25,7 +43,8 @@ func (p *pass) pace(i int) error {
 	if !ok {
 		return nil
 	}
-	return plugin.Limit(aheadSpans, aheadSpans*len(p.far(i)))
+	n := aheadSpans(p.tokens())
+	return plugin.Limit(n, n*len(p.far(i)))
 }
 
 // largeEnough is from how many bytes on a tensor is copied to the host.
@@ -59,14 +78,15 @@ func (p *pass) leave() error {
 
 // fetch sees to it that what span i needs is on the device, and begins to copy what the spans before it need.
 func (p *pass) fetch(i int) error {
+	near := nearEnd(p.tokens())
 	if i == len(p.plan)-1 {
-		for k := i; k > i-nearEnd; k-- {
+		for k := i; k > i-near; k-- {
 			if err := p.bring(k); err != nil {
 				return err
 			}
 		}
 	}
-	return p.bring(i - nearEnd)
+	return p.bring(i - near)
 }
 
 // bring copies what span i needs back to the device.
@@ -102,13 +122,17 @@ func (p *pass) far(i int) []**tensors.Tensor {
 	return at
 }
 
-// move copies tensors to a kind of memory of the device.
+// move copies tensors to a kind of memory.
 func (p *pass) move(at []**tensors.Tensor, memory string) ([]*tensors.Tensor, error) {
-	m := p.s.model
 	var in []*tensors.Tensor
 	for _, t := range at {
 		in = append(in, *t)
 	}
+	return p.s.model.copyTo(memory, in)
+}
+
+// copyTo copies tensors to a kind of memory of the device, "device" or "pinned_host".
+func (m *Model) copyTo(memory string, in []*tensors.Tensor) ([]*tensors.Tensor, error) {
 	return m.programs.get(m.Device, "copy_to_"+memory, "", func(in []*Node) (out []*Node) {
 		seam.Configure(in[0].Graph(), &seam.Program{CopyTo: memory})
 		for _, x := range in {

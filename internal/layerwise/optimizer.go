@@ -19,6 +19,7 @@ type param struct {
 	fullMoments bool             // its moments are float32 whatever the optimizer, as transformers' Trainer keeps those of embeddings
 	hidden      bool             // it belongs to a layer, not to the model's ends
 	plus        bool             // LoRA+ gives it another learning rate: a LoRA's B, or a vector (arXiv:2402.12354)
+	looked      bool             // it is A or B of a LoRA at the embedding, to which LoRA+ gives a learning rate of its own
 	rows        []int            // of the checkpoint's tensors that are joined in it; nil: it is one
 }
 

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
@@ -19,6 +20,8 @@ type program struct {
 	device *backend.Device
 	donate []int // inputs that are gone after a call
 	err    error
+
+	numbers sync.Map // of what it was compiled to, by the inputs' shapes: see seam.Program.Number
 }
 
 // call runs the program. The outputs stay on the device, and so do the inputs, but for those whose memory the program takes.
@@ -66,9 +69,10 @@ func (p *programs) get(d *backend.Device, name, variant string, build func(in []
 	if got := p.byKey[key]; got != nil {
 		return got
 	}
+	q := &program{name: name, device: d}
 	exec, err := NewExec(d.Backend, func(in []*Node) []*Node {
 		p.built.Add(1)
-		configure(d, in[0].Graph(), name, donate)
+		q.configure(in, donate)
 		return build(in)
 	})
 	if err != nil {
@@ -77,30 +81,34 @@ func (p *programs) get(d *backend.Device, name, variant string, build func(in []
 	if p.byKey == nil {
 		p.byKey = map[string]*program{}
 	}
-	p.byKey[key] = &program{name: name, exec: exec.WithName("loris_" + name).SetMaxCache(-1), device: d}
+	q.exec = exec.WithName("loris_" + name).SetMaxCache(-1)
 	if seam.Available(d.Backend) {
-		p.byKey[key].donate = donate
+		q.donate = donate
 	}
-	return p.byKey[key]
+	p.byKey[key] = q
+	return q
 }
 
-// configure sets compiler options. Matrix products go to cuBLASLt: XLA's Triton products are no faster here, and trying
+// configure sets compiler options of the graph over the inputs in. Matrix products go to cuBLASLt: XLA's Triton products are no faster here, and trying
 // them out doubles the time to compile. The embedding's gradient adds the rows of a token in any order unless it is
 // told not to, and then no two runs are equal.
-func configure(d *backend.Device, g *Graph, name string, donate []int) {
-	if !seam.Available(d.Backend) {
+func (p *program) configure(in []*Node, donate []int) {
+	if !seam.Available(p.device.Backend) {
 		return
 	}
-	p := &seam.Program{Donate: donate}
-	if d.Kind == backend.CUDA {
-		p.Options = map[string]string{"xla_gpu_enable_triton_gemm": "False"}
-		if name == "embed_backward" {
-			p.Options["xla_gpu_exclude_nondeterministic_ops"] = "True"
+	c := &seam.Program{Donate: donate, Number: seam.NextNumber()}
+	if p.device.Kind == backend.CUDA {
+		c.Options = map[string]string{"xla_gpu_enable_triton_gemm": "False"}
+		if p.name == "embed_backward" {
+			c.Options["xla_gpu_exclude_nondeterministic_ops"] = "True"
 		}
 	}
-	if len(p.Donate)+len(p.Options) > 0 {
-		seam.Configure(g, p)
+	var given []shapes.Shape
+	for _, n := range in {
+		given = append(given, n.Shape())
 	}
+	p.numbers.Store(fmt.Sprint(given), c.Number)
+	seam.Configure(in[0].Graph(), c)
 }
 
 func (p *programs) close() {

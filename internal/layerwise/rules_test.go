@@ -147,9 +147,10 @@ func TestLoRAPlusStepsAsPEFT(t *testing.T) {
 		for i, p := range r.LoRAPlus {
 			initial, shapes = append(initial, reference.Normal(uint64(1+i), size(p.Shape), 0.1)), append(shapes, p.Shape)
 		}
-		s := bare(t, d, training.SessionOptions{AdamBeta1: r.Betas[0], AdamBeta2: r.Betas[1], AdamEpsilon: r.Eps, WeightDecay: r.WeightDecay, LoRAPlusLRRatio: 16}, initial, shapes)
+		s := bare(t, d, training.SessionOptions{AdamBeta1: r.Betas[0], AdamBeta2: r.Betas[1], AdamEpsilon: r.Eps, WeightDecay: r.WeightDecay, LoRAPlusLRRatio: 16, LoRAPlusEmbedding: 1.0 / 8}, initial, shapes)
 		for i, p := range r.LoRAPlus {
 			s.groups[0].params[i].plus = strings.Contains(p.Name, "lora_B")
+			s.groups[0].params[i].looked = strings.Contains(p.Name, "lora_embedding_")
 		}
 		for step := range r.Steps {
 			var gradients [][]float32

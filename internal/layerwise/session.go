@@ -24,6 +24,7 @@ type Session struct {
 	optim   optimizer
 	steps   int // optimizer steps done
 	plan    planner
+	paged   bool    // see paging.go
 	scaler  *scaler // nil unless the loss is scaled
 	seed    int64
 	dropout bool                // some adapter drops inputs
@@ -49,7 +50,7 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		model: m,
 		spans: spans(m.Layers, adapters, m.spanLayers()),
 		optim: optim,
-		plan:  planner{budget: budget, host: m.pinnable(), tokens: partTokens},
+		plan:  planner{budget: budget, host: m.pinnable(), tokens: partTokens, mlp: mlpTokens},
 		seed:  o.Seed,
 		noise: o.NEFTuneNoiseAlpha,
 		loss:  o.Loss,
@@ -77,17 +78,21 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		if m.Trainable {
 			return nil, errors.New("adapters at the model's ends, whose own weights are trained: choose one of the two")
 		}
-		if optim.loraPlus != 1 && s.edge.trainsEmbedding() {
-			return nil, errors.New("LoRAPlusLRRatio with a trained embedding, which would need a rate of its own: unset it, or leave the embedding as it is")
+		if s.edge.virtual > 0 && s.noise > 0 {
+			return nil, errors.New("NEFTuneNoiseAlpha with virtual tokens, which would get noise too: leave it out")
 		}
 		s.dropout = s.dropout || s.edge.drops()
-		s.ends = &group{}
 		for _, t := range s.edge.w.Layout.Trainable() {
+			if s.ends == nil {
+				s.ends = &group{}
+			}
 			p := slotParam(s.edge.w, t)
 			p.hidden = false
+			p.looked = t == s.edge.embed.a || t == s.edge.embed.b
+			p.plus = p.plus && !p.looked
 			s.ends.params = append(s.ends.params, p)
+			trained++
 		}
-		trained += len(s.ends.params)
 	}
 	if m.Trainable {
 		s.ends = &group{params: []param{{at: &m.Embed.Table, decay: true, fullMoments: true}, {at: &m.Norm}}}
@@ -99,8 +104,15 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 	if trained == 0 {
 		return nil, errors.New("nothing to train: the model has neither adapters nor trainable weights")
 	}
-	for _, g := range s.all() {
-		if err := optim.start(g, m.Device); err != nil {
+	if s.paged = s.pageable(s.momentBytes()); s.paged {
+		s.plan.host -= 2 * s.momentBytes()
+	}
+	for _, g := range s.learners() {
+		err := optim.start(g, m.Device)
+		if err == nil {
+			err = s.page(g)
+		}
+		if err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
 	}
@@ -110,7 +122,7 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 // slotParam is the trainable slot of a layer's weights.
 func slotParam(w *nn.Weights, slot int) param {
 	l := w.Layout.Slots[slot]
-	p := param{at: &w.Tensors[slot], decay: l.Decay, hidden: true, plus: l.Shape.Rank() == 1}
+	p := param{at: &w.Tensors[slot], decay: l.Decay, hidden: true, fullMoments: l.Embedding, plus: l.Shape.Rank() == 1}
 	for _, part := range l.Parts {
 		p.rows = append(p.rows, part.Rows)
 		p.plus = p.plus || strings.Contains(part.Name, "lora_B")
@@ -137,6 +149,14 @@ func (s *Session) all() []*group {
 	return append([]*group{s.ends}, s.groups...)
 }
 
+// learners are the groups that the optimizer updates: all, but for those whose values an encoder computes.
+func (s *Session) learners() []*group {
+	if s.edge.encodes() {
+		return []*group{s.ends}
+	}
+	return s.all()
+}
+
 // Close frees gradients and moments; the weights stay. An error says, too, when the last update failed meanwhile: then
 // the weights are those before it.
 func (s *Session) Close() error {
@@ -158,7 +178,11 @@ func (s *Session) Apply(ctx context.Context, o training.ApplyOptions) (gradNorm 
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	for _, g := range s.all() {
+	groups := s.all()
+	if s.edge.encodes() {
+		groups = s.groups
+	}
+	for _, g := range groups {
 		if len(g.params) > 0 && g.grads == nil {
 			return 0, errors.New("Apply without gradients: call MicroStep first")
 		}
@@ -172,7 +196,12 @@ func (s *Session) Apply(ctx context.Context, o training.ApplyOptions) (gradNorm 
 func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 	var squares []*tensors.Tensor
 	defer func() { err = errors.Join(err, backend.Free(squares...)) }()
-	for _, g := range s.all() {
+	if s.edge.encodes() {
+		if s.ends.grads, err = s.encoderGradients(); err != nil {
+			return 0, err
+		}
+	}
+	for _, g := range s.learners() {
 		if len(g.params) == 0 {
 			continue
 		}
@@ -242,13 +271,17 @@ func (s *Session) update(o training.ApplyOptions, scale *tensors.Tensor) (fresh 
 		return nil, err
 	}
 	defer scalars.FinalizeAll()
-	groups := s.all()
-	fresh = make([][]*tensors.Tensor, len(groups))
-	for i, g := range groups {
+	fresh = make([][]*tensors.Tensor, len(s.all()))
+	for i, g := range s.learners() {
 		if len(g.params) == 0 {
 			continue
 		}
-		if fresh[i], err = g.update(s.model, s.optim, scalars, scale); err != nil {
+		if fresh[i], err = s.updated(g, scalars, scale); err != nil {
+			return nil, errors.Join(err, freeAll(fresh))
+		}
+	}
+	if s.edge.encodes() {
+		if err := s.encoded(fresh); err != nil {
 			return nil, errors.Join(err, freeAll(fresh))
 		}
 	}
@@ -281,11 +314,18 @@ func (s *Session) DropGradients() error {
 	return errors.Join(errs...)
 }
 
+// ForecastMemory is what was forecast for batches of the given shape; false where there has been none, or the device does not
+// tell.
+func (s *Session) ForecastMemory(rows, length int) (f Forecast, ok bool) {
+	f = s.plan.peaks[[2]int{rows, length}]
+	return f, f.Peak() > 0
+}
+
 // MemoryInUse returns the bytes in use on the device, where the device tells.
 func (s *Session) MemoryInUse() (bytes int64, ok bool) { return s.model.Device.MemoryInUse() }
 
 // checkBatch refuses a batch whose slices do not fit its shape, or whose ids the model does not have.
-func (m *Model) checkBatch(b *training.Batch) error {
+func (s *Session) checkBatch(b *training.Batch) error {
 	n := b.Rows * b.Length
 	if n == 0 {
 		return errors.New("empty batch")
@@ -300,5 +340,11 @@ func (m *Model) checkBatch(b *training.Batch) error {
 			return fmt.Errorf("batch of %d rows of %d: %s has %d values, want none or %d", b.Rows, b.Length, name, have, n)
 		}
 	}
-	return m.checkIDs(b.IDs, b.Length)
+	if have := len(b.FirstLabels); have != 0 && have != b.Rows {
+		return fmt.Errorf("batch of %d rows of %d: FirstLabels has %d values, want none or %d", b.Rows, b.Length, have, b.Rows)
+	}
+	if s.edge.virtualTokens() > 0 && needsMask(b.Segments, b.Length) {
+		return errPackedVirtual
+	}
+	return s.model.checkIDs(b.IDs, b.Length)
 }

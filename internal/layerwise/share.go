@@ -64,6 +64,19 @@ func needsMask(segments []int32, length int) bool {
 	return false
 }
 
+// withoutPadding are gradients dx [n, k] of rows that were looked up, 0 where that is the padding token's. at [n, 1] are the
+// places of the rows, where places puts ids.
+func (m *Model) withoutPadding(dx, at *Node, places func(ids []int32) []int32) *Node {
+	if m.Embed.Padding == nil {
+		return dx
+	}
+	id := *m.Embed.Padding
+	if id < 0 { // torch counts from the end
+		id += int32(m.Vocab)
+	}
+	return Mul(dx, ConvertDType(NotEqual(at, Const(dx.Graph(), places([]int32{id})[0])), dtypes.Float32))
+}
+
 // endGradients returns the gradients of embedding, norm and head, as the session's group of ends orders them.
 func (m *Model) endGradients(p *pass) ([]*tensors.Tensor, error) {
 	at, err := backend.UploadValues(m.Device, p.batch.IDs, len(p.batch.IDs), 1)
@@ -97,13 +110,7 @@ func (m *Model) endGradients(p *pass) ([]*tensors.Tensor, error) {
 		if m.Embed.Scale != 0 {
 			dx = MulScalar(dx, m.Embed.Scale)
 		}
-		if padding != nil {
-			id := *padding
-			if id < 0 { // torch counts from the end
-				id += int32(m.Vocab)
-			}
-			dx = Mul(dx, ConvertDType(NotEqual(in[1], Const(dx.Graph(), id)), dtypes.Float32))
-		}
+		dx = m.withoutPadding(dx, in[1], func(ids []int32) []int32 { return ids })
 		return []*Node{ScatterSum(table, in[1], dx, false, false)}
 	}).call(in...)
 	if err != nil {

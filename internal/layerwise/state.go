@@ -35,6 +35,9 @@ func (s *Session) named(visit func(name string, at **tensors.Tensor) error) erro
 		}
 		at := 0
 		for j, p := range g.params {
+			if len(g.state) == 0 { // what an encoder computes has no moments
+				break
+			}
 			for _, h := range s.optim.state(p) {
 				if err := visit(name(j)+h.name, &g.state[at]); err != nil {
 					return err
@@ -52,19 +55,21 @@ func (s *Session) named(visit func(name string, at **tensors.Tensor) error) erro
 func (s *Session) SaveState(dir string) error {
 	var all []safetensors.Tensor
 	err := s.named(func(name string, at **tensors.Tensor) error {
-		t := safetensors.Tensor{Name: name, DType: savedDType(*at), Shape: (*at).Shape().Dimensions}
-		var err error
-		if t.DType == "U8" {
-			t.Data, err = tensors.CopyFlatData[uint8](*at)
-		} else {
-			var values []float32
-			values, err = backend.DownloadFloats(*at)
-			t.Data = backend.Bytes(values)
-		}
+		err := s.near(*at, func(held *tensors.Tensor) (err error) {
+			t := safetensors.Tensor{Name: name, DType: savedDType(held), Shape: held.Shape().Dimensions}
+			if t.DType == "U8" {
+				t.Data, err = tensors.CopyFlatData[uint8](held)
+			} else {
+				var values []float32
+				values, err = backend.DownloadFloats(held)
+				t.Data = backend.Bytes(values)
+			}
+			all = append(all, t)
+			return err
+		})
 		if err != nil {
 			return fmt.Errorf("save state: %s: %w", name, err)
 		}
-		all = append(all, t)
 		return nil
 	})
 	if err != nil {
@@ -131,6 +136,9 @@ func (s *Session) LoadState(dir string) (err error) {
 	for i, at := range places {
 		err = errors.Join(err, backend.Free(*at))
 		*at = fresh[i]
+	}
+	for _, g := range s.all() {
+		err = errors.Join(err, s.page(g))
 	}
 	s.steps, s.scaler = steps, scaling
 	return errors.Join(err, s.DropGradients())

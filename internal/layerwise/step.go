@@ -25,7 +25,7 @@ func (s *Session) Evaluate(ctx context.Context, b *training.Batch) (training.Sta
 }
 
 func (s *Session) through(ctx context.Context, b *training.Batch, train bool) (training.Stats, error) {
-	if err := errors.Join(ctx.Err(), s.model.checkBatch(b)); err != nil {
+	if err := errors.Join(ctx.Err(), s.checkBatch(b)); err != nil {
 		return training.Stats{}, err
 	}
 	st, err := s.pass(ctx, b, train)
@@ -38,7 +38,7 @@ func (s *Session) through(ctx context.Context, b *training.Batch, train bool) (t
 // pass takes a batch through the layers. When it returns, nothing but gradients is left on the device.
 func (s *Session) pass(ctx context.Context, b *training.Batch, train bool) (training.Stats, error) {
 	p := s.ahead
-	if p != nil && p.batch == b && train {
+	if p != nil && p.given == b && train {
 		s.ahead = nil
 	} else {
 		p = s.newPass(b, train)
@@ -63,7 +63,8 @@ func (s *Session) pass(ctx context.Context, b *training.Batch, train bool) (trai
 // pass is one batch on its way through the layers.
 type pass struct {
 	s      *Session
-	batch  *training.Batch
+	given  *training.Batch
+	batch  *training.Batch // given, with virtual tokens before its rows
 	train  bool
 	plan   []spanPlan
 	labels int // positions with a label
@@ -79,11 +80,11 @@ type pass struct {
 	ends    []*tensors.Tensor   // of norm and head
 }
 
-func (s *Session) newPass(b *training.Batch, train bool) *pass {
-	n := len(s.spans)
-	p := &pass{s: s, batch: b, train: train, plan: make([]spanPlan, n), kept: make([][]*tensors.Tensor, n), grads: make([][]*tensors.Tensor, n)}
-	if train {
-		p.plan = s.plan.plan(s.model, s.spans, b.Rows, b.Length)
+func (s *Session) newPass(given *training.Batch, train bool) *pass {
+	n, b := len(s.spans), s.edge.widen(given)
+	p := &pass{s: s, given: given, batch: b, train: train, plan: make([]spanPlan, n), kept: make([][]*tensors.Tensor, n), grads: make([][]*tensors.Tensor, n)}
+	for i := range p.plan {
+		p.plan[i].tokens = tokensAtOnce(b.Length, s.plan.mlp)
 	}
 	for _, l := range b.Labels {
 		if l != IgnoreIndex {
@@ -95,7 +96,7 @@ func (s *Session) newPass(b *training.Batch, train bool) *pass {
 
 // Prefetch moves the batch to the device. Until MicroStep has taken it, b must stay as it is.
 func (s *Session) Prefetch(b *training.Batch) error {
-	if err := s.model.checkBatch(b); err != nil {
+	if err := s.checkBatch(b); err != nil {
 		return err
 	}
 	s.dropAhead()
@@ -150,9 +151,14 @@ func (p *pass) begin() (err error) {
 		}
 	}
 	if p.train && s.noise > 0 {
-		return p.addNoise()
+		if err := p.addNoise(); err != nil {
+			return err
+		}
 	}
-	return nil
+	if p.train {
+		p.plan, err = s.plan.plan(s, p)
+	}
+	return err
 }
 
 // rowKeys are the rows' random streams, keyed by seed, step and row alone.
@@ -178,7 +184,7 @@ func (p *pass) forward(ctx context.Context) error {
 			return err
 		}
 		in := append(append([]*tensors.Tensor{p.x[i]}, p.sh.inputs(p.s.index[i])...), sp.tensors()...)
-		out, err := m.forward(sp, p.sh, p.plan[i].keep).call(in...)
+		out, err := m.forward(sp, p.sh, p.plan[i]).call(in...)
 		if err != nil {
 			return err
 		}
@@ -255,7 +261,7 @@ func (p *pass) backward(ctx context.Context) error {
 
 // collect adds the pass's gradients to the session's sums.
 func (s *Session) collect(p *pass) error {
-	if s.ends != nil {
+	if s.ends != nil && !s.edge.encodes() {
 		gradients := s.model.endGradients
 		if s.edge != nil {
 			gradients = func(p *pass) ([]*tensors.Tensor, error) { return s.model.adapterGradients(s.edge, p) }

@@ -52,6 +52,7 @@ type Slot struct {
 	Parts     []Part // what of the checkpoint it holds; none for quantized data
 	Trainable bool
 	Decay     bool // weight decay applies when it is trained
+	Embedding bool // PEFT trains it as a torch.nn.Embedding, whose moments transformers' Trainer keeps in float32
 }
 
 // Layout says which tensors a layer has, in which form and order. Layers of one layout share their programs.
@@ -63,6 +64,9 @@ type Layout struct {
 	shifts  []*OutputShift
 	tokens  []int32 // of rows in place of the embedding's, in slot rows
 	rows    int
+	prefix  int // one more than the slot of keys and values, 0: none
+	virtual int // see Virtual
+	encoder []int
 	kind    string
 	key     string
 }
@@ -218,7 +222,7 @@ func (b *LayoutBuilder) Build() *Layout {
 	for _, a := range b.l.adapter {
 		fmt.Fprintf(&k, "%v;", *a)
 	}
-	fmt.Fprintf(&k, "%v;", b.l.tokens)
+	fmt.Fprintf(&k, "%v;%d;", b.l.tokens, b.l.virtual)
 	for _, s := range b.l.shifts {
 		fmt.Fprintf(&k, "%v;", *s)
 	}

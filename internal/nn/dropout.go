@@ -23,13 +23,13 @@ func (l *Layer) dropRate(a boundAdapter) float64 {
 	return a.Dropout
 }
 
-// tokenKeys are the adapter's random streams of length tokens in each of the batch's rows, uint32 [B·length].
+// tokenKeys are the adapter's random streams of length tokens in each of the batch's rows, from where PerToken is on, uint32 [B·length].
 func (l *Layer) tokenKeys(a boundAdapter, length int) *Node {
 	g := l.batch.RowKeys.Graph()
 	h := fnv.New32a()
 	h.Write([]byte(a.Linear))
 	row := draw.Mix(BitwiseXor(l.batch.RowKeys, draw.Mix(BitwiseXor(l.index, Const(g, h.Sum32())))))
-	token := draw.Mix(Iota(g, shapes.Make(dtypes.Uint32, 1, length), 1))
+	token := draw.Mix(AddScalar(Iota(g, shapes.Make(dtypes.Uint32, 1, length), 1), float64(l.from)))
 	return Reshape(draw.Mix(Add(InsertAxes(row, 1), token)), -1)
 }
 

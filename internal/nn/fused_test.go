@@ -24,6 +24,7 @@ import (
 type problem struct {
 	name             string
 	batch, seq       int
+	part             int // tokens that go through the MLP at a time; 0: all
 	hidden, features int
 	heads, kvHeads   int
 	packed, nested   bool
@@ -178,7 +179,9 @@ func (p problem) block(l *nn.Layer, x *Node) *Node {
 	if p.gelu {
 		gate = l.GeGLU
 	}
-	return l.AddLinear(x, gate(l.NormLinears(x, "norm2", "gate", "up")), "down")
+	return l.PerToken(x, func(x *Node) *Node {
+		return l.AddLinear(x, gate(l.NormLinears(x, "norm2", "gate", "up")), "down")
+	})
 }
 
 // apply builds the layer over the first nodes of in and returns its output, its trainable nodes and the nodes left.
@@ -186,7 +189,7 @@ func (s *set) apply(form nn.Form, tape *nn.Tape, x *Node, in []*Node) (y *Node, 
 	shape := nn.Shape{
 		Hidden: s.p.hidden, Heads: s.p.heads, KVHeads: s.p.kvHeads, HeadDim: s.p.hidden / s.p.heads, NormEps: 1e-5, Compute: s.p.dtype, Float8: s.p.float8, Form: form,
 	}
-	b := nn.Batch{Cos: in[0], Sin: in[1]}
+	b := nn.Batch{Cos: in[0], Sin: in[1], PartTokens: s.p.part}
 	if s.p.dropout > 0 {
 		b.RowKeys = Const(x.Graph(), []uint32{77, 5, 1 << 31}[:s.p.batch])
 	}

@@ -2,9 +2,11 @@ package nn
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/loris-ml/loris/attention"
@@ -39,6 +41,7 @@ type Batch struct {
 	// MaxSegments is what attention may be promised about Segments, 0 for nothing: see attention.Options.
 	MaxSegments int
 	RowKeys     *Node // [B] uint32: the rows' random streams while training with dropout, else nil
+	PartTokens  int   // how many tokens of each row PerToken takes at a time; 0: all
 }
 
 // Layer is one decoder layer while a program over it is built: a family calls its methods, in which the weights that
@@ -55,7 +58,9 @@ type Layer struct {
 	tape     *Tape
 	cache    *Cache
 	stacks   map[string]stacked // by a group's first linear
+	prefix   *Node              // see prefix.go; nil: none
 	index    *Node              // uint32 scalar, which layer of the model it is; for random streams
+	from     int                // the first token of the part that PerToken is at
 	rope     int                // which table of Batch.Cos and Sin it rotates by
 	inputs   map[string]*Node   // nil unless CaptureInputs was called
 	fusion
@@ -94,6 +99,9 @@ func (l *Layer) Bind(layout *Layout, nodes []*Node) *Layer {
 		}
 		l.adapters[a.Linear] = bound
 	}
+	if i := layout.Prefix(); i >= 0 {
+		l.prefix = nodes[i]
+	}
 	for _, s := range layout.shifts {
 		l.shifts[s.Linear] = boundShift{s, nodes[s.slot]}
 	}
@@ -130,11 +138,19 @@ func (s Shape) Fused(b compute.Backend) bool {
 	}
 }
 
+// GradientShape is how programs hand on the gradient of activations [rows, length, Hidden].
+func (s Shape) GradientShape(b compute.Backend, rows, length int) shapes.Shape {
+	if !s.Fused(b) {
+		return shapes.Make(s.Compute, rows, length, s.Hidden)
+	}
+	return shapes.Make(s.Compute, rows*length, s.Hidden+room)
+}
+
 func (l *Layer) fused(x *Node) bool { return l.shape.Fused(x.Graph().Backend()) }
 
 // gain returns the gain of a norm, and whether it is trained.
 func (l *Layer) gain(name string) (gain *Node, trained bool) {
-	for _, s := range l.stores {
+	for _, s := range slices.Backward(l.stores) { // see copies.go
 		if i, ok := s.layout.norms[name]; ok {
 			return s.nodes[i], s.layout.Slots[i].Trainable
 		}
@@ -250,8 +266,9 @@ func (l *Layer) RotaryHeads(qkv []*Node) (q, k, v *Node) {
 }
 
 // Attend is causal attention of q [B, S, Heads, HeadDim] over k and v [B, S, KVHeads, HeadDim], within segments where
-// the batch has them, and over the cache where there is one. It returns [B, S, Heads·HeadDim].
+// the batch has them, over the cache where there is one, and over the layer's prefix. It returns [B, S, Heads·HeadDim].
 func (l *Layer) Attend(q, k, v *Node, o attention.Options) *Node {
+	k, v = l.withPrefix(k, v)
 	d := q.Shape().Dimensions
 	flat := func(x *Node) []*Node { return []*Node{Reshape(x, d[0], d[1], d[2]*d[3])} }
 	o.Route = l.shape.Attention

@@ -121,7 +121,8 @@ func (l *Layer) run(names []string) (run, bool) {
 	if !slices.EqualFunc(linears, names, func(a Linear, n string) bool { return a.Name == n }) {
 		return run{}, false
 	}
-	return run{s, g, linears, first}, true
+	r := run{s, g, linears, first}
+	return r, !l.replaced(r)
 }
 
 // complete tells whether the run is the whole group.
@@ -138,7 +139,7 @@ func (r run) rows(n *Node) *Node {
 
 // find returns where the linear of that name is stored.
 func (l *Layer) find(name string) (store, Linear, *group) {
-	for _, s := range l.stores {
+	for _, s := range slices.Backward(l.stores) { // see copies.go
 		for _, g := range s.layout.groups {
 			for _, lin := range g.linears {
 				if lin.Name == name {

@@ -1,7 +1,9 @@
 package nn
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/gomlx/compute/dtypes"
@@ -112,8 +114,8 @@ func (t *Tape) take(n *Node) *Node {
 	return d
 }
 
-// Gradients returns the vector-Jacobian product of y with dy for each of wrt.
-func (t *Tape) Gradients(y, dy *Node, wrt []*Node) []*Node {
+// backward runs the operations last to first, from dy at y on.
+func (t *Tape) backward(y, dy *Node) {
 	t.grads[y] = dy
 	for _, op := range slices.Backward(t.ops) {
 		d, any := make([]*Node, len(op.outs)), false
@@ -125,6 +127,16 @@ func (t *Tape) Gradients(y, dy *Node, wrt []*Node) []*Node {
 			op.backward(d)
 		}
 	}
+}
+
+// arrivals are the nodes at which gradients have arrived and were not taken, in the graph's order.
+func (t *Tape) arrivals() []*Node {
+	return slices.SortedFunc(maps.Keys(t.grads), func(a, b *Node) int { return cmp.Compare(a.Id(), b.Id()) })
+}
+
+// Gradients returns the vector-Jacobian product of y with dy for each of wrt.
+func (t *Tape) Gradients(y, dy *Node, wrt []*Node) []*Node {
+	t.backward(y, dy)
 	out := make([]*Node, len(wrt))
 	for i, n := range wrt {
 		if out[i] = t.take(n); out[i] == nil {

@@ -2,14 +2,28 @@ package pyrandom
 
 // RandPerm returns the numbers below n in random order: torch.randperm(n) on the CPU with a torch.Generator that
 // manual_seed(seed) has set. It is how torch's and accelerate's random samplers order an epoch.
-func RandPerm(seed int64, n int) []int {
-	g := newMT19937(uint32(seed))
+func RandPerm(seed int64, n int) []int { return NewTorch(seed).RandPerm(n) }
+
+// Torch is torch's generator on the CPU. It is for one goroutine.
+type Torch struct{ *mt19937 }
+
+// NewTorch returns the generator as manual_seed(seed) leaves it.
+func NewTorch(seed int64) Torch { return Torch{newMT19937(uint32(seed))} }
+
+// RandPerm is torch.randperm(n).
+func (t Torch) RandPerm(n int) []int {
 	p := identity(n)
 	for i := range n - 1 {
-		j := i + int(g.next()%uint32(n-i))
+		j := i + int(t.next()%uint32(n-i))
 		p[i], p[j] = p[j], p[i]
 	}
 	return p
+}
+
+// Int63 is torch.empty((), dtype=torch.int64).random_(): what a DataLoader draws before it goes through its rows.
+func (t Torch) Int63() int64 {
+	high := uint64(t.next()) << 32
+	return int64((high | uint64(t.next())) &^ (1 << 63))
 }
 
 // mt19937 is the Mersenne twister of Matsumoto and Nishimura, 32 bits.

@@ -109,6 +109,24 @@ static PJRT_Error *remember_copier(plugin *p, PJRT_LoadedExecutable *exec, const
   return grown ? NULL : seam_new_error(PJRT_Error_Code_RESOURCE_EXHAUSTED, "out of host memory", "");
 }
 
+// measure tells Go what memory an executable takes; a plugin that does not know it is no error.
+static void measure(const PJRT_Api *real, int slot, PJRT_LoadedExecutable *loaded, int64_t number) {
+  if (!HAS(real, PJRT_Executable_GetCompiledMemoryStats)) return;
+  PJRT_Executable *executable = NULL;
+  PJRT_Error *e = executable_of(real, loaded, &executable);
+  if (!e) {
+    ARGS(PJRT_Executable_GetCompiledMemoryStats_Args, s);
+    s.executable = executable;
+    e = real->PJRT_Executable_GetCompiledMemoryStats(&s);
+    if (!e) {
+      seam_footprint f = {s.argument_size_in_bytes, s.output_size_in_bytes, s.alias_size_in_bytes, s.temp_size_in_bytes};
+      loris_seam_measured(slot, number, &f);
+    }
+    destroy_executable(real, executable);
+  }
+  seam_drop(real, e);
+}
+
 PJRT_Error *seam_compile(plugin *p, int slot, PJRT_Client_Compile_Args *a) {
   seam_program o;
   memset(&o, 0, sizeof o);
@@ -132,6 +150,7 @@ PJRT_Error *seam_compile(plugin *p, int slot, PJRT_Client_Compile_Args *a) {
     a->compile_options_size = given.compile_options_size;
     if (!e && o.cache_key) store(p->real, slot, exec, o.cache_key);
   }
+  if (!e && o.number) measure(p->real, slot, exec, o.number);
   if (!e && o.memory_kind) e = remember_copier(p, exec, o.memory_kind);
   a->executable = e ? NULL : exec;
   free(o.error); free(o.code); free(o.options); free(o.memory_kind); free(o.cached); free(o.cache_key);

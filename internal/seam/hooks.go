@@ -65,9 +65,19 @@ func loris_seam_compile(slot C.int, code *C.char, size C.size_t, options *C.char
 	}
 	out.code, out.code_size = cBytes(text)
 	out.options, out.options_size = cBytes(opts)
+	out.number = C.int64_t(program.Number)
 	if program.CopyTo != "" {
 		out.memory_kind = C.CString(program.CopyTo)
 	}
+}
+
+// loris_seam_measured is told what memory the program of that number takes.
+//
+//export loris_seam_measured
+func loris_seam_measured(slot C.int, number C.int64_t, f *C.seam_footprint) {
+	pluginAt(slot).footprints.Store(int64(number), Footprint{
+		Arguments: int64(f.arguments), Results: int64(f.results), Reused: int64(f.reused), Temporary: int64(f.temporary),
+	})
 }
 
 // cBytes copies s, which may hold any bytes, to C memory.

@@ -31,6 +31,7 @@ func (p *Plugin) Pending() int                                       { return 0 
 func (p *Plugin) SetCacheDir(dir string)                             {}
 func (p *Plugin) CacheStats() CacheStats                             { return CacheStats{Err: errNoCgo} }
 func (p *Plugin) Profile(run func() error) ([]Execution, error)      { return nil, errNoCgo }
+func (p *Plugin) Footprint(number int64) (Footprint, bool)           { return Footprint{}, false }
 func (p *Plugin) Memory(device int) (inUse, peak, limit int64, err error) {
 	return 0, 0, 0, errNoCgo
 }

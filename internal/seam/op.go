@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -106,7 +107,21 @@ type Program struct {
 	// CopyTo makes a program that returns its inputs as they are copy them to this kind of memory: "pinned_host",
 	// "device".
 	CopyTo string `json:",omitempty"`
+
+	// Number is a name for [Plugin.Footprint], of [NextNumber]; what is compiled does not depend on it. 0 is none.
+	Number int64 `json:",omitempty"`
 }
+
+// Footprint is what one call of a program takes of the device's memory, in bytes: its arguments, its results, how much of
+// the results lies in donated arguments, and what it works in.
+type Footprint struct {
+	Arguments, Results, Reused, Temporary int64
+}
+
+var numbers atomic.Int64
+
+// NextNumber returns a number that no other program of the process has.
+func NextNumber() int64 { return numbers.Add(1) }
 
 // Configure sets what the program that g becomes wants; several calls add up, and must not contradict each other. On a
 // backend that was not opened through the seam it panics; there programs simply run without.
@@ -139,6 +154,9 @@ func (p *Program) merge(q Program) error {
 			p.Options = map[string]string{}
 		}
 		p.Options[k] = v
+	}
+	if q.Number != 0 {
+		p.Number = q.Number
 	}
 	if q.CopyTo != "" {
 		if p.CopyTo != "" && p.CopyTo != q.CopyTo {

@@ -29,6 +29,7 @@ type Plugin struct {
 	slot       C.int
 	identity   func() string
 	cache      cache
+	footprints sync.Map // by Program.Number
 
 	mu     sync.Mutex
 	depth  int
@@ -176,6 +177,15 @@ func (p *Plugin) Memory(device int) (inUse, peak, limit int64, err error) {
 		return 0, 0, 0, fmt.Errorf("memory of device %d: %w", device, err)
 	}
 	return int64(m.in_use), int64(m.peak), int64(m.limit), nil
+}
+
+// Footprint is what memory the program of that Program.Number takes; false where it is not compiled, or the plugin does not tell.
+func (p *Plugin) Footprint(number int64) (Footprint, bool) {
+	f, ok := p.footprints.Load(number)
+	if !ok {
+		return Footprint{}, false
+	}
+	return f.(Footprint), true
 }
 
 // SetCacheDir keeps compiled programs in a folder, which is made when needed, and takes them from there: those of the

@@ -434,3 +434,19 @@ func TestOpenNamesWhatIsWrong(t *testing.T) {
 		t.Errorf("opened again: %v, error %v", again, err)
 	}
 }
+
+func TestProgramsSayWhatMemoryTheyTake(t *testing.T) {
+	p, b := cpu(t)
+	number := NextNumber()
+	if f, ok := p.Footprint(number); ok {
+		t.Errorf("a program that is not compiled takes %+v", f)
+	}
+	call(t, b, func(in []*Node) []*Node {
+		Configure(in[0].Graph(), &Program{Number: number})
+		return []*Node{graph.Add(in[0], graph.ConstAsDType(in[0].Graph(), dtypes.Float32, 1)), graph.ReduceAllSum(in[1])}
+	}, make([]float32, 1000), make([]float64, 500))
+	f, ok := p.Footprint(number)
+	if !ok || f.Arguments != 8000 || f.Results < 4008 || f.Reused != 0 || f.Temporary < 0 {
+		t.Errorf("%+v, %v; want 8000 bytes of arguments and 4008 of results", f, ok)
+	}
+}

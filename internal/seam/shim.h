@@ -18,7 +18,13 @@ typedef struct {
   char *cached;       // the serialized executable, from the cache
   size_t cached_size;
   char *cache_key;  // hand the serialized executable back under this key
+  int64_t number;   // say what memory the executable takes under this number; 0: do not
 } seam_program;
+
+// What one call of an executable takes of the device's memory, in bytes.
+typedef struct {
+  int64_t arguments, results, reused, temporary;
+} seam_footprint;
 
 // What happened to a program that has a cache key.
 enum { SEAM_LOADED, SEAM_STALE, SEAM_SERIALIZED, SEAM_UNSERIALIZABLE };

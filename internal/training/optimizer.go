@@ -13,6 +13,8 @@ type Optimizer struct {
 	Rule Rule
 	// EightBit keeps moments in one byte a value, as bitsandbytes does; else they are float32.
 	EightBit bool
+	// Paged keeps moments in the host's memory, where that is not the device's, and on the device only what is being updated.
+	Paged bool
 	// Momentum, Dampening and Nesterov are SGD's and, but for Dampening, Muon's.
 	Momentum, Dampening float64
 	Nesterov            bool
@@ -43,21 +45,19 @@ func (o Optimizer) String() string {
 	return string(o.Rule)
 }
 
-// optimizers are the names of transformers' OptimizerNames that are offered, and muon, which it lacks. Those that begin
-// with paged are the same as without it: bitsandbytes keeps the moments of paged optimizers in memory that the CUDA driver
-// moves between host and GPU, which PJRT does not have; they stay on the device.
+// optimizers are the names of transformers' OptimizerNames that are offered, and muon, which it lacks.
 var optimizers = map[string]Optimizer{
 	"":                  {Rule: AdamW},
 	"adamw_torch":       {Rule: AdamW},
 	"adamw_torch_fused": {Rule: AdamW},
-	"paged_adamw_32bit": {Rule: AdamW},
+	"paged_adamw_32bit": {Rule: AdamW, Paged: true},
 	"adamw_8bit":        {Rule: AdamW, EightBit: true},
 	"adamw_bnb_8bit":    {Rule: AdamW, EightBit: true},
-	"paged_adamw_8bit":  {Rule: AdamW, EightBit: true},
+	"paged_adamw_8bit":  {Rule: AdamW, EightBit: true, Paged: true},
 	"lion_32bit":        {Rule: Lion},
-	"paged_lion_32bit":  {Rule: Lion},
+	"paged_lion_32bit":  {Rule: Lion, Paged: true},
 	"lion_8bit":         {Rule: Lion, EightBit: true},
-	"paged_lion_8bit":   {Rule: Lion, EightBit: true},
+	"paged_lion_8bit":   {Rule: Lion, EightBit: true, Paged: true},
 	"adafactor":         {Rule: Adafactor},
 	"sgd":               {Rule: SGD},
 	"muon":              {Rule: Muon, Momentum: 0.95, Nesterov: true, NSSteps: 5, MatchRMS: true},

@@ -11,8 +11,9 @@ type Batch struct {
 	Labels       []int32  // the token that should follow each position, within its document; -100: none
 	Positions    []int32  // position in the document; nil: counted from the start of the row
 	Segments     []int32  // document within the row, from 1; 0: padding; nil: one document per row, no padding
+	FirstLabels  []int32  // [Rows] the label of each row's first token, for virtual tokens before it to predict; -100: none; nil: none at all
 	RowSeeds     []uint64 // [Rows] what the random streams of a row are keyed by; nil: its index
-	NumLabels    int      // labels that are not -100
+	NumLabels    int      // of Labels, those that are not -100
 	NumTokens    int      // tokens that are not padding
 }
 
@@ -34,7 +35,9 @@ type SessionOptions struct {
 	AdamBeta1, AdamBeta2, AdamEpsilon, WeightDecay float64
 	// LoRAPlusLRRatio is the learning rate of the B of a LoRA over that of its A; 0 is 1.
 	LoRAPlusLRRatio float64
-	Loss            *Loss // nil: cross entropy
+	// LoRAPlusEmbedding is, where that is set, the learning rate of a LoRA at the embedding over that of the others' A.
+	LoRAPlusEmbedding float64
+	Loss              *Loss // nil: cross entropy
 	// NEFTuneNoiseAlpha is the amount of noise that is added to embeddings while training; 0: none.
 	NEFTuneNoiseAlpha float64
 	Seed              int64 // of dropout and noise

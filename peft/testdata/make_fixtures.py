@@ -139,7 +139,6 @@ def targets_of(model):
 # --- configs of unsupported features ----------------------------------------------------------------------------------
 
 REFUSED = {
-    "modules_to_save": dict(modules_to_save=["mlp"]),
     "fan_in_fan_out": dict(fan_in_fan_out=True),
     "trainable_token_indices of a module": dict(trainable_token_indices={"wte": [1, 2]}),
     "target_parameters": dict(target_parameters=["v_proj.weight"]),

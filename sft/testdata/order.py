@@ -44,6 +44,8 @@ with tempfile.TemporaryDirectory() as folder:
             (13, {"per_device_train_batch_size": 3, "seed": 7}),
             (9, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "seed": 1, "data_seed": 123}),
             (5, {"per_device_train_batch_size": 2, "train_sampling_strategy": "sequential"}),
+            (10, {"per_device_train_batch_size": 2, "train_sampling_strategy": "group_by_length"}),
+            (23, {"per_device_train_batch_size": 2, "train_sampling_strategy": "group_by_length", "seed": 7, "data_seed": 9}),
         )
     ]
     shuffles = []

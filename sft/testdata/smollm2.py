@@ -1,5 +1,6 @@
 """Writes smollm2.json: TRL's SFTTrainer tuning SmolLM2-135M-Instruct on question-answer files, in float32 on the CPU:
-assistant turns only, packed, with an evaluation split. Run: python smollm2.py FAQ.json …
+assistant turns only, packed, with an evaluation split; on each file, and on all of them taken in turns.
+Run: python smollm2.py FAQ.json …
 
 Of the prepared data, whose texts are not the project's, only digests are kept. The model and the adapter's first values
 are those of scripts/reference/make_smollm2_reference.py."""
@@ -24,7 +25,7 @@ sys.path.insert(0, str(ROOT / "scripts" / "reference"))
 from make_smollm2_reference import adapt  # noqa: E402
 from smollm2 import GGUF  # noqa: E402
 
-EVAL_ROWS = 2  # the last ones
+SPLIT = {"test_size": 6, "seed": 42}
 OPTIONS = {
     "train_sampling_strategy": "sequential",
     "per_device_train_batch_size": 1,
@@ -34,12 +35,12 @@ OPTIONS = {
     "learning_rate": 5e-4,
     "lr_scheduler_type": "linear",
     "warmup_steps": 0,
-    "max_steps": 2,
+    "max_steps": 8,
     "logging_steps": 1,
     "eval_strategy": "steps",
-    "eval_steps": 2,
+    "eval_steps": 8,
     "save_strategy": "no",
-    "max_length": 384,
+    "max_length": 512,
     "packing": True,
     "assistant_only_loss": True,
 }
@@ -76,8 +77,10 @@ def plain(read):
     return model
 
 
-def train(path, gguf):
-    rows = json.loads(pathlib.Path(path).read_text())
+def train(paths, gguf):
+    sets = [datasets.Dataset.from_list(json.loads(pathlib.Path(p).read_text())) for p in paths]
+    rows = datasets.interleave_datasets(sets) if len(sets) > 1 else sets[0]
+    split = rows.train_test_split(**SPLIT)
     tok = transformers.PreTrainedTokenizerFast(
         tokenizer_object=gguf.tokenizer(), eos_token="<|im_end|>", pad_token="<|im_end|>", chat_template=TEMPLATE
     )
@@ -89,15 +92,15 @@ def train(path, gguf):
         trainer = SFTTrainer(
             model,
             args,
-            train_dataset=datasets.Dataset.from_list(rows[:-EVAL_ROWS]),
-            eval_dataset=datasets.Dataset.from_list(rows[-EVAL_ROWS:]),
+            train_dataset=split["train"],
+            eval_dataset=split["test"],
             processing_class=tok,
         )
         trainer.train()
     columns = ("loss", "grad_norm", "learning_rate", "num_tokens", "mean_token_accuracy", "eval_loss", "eval_mean_token_accuracy")
     log = {c: [line[c] for line in trainer.state.log_history if c in line] for c in columns}
     return {
-        "file": pathlib.Path(path).name,
+        "files": [pathlib.Path(p).name for p in paths],
         "rows": len(rows),
         "train": {"rows": len(trainer.train_dataset), "sha256": digest(trainer.train_dataset)},
         "eval": {"rows": len(trainer.eval_dataset), "sha256": digest(trainer.eval_dataset)},
@@ -109,9 +112,9 @@ gguf = GGUF(str(ROOT / ".cache" / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf")
 fixture = {
     "versions": {m.__name__: m.__version__ for m in (trl, transformers, peft, torch)},
     "options": OPTIONS,
-    "eval_rows": EVAL_ROWS,
+    "split": SPLIT,
     "runs": [],
 }
-for path in sys.argv[1:]:
-    fixture["runs"].append(train(path, gguf))
+for paths in [*([p] for p in sys.argv[1:]), sys.argv[1:]]:
+    fixture["runs"].append(train(paths, gguf))
     (HERE / "smollm2.json").write_text(json.dumps(fixture, indent=1) + "\n")

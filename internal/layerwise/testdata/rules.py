@@ -68,15 +68,18 @@ def newton_schulz(grad, coefficients, steps, eps):
 
 
 def loraplus():
-    """A LoRA's A [7, 33] and B [21, 7], by peft.optimizers.create_loraplus_optimizer."""
+    """LoRAs of an embedding, A [7, 11] and B [33, 7], and of a linear, A [7, 33] and B [21, 7], by
+    peft.optimizers.create_loraplus_optimizer."""
     model = peft.get_peft_model(
-        torch.nn.Sequential(torch.nn.Linear(33, 21, bias=False)), peft.LoraConfig(r=7, target_modules=["0"])
+        torch.nn.Sequential(torch.nn.Embedding(11, 33), torch.nn.Linear(33, 21, bias=False)),
+        peft.LoraConfig(r=7, target_modules=["0", "1"]),
     )
     params = {n: p for n, p in model.named_parameters() if p.requires_grad}
     for i, p in enumerate(params.values()):
         p.data = torch.from_numpy(generate("normal", 1 + i, p.numel(), 0.1)).reshape(p.shape)
     o = peft.optimizers.create_loraplus_optimizer(
-        model, torch.optim.AdamW, lr=LR, loraplus_lr_ratio=16, loraplus_weight_decay=WEIGHT_DECAY, betas=BETAS, eps=EPS
+        model, torch.optim.AdamW, lr=LR, loraplus_lr_ratio=16, loraplus_lr_embedding=LR / 8, loraplus_weight_decay=WEIGHT_DECAY,
+        betas=BETAS, eps=EPS,
     )
     for step in range(1, STEPS + 1):
         for i, p in enumerate(params.values()):

@@ -97,7 +97,13 @@ static PJRT_Error *fake_executable(PJRT_LoadedExecutable_GetExecutable_Args *a) 
 static PJRT_Error *fake_executable_destroy(PJRT_Executable_Destroy_Args *a) { live_executables--; free(a->executable); return NULL; }
 static PJRT_Error *fake_num_outputs(PJRT_Executable_NumOutputs_Args *a) { a->num_outputs = results; return NULL; }
 static PJRT_Error *fake_name(PJRT_Executable_Name_Args *a) { a->executable_name = "step"; a->executable_name_size = 4; return NULL; }
-static PJRT_Error *fake_memory_use(PJRT_Executable_GetCompiledMemoryStats_Args *a) { (void)a; return fail_load == 2 ? fail(PJRT_Error_Code_UNIMPLEMENTED, "no statistics") : NULL; }
+static PJRT_Error *fake_memory_use(PJRT_Executable_GetCompiledMemoryStats_Args *a) { 
+  a->argument_size_in_bytes = 100;
+  a->output_size_in_bytes = 20;
+  a->alias_size_in_bytes = 8;
+  a->temp_size_in_bytes = 3;
+  return fail_load == 2 ? fail(PJRT_Error_Code_UNIMPLEMENTED, "no statistics") : NULL;
+}
 static void deleter(PJRT_SerializedExecutable *s) { free(s); live_executables--; }
 static PJRT_Error *fake_serialize(PJRT_Executable_Serialize_Args *a) {
   live_executables++;

@@ -17,6 +17,7 @@
 
 // ---- What Go does: the test says what.
 static const char *go_error, *go_kind, *go_cached, *go_key;
+static int64_t go_number;
 static int cached_events[4];
 static char last_hardware[64];
 void loris_seam_compile(int slot, char *code, size_t size, char *options, size_t options_size, char *hardware, seam_program *o) {
@@ -27,7 +28,13 @@ void loris_seam_compile(int slot, char *code, size_t size, char *options, size_t
   o->options = strdup("op+"); o->options_size = 3;
   if (go_kind) o->memory_kind = strdup(go_kind);
   if (go_key) o->cache_key = strdup(go_key);
+  o->number = go_number;
   if (go_cached) { o->cached = strdup(go_cached); o->cached_size = strlen(go_cached); }
+}
+static int64_t measured;
+void loris_seam_measured(int slot, int64_t number, seam_footprint *f) {
+  assert(slot == 0 && number == go_number && f->arguments == 100 && f->results == 20 && f->reused == 8 && f->temporary == 3);
+  measured++;
 }
 void loris_seam_cached(int slot, char *key, int event, char *data, size_t size) {
   assert(slot == 0 && !strcmp(key, go_key) && (!data) == (!size));
@@ -380,6 +387,14 @@ static void compiling(void) {
     destroy_loaded(l);
   }
   go_cached = go_key = NULL;
+  assert(measured == 0);
+  go_number = 77;
+  for (fail_load = 0; fail_load <= 2; fail_load += 2) {  // with statistics and without
+    l = compile_text(client, &e);
+    assert(!e && measured == 1);
+    destroy_loaded(l);
+  }
+  go_number = fail_load = 0;
   assert(live_loaded == 1 && live_executables == 0 && live_errors == 0);
 }
 

@@ -1,0 +1,171 @@
+package layerwise
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/loris-ml/loris/internal/seam"
+)
+
+// What a plan takes of the device is known before it runs: the compiler tells what each program works in and returns, and
+// what lies on the device between programs follows from the plan. A program's memory is taken when it is launched and given
+// back to what is launched behind it, so that only the order of launches counts, not how far the device is.
+
+// footprint compiles the program for inputs of these shapes and tells what memory a call takes; false where nobody knows.
+func (p *program) footprint(in []shapes.Shape) (f seam.Footprint, ok bool, err error) {
+	plugin, ok := seam.Of(p.device.Backend)
+	if p.err != nil || !ok {
+		return f, false, p.err
+	}
+	if _, err := p.exec.Compile(in...); err != nil {
+		return f, false, fmt.Errorf("program %s: %w", p.name, err)
+	}
+	number, _ := p.numbers.Load(fmt.Sprint(in))
+	f, ok = plugin.Footprint(number.(int64))
+	return f, ok, nil
+}
+
+// spanCost is what a span takes while a batch goes through it.
+type spanCost struct {
+	forward, backward seam.Footprint
+	kept, far         int64 // bytes: what it keeps, and what of that and its input goes to the host if anything does
+}
+
+// Forecast is the most memory of the device, in bytes, that will be in use in each part of a step.
+type Forecast struct{ Forward, Head, Backward, Update int64 }
+
+// Peak is the most of all.
+func (f Forecast) Peak() int64 { return max(f.Forward, f.Head, f.Backward, f.Update) }
+
+// forecast is for the pass, whose batch is on the device, when it goes through the layers by the plan; false where nobody
+// knows.
+func (s *Session) forecast(p *pass, plan []spanPlan) (peak Forecast, ok bool, err error) {
+	m := s.model
+	live, told := m.Device.MemoryInUse()
+	if _, knows := m.Device.PeakMemory(); !told || !knows {
+		return peak, false, nil
+	}
+	costs := make([]spanCost, len(plan))
+	for i := range plan {
+		if i > 0 && plan[i] == plan[i-1] && s.spans[i].key == s.spans[i-1].key {
+			costs[i] = costs[i-1]
+		} else if costs[i], ok, err = s.cost(p, s.spans[i], plan[i]); !ok {
+			return peak, false, err
+		}
+	}
+	head, ok, err := m.loss(s.loss, s.edge, true, p.sh.rowKeys != nil && s.edge.drops()).footprint(s.headShapes(p))
+	if !ok {
+		return peak, false, err
+	}
+	if full(plan) { // values before an update stay until the next one
+		live += s.updateBytes()
+	}
+	use := func(most *int64, f seam.Footprint) { *most = max(*most, live+f.Temporary+f.Results-f.Reused) }
+	// Copies take longer than a forward pass, and what they read stays until they are done.
+	var copied []int64
+	for i, c := range costs {
+		use(&peak.Forward, c.forward)
+		live += c.forward.Results
+		if plan[i].host {
+			if copied = append(copied, c.far); len(copied) > aheadSpans(p.tokens())+1 {
+				live, copied = live-copied[0], copied[1:]
+			}
+		}
+	}
+	for _, far := range copied {
+		live -= far
+	}
+	use(&peak.Head, head)
+	live += head.Results
+	s.forecastBackward(p, plan, costs, live, &peak)
+	return peak, true, nil
+}
+
+// forecastBackward is the part of forecast behind the head.
+func (s *Session) forecastBackward(p *pass, plan []spanPlan, costs []spanCost, live int64, peak *Forecast) {
+	x, gradient := int64(p.x[0].Shape().ByteSize()), int64(s.model.gradientShape(p).ByteSize())
+	near := nearEnd(p.tokens())
+	for i := len(plan) - 1; i >= 0; i-- {
+		first := i - near
+		if i == len(plan)-1 {
+			first = i
+		}
+		for k := first; k >= max(0, i-near); k-- {
+			if plan[k].host {
+				live += costs[k].far
+			}
+		}
+		f := costs[i].backward
+		peak.Backward = max(peak.Backward, live+f.Temporary+f.Results-f.Reused)
+		live += f.Results - gradient - costs[i].kept - x
+	}
+	peak.Update = live + s.updateBytes()
+}
+
+// updateBytes is the size of what an update makes beside what is there; paged moments are there for one group at a time.
+func (s *Session) updateBytes() (bytes int64) {
+	for _, g := range s.learners() {
+		for _, p := range g.params {
+			bytes += int64((*p.at).Shape().ByteSize())
+		}
+		for _, t := range g.state {
+			if s.paged {
+				break
+			}
+			bytes += int64(t.Shape().ByteSize())
+		}
+	}
+	return bytes
+}
+
+// cost compiles a span's programs.
+func (s *Session) cost(p *pass, sp span, plan spanPlan) (c spanCost, ok bool, err error) {
+	m := s.model
+	x := p.x[0].Shape()
+	shared, weights := shapesOf(p.sh.inputs(s.index[0])), shapesOf(sp.tensors())
+	kept := m.keptShapes(sp, plan, x.Dimensions[0], x.Dimensions[1])
+	if c.forward, ok, err = m.forward(sp, p.sh, plan).footprint(slices.Concat([]shapes.Shape{x}, shared, weights)); !ok {
+		return c, false, err
+	}
+	in := slices.Concat([]shapes.Shape{x, m.gradientShape(p)}, shared, kept, weights)
+	if c.backward, ok, err = m.backward(sp, p.sh, plan, len(kept)).footprint(in); !ok {
+		return c, false, err
+	}
+	c.far = int64(x.ByteSize())
+	for _, k := range kept {
+		size := int64(k.ByteSize())
+		if c.kept += size; size >= largeEnough {
+			c.far += size
+		}
+	}
+	return c, true, nil
+}
+
+// gradientShape is the shape in which the gradient of activations goes from program to program.
+func (m *Model) gradientShape(p *pass) shapes.Shape {
+	return m.Shape.GradientShape(m.Device.Backend, p.batch.Rows, p.batch.Length)
+}
+
+// headShapes are the shapes of the loss program's inputs.
+func (s *Session) headShapes(p *pass) []shapes.Shape {
+	m := s.model
+	in := slices.Concat([]shapes.Shape{p.x[0].Shape(), p.lab.Shape()}, shapesOf(m.scoreTensors(s.edge)))
+	if m.scaled() {
+		in = append(in, shapes.Make(dtypes.Float32, 1))
+	}
+	if p.sh.rowKeys != nil && s.edge.drops() {
+		in = append(in, p.sh.rowKeys.Shape())
+	}
+	return in
+}
+
+func shapesOf(ts []*tensors.Tensor) (all []shapes.Shape) {
+	for _, t := range ts {
+		all = append(all, t.Shape())
+	}
+	return all
+}

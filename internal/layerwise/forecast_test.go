@@ -1,0 +1,84 @@
+package layerwise_test
+
+import (
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/loris-ml/loris/internal/layerwise"
+	"github.com/loris-ml/loris/internal/reference"
+	"github.com/loris-ml/loris/internal/seam"
+	"github.com/loris-ml/loris/internal/training"
+	"github.com/loris-ml/loris/models"
+)
+
+// On a device that counts its memory, the most that was in use is what was forecast, the leanest plan first.
+func TestForecastIsWhatIsUsed(t *testing.T) {
+	cfg := models.LlamaConfig{VocabSize: 4000, HiddenSize: 1024, IntermediateSize: 2816, NumHiddenLayers: 24, NumAttentionHeads: 16,
+		NumKeyValueHeads: 4, MaxPositionEmbeddings: 4096}
+	reference.OnXLA(t, 16, func(t *testing.T, spec string, p *seam.Plugin) {
+		m, err := models.NewRandom(t.Context(), &cfg, 3, models.Options{Backend: spec})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		if _, peak, _, err := p.Memory(0); err != nil || peak < 0 {
+			t.Skip("the device does not count its memory")
+		}
+		a, err := m.NewAdapters(adapters(m, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Close()
+		for _, budget := range []string{"0", "1GiB", "auto"} {
+			o := settings
+			o.ResidualBudget = budget
+			s := session(t, m, a, o)
+			b := packed(4096, documents(1, 4096), documents(2, 4096), documents(3, 4096), documents(4, 4096))
+			for range 3 {
+				if _, err := s.MicroStep(t.Context(), b); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := s.Apply(t.Context(), training.ApplyOptions{LearningRate: 1e-3, NumItems: 100}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			forecast, ok := s.(*layerwise.Session).ForecastMemory(b.Rows, b.Length)
+			_, peak, _, err := p.Memory(0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("budget %s: %+v forecast, %d used", budget, forecast, peak)
+			if !ok || math.Abs(float64(forecast.Peak())/float64(peak)-1) > 0.03 {
+				t.Errorf("budget %s: forecast %+v (%v), and the peak is %d", budget, forecast, ok, peak)
+			}
+		}
+	})
+}
+
+func TestBatchThatNeedsMoreThanTheLimitIsRefused(t *testing.T) {
+	cfg := models.LlamaConfig{VocabSize: 4000, HiddenSize: 256, IntermediateSize: 512, NumHiddenLayers: 4, NumAttentionHeads: 4, MaxPositionEmbeddings: 4096}
+	reference.OnXLA(t, 16, func(t *testing.T, spec string, p *seam.Plugin) {
+		m, err := models.NewRandom(t.Context(), &cfg, 3, models.Options{Backend: spec, MaxDeviceMemory: 64 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		if _, peak, _, err := p.Memory(0); err != nil || peak < 0 {
+			t.Skip("the device does not count its memory")
+		}
+		a, err := m.NewAdapters(adapters(m, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Close()
+		s := session(t, m, a, settings)
+		_, err = s.MicroStep(t.Context(), packed(4096, documents(1, 4096), documents(2, 4096)))
+		if err == nil || !strings.Contains(err.Error(), "MaxDeviceMemory") {
+			t.Errorf("got %v", err)
+		}
+		if _, err := s.MicroStep(t.Context(), packed(8, documents(1, 8))); err != nil {
+			t.Errorf("a small batch after it: %v", err)
+		}
+	})
+}
