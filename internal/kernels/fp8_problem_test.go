@@ -402,7 +402,7 @@ func float8Problems(t testing.TB, dtype dtypes.DType) []problem {
 		float8ProductProblem(t, nested, dtype, 5, 0, 0, false, false), float8ProductProblem(t, nested, dtype, 17, 64, 48, false, true),
 		float8ProductProblem(t, weight{[]int{33}, 64, quant.NF4, 64, false}, dtype, 3, 8, 4, false, false),
 		float8ProductProblem(t, weight{[]int{48}, 80, quant.NF4, 64, false}, dtype, 3, 8, 7, true, false),
-		float8ProductProblem(t, weight{[]int{48}, 80, quant.NF4, 64, false}, dtype, 1, 8, 0, true, true),
+		float8ProductProblem(t, weight{[]int{48}, 80, quant.NF4, 64, false}, dtype, 2, 8, 0, true, true),
 	}
 	if dtype == dtypes.Float32 { // the rest does not depend on it
 		return all

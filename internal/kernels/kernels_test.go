@@ -138,6 +138,7 @@ func TestKernelsEqualTheirTwinsOnTheGPU(t *testing.T) {
 			large := weight{[]int{4096, 1024, 1024}, 4096, quant.NF4, 64, true}
 			all = append(all, float8WeightProblem(t, large, transposed, 48), float8ProductProblem(t, weight{[]int{1024, 512}, 1024, quant.NF4, 64, true}, dtypes.BFloat16, 200, 64, 16, false, transposed))
 		}
+		all = append(all, float8ProductProblem(t, weight{[]int{512}, 14336, quant.NF4, 64, true}, dtypes.BFloat16, 16, 64, 16, false, false))
 		all = append(all, float8NormProblem(2048, 4096, 48, false), float8RowsProblem(dtypes.BFloat16, 4096, 4160, 4096, 48))
 		all = append(all, dropped(dtypes.BFloat16, 512, 4096, 4096, []int{16, 16, 16}, []float64{0.05, 0.05, 0.05})...)
 		all = append(all, dropped(dtypes.BFloat16, 200, 14336, 14400, []int{16}, []float64{0.1})...)

@@ -17,9 +17,9 @@ var results = []string{
 	"y", "dx", "dA q", "dB q", "dA k", "dB k", "dA v", "dB v", "dA o", "dB o", "dA gate", "dB gate", "dA up", "dB up", "dA down", "dB down",
 }
 
-// Float8 has three bits behind the leading one, bfloat16 seven: products are off by 3 to 4 percent, and gradients by what comes
-// together on their way, which in this layer of large weights is much in bfloat16 already.
-func TestFloat8ProductsLoseAFewTimesWhatBFloat16Does(t *testing.T) {
+// Float8 has three bits behind the leading one, bfloat16 seven: a product is off by 3 to 4 percent, and what a layer returns by what
+// comes together on the way.
+func TestFloat8LosesLessThanATenthInALayer(t *testing.T) {
 	reference.OnBackends(t, func(t *testing.T, spec string) {
 		d, err := backend.Open(spec)
 		if err != nil {
@@ -30,11 +30,11 @@ func TestFloat8ProductsLoseAFewTimesWhatBFloat16Does(t *testing.T) {
 			t.Skip(err)
 		}
 		problems := []problem{
-			{name: "nf4", batch: 2, seq: 24, hidden: 128, features: 256, heads: 2, kvHeads: 1, packed: true, nested: true, ranks: all(16)},
-			{name: "dense, dropout", batch: 2, seq: 24, hidden: 128, features: 256, heads: 2, kvHeads: 1, dropout: 0.1, ranks: all(16)},
+			{name: "nf4", batch: 2, seq: 24, hidden: 128, features: 256, heads: 2, kvHeads: 1, packed: true, nested: true, even: true, ranks: all(16)},
+			{name: "dense, dropout", batch: 2, seq: 24, hidden: 128, features: 256, heads: 2, kvHeads: 1, dropout: 0.1, even: true, ranks: all(16)},
 		}
 		if strings.HasPrefix(spec, "xla:cuda") {
-			problems = append(problems, problem{name: "8B", batch: 1, seq: 512, hidden: 4096, features: 14336, heads: 32, kvHeads: 8, packed: true, nested: true, ranks: all(16)})
+			problems = append(problems, problem{name: "8B", batch: 1, seq: 512, hidden: 4096, features: 14336, heads: 32, kvHeads: 8, packed: true, nested: true, even: true, ranks: all(16)})
 		}
 		keeps := []nn.Keep{nn.KeepAll, nn.KeepNothing}
 		if spec == "xla:cpu" { // each takes seconds to compile there
@@ -54,8 +54,8 @@ func TestFloat8ProductsLoseAFewTimesWhatBFloat16Does(t *testing.T) {
 					for i := range want {
 						e, narrow := reference.RelativeError(got[i], want[i]), reference.RelativeError(sixteen[i], want[i])
 						t.Logf("keep %05b: %s is off by %.2g, in bfloat16 by %.2g", keep, results[i], e, narrow)
-						if !(e <= 5*narrow) || e < 1.5*narrow {
-							t.Errorf("keep %05b: %s is off by %.2g, want 1.5 to 5 times the %.2g of bfloat16", keep, results[i], e, narrow)
+						if !(e <= 0.12) || e < 3*narrow {
+							t.Errorf("keep %05b: %s is off by %.2g, want at most 0.12, and more than the %.2g of bfloat16", keep, results[i], e, narrow)
 						}
 					}
 					if first == nil {
