@@ -391,6 +391,60 @@ func float8NormProblem(rows, hidden, n int, offset bool) problem {
 	return p.named("float8 RMSNorm %dx%d, %d beside, offset %v", rows, hidden, n, offset)
 }
 
+// float8NormProductProblem is the norm with the product behind it, against both without float8.
+func float8NormProductProblem(t testing.TB, w weight, rows, n int) problem {
+	packed := w.pack(t)
+	l := packed.Layout
+	out, hidden := l.Shape[0], l.Shape[1]
+	values, err := packed.Dequantize(dtypes.Float32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(uint64(rows), uint64(hidden)))
+	x, gain := normal(r, dtypes.BFloat16, 1.7, rows, hidden), normal(r, dtypes.BFloat16, 1, hidden)
+	xa, tail := normal(r, dtypes.Float32, 3, rows, n), normal(r, dtypes.BFloat16, 0.2, out, n)
+	p := problem{inputs: []array{x, gain, xa, tail}, rounding: 0.06, composite: true}
+	for _, a := range packed.Inputs() {
+		p.inputs = append(p.inputs, array{shape: a.Shape, bytes: a.Raw})
+	}
+	p.op = func(in []*Node) []*Node {
+		y, rstd, low := Float8NormProduct(in[0], in[1], in[2], testEps, false, Float8Weight{Layout: l, Packed: in[4:]}, in[3])
+		return []*Node{y.wide(), rstd, low}
+	}
+	p.twin = func(in []*Node) []*Node {
+		h, rstd, _ := rmsNormTwin(in[0], in[1], nil, 0, testEps, false)
+		low := ConvertDType(Mul(in[2], InsertAxes(rstd, 1)), in[0].DType())
+		w := Float8Weight{Layout: l, Packed: in[4:]}
+		return []*Node{float8Twin(h, w, w.unit(), low, in[3]).wide(), rstd, low}
+	}
+	p.call = func(in ...*Node) []*Node {
+		w := Float8Weight{Layout: l, Packed: in[4:]}
+		unit := w.unit()
+		own, factor := tailUnit(in[3], unit)
+		f := float8Call{float8NormLaunch(dtypes.BFloat16, rows, hidden, n, testEps, false), float8WeightLaunch(l, false, n)}
+		return f.call([]*Node{in[0], in[1], in[2], factor, unit}, w, unit, in[3], own)
+	}
+	var rstds, low []float64
+	want := make([]float64, rows*out)
+	for t := range rows {
+		rstd := rstdOf(x, t)
+		rstds = append(rstds, rstd)
+		for i := range n {
+			low = append(low, xa.at(t, i)*rstd)
+		}
+		for j := range out {
+			for i := range hidden {
+				want[t*out+j] += x.at(t, i) * rstd * gain.at(i) * float64(values[j*hidden+i])
+			}
+			for i := range n {
+				want[t*out+j] += low[t*n+i] * tail.at(j, i)
+			}
+		}
+	}
+	p.want = [][]float64{want, rstds, low}
+	return p.named("float8 product of RMSNorm, %v, %d rows, %d beside", w, rows, n)
+}
+
 func bf16Of(v float64) float64 { return float64(bf16(float32(v))) }
 
 // float8Problems are small, with rows longer than a block holds, and shapes that the kernels leave to the twin.
@@ -407,7 +461,7 @@ func float8Problems(t testing.TB, dtype dtypes.DType) []problem {
 	if dtype == dtypes.Float32 { // the rest does not depend on it
 		return all
 	}
-	all = append(all, float8NormProblem(5, 1008, 5, false), float8NormProblem(2, 64, 48, true), float8NormProblem(1, 9008, 16, false))
+	all = append(all, float8NormProblem(5, 1008, 5, false), float8NormProblem(2, 64, 48, true), float8NormProblem(1, 9008, 16, false), float8NormProductProblem(t, nested, 20, 48))
 	all = append(all, float8WeightProblem(t, nested, false, 0), float8WeightProblem(t, nested, true, 0))
 	for _, w := range []weight{
 		nested, {[]int{64}, 64, quant.NF4, 64, false}, {[]int{320}, 320, quant.FP4, 64, true}, {[]int{128, 128}, 256, quant.NF4, 128, true},

@@ -1,10 +1,13 @@
 package nn_test
 
 import (
+	"math"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/loris-ml/loris/internal/backend"
 	"github.com/loris-ml/loris/internal/kernels"
@@ -103,4 +106,68 @@ func TestFloat8CoversWhatTheFusedFormCovers(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Through 32 layers the roundings of float8 add up like noise: gradients keep their direction. The cosines with those in float32 are
+// what docs/performance.md tells.
+func TestFloat8KeepsTheDirectionOfGradientsThroughManyLayers(t *testing.T) {
+	const depth, seq, hidden = 32, 16, 64
+	d, err := backend.Open("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	// pass returns for each layer dx and the gradient of the A of down.
+	pass := func(p problem) (dx, dA [depth][]float32) {
+		var layers [depth]*set
+		var x, dy [depth + 1][]float32
+		upload := func(v []float32) *tensors.Tensor {
+			u, err := backend.UploadFloats(d, p.dtype, v, 1, seq, hidden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return u
+		}
+		for i := range layers {
+			p.seed = uint64(i)
+			layers[i] = p.make(t, d)
+		}
+		x[0], err = backend.DownloadFloats(layers[0].x)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if dy[depth], err = backend.DownloadFloats(layers[0].dy); err != nil {
+			t.Fatal(err)
+		}
+		for i, s := range layers {
+			s.x = upload(x[i])
+			x[i+1] = s.step(t, d, nn.FormFused, nn.KeepNothing)[0]
+		}
+		for i, s := range slices.Backward(layers[:]) {
+			s.x, s.dy = upload(x[i]), upload(dy[i+1])
+			r := s.step(t, d, nn.FormFused, nn.KeepNothing)
+			dx[i], dy[i], dA[i] = r[1], r[1], r[slices.Index(results, "dA down")]
+		}
+		return dx, dA
+	}
+	p := problem{batch: 1, seq: seq, hidden: hidden, features: 192, heads: 2, kvHeads: 1, packed: true, even: true, ranks: all(8), dtype: dtypes.Float32}
+	wantX, wantA := pass(p)
+	p.dtype, p.float8 = dtypes.BFloat16, true
+	gotX, gotA := pass(p)
+	for _, i := range []int{31, 24, 16, 8, 0} {
+		x, a := cosine(gotX[i], wantX[i]), cosine(gotA[i], wantA[i])
+		t.Logf("layer %d of %d: cosines of dx %.4f, of dA of down %.4f", i, depth, x, a)
+		if x < 0.93 || a < 0.9 {
+			t.Errorf("layer %d: the cosines of dx and dA are %.4f and %.4f", i, x, a)
+		}
+	}
+}
+
+func cosine(a, b []float32) float64 {
+	var ab, aa, bb float64
+	for i := range a {
+		x, y := float64(a[i]), float64(b[i])
+		ab, aa, bb = ab+x*y, aa+x*x, bb+y*y
+	}
+	return ab / math.Sqrt(aa*bb)
 }

@@ -37,6 +37,7 @@ type problem struct {
 	ranks            map[string]int // by linear; others have no adapter
 	dtype            dtypes.DType
 	float8           bool
+	seed             uint64
 	even             bool // products keep the size of what goes in, as in real models; else they grow
 }
 
@@ -55,7 +56,7 @@ type set struct {
 }
 
 func (p problem) make(t *testing.T, d *backend.Device) *set {
-	random := rand.New(rand.NewPCG(7, uint64(p.seq)))
+	random := rand.New(rand.NewPCG(7+p.seed, uint64(p.seq)))
 	values := func(n int, scale float64) []float32 {
 		v := make([]float32, n)
 		for i := range v {
