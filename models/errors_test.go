@@ -133,6 +133,8 @@ func TestWrongOptionsAndPathsAreErrors(t *testing.T) {
 		{dir, Options{DType: "int3"}, "int3"},
 		{dir, Options{Trainable: true, Quantization: nf4}, "cannot be trained"},
 		{dir, Options{Trainable: true, DType: Float16}, "ComputeDType float16"},
+		{dir, Options{Trainable: true, ComputeDType: Float8E4M3}, "only products of frozen weights are in float8"},
+		{dir, Options{DType: Float8E4M3}, "as Options.ComputeDType only"},
 		{dir, Options{Attention: 7}, "Options.Attention is Route(7)"},
 		{dir, Options{Attention: attention.RouteCuDNN}, "cuDNN is on CUDA only"},
 		{dir, Options{Quantization: &quant.BitsAndBytesConfig{LoadIn4Bit: true, LoadIn8Bit: true}}, "load_in_8bit"},

@@ -54,7 +54,7 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	f.StringVar(&o.output, "output", "out/qlora", "folder for checkpoints, plot, trainer_state.json and the adapter")
 	f.StringVar(&o.backend, "backend", "", "\"\" (pure Go), xla:cpu or xla:cuda")
 	f.StringVar(&o.budget, "budget", "auto", "bytes of activations to keep for the backward pass: auto, 0, 12GiB")
-	f.StringVar(&o.dtype, "dtype", "", "float32 or bfloat16; \"\": the backend's own")
+	f.StringVar(&o.dtype, "dtype", "", "float32 or bfloat16, or float8_e4m3fn: bfloat16 with the products of frozen weights in float8; \"\": the backend's own")
 	f.IntVar(&o.rank, "r", 16, "rank of the adapters")
 	f.IntVar(&o.alpha, "alpha", 0, "lora_alpha; 0: twice the rank")
 	f.IntVar(&o.length, "max-length", 256, "longest row in tokens")
@@ -149,9 +149,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 func (o options) loading(progress io.Writer) models.Options {
 	m := models.Options{Backend: o.backend, DType: models.DType(o.dtype), Progress: progress}
+	if m.DType == models.Float8E4M3 {
+		m.DType, m.ComputeDType = models.BFloat16, models.Float8E4M3
+	}
 	if !o.full {
 		m.Quantization = &quant.BitsAndBytesConfig{
-			LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true, BNB4BitComputeDType: o.dtype,
+			LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true, BNB4BitComputeDType: string(m.DType),
 		}
 	}
 	return m

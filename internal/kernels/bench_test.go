@@ -144,10 +144,10 @@ func BenchmarkRMSNorm(b *testing.B) {
 	}
 	benchmark(b, "forward", form(RMSNorm), form(rmsNormTwin),
 		bf16Shape(benchTokens, benchHidden), bf16Shape(benchHidden), f32Shape(benchTokens, 48))
-	back := func(f func(x, rstd, gain, dh, dres *Node, pad int, offset bool) *Node) func(in []*Node) []*Node {
-		return func(in []*Node) []*Node { return []*Node{f(in[0], in[1], in[2], in[3], in[4], 64, false)} }
+	back := func(f func(x, rstd, gain *Node, dh Rows, dres *Node, pad int, offset bool) *Node) func(in []*Node) []*Node {
+		return func(in []*Node) []*Node { return []*Node{f(in[0], in[1], in[2], Rows{X: in[3]}, in[4], 64, false)} }
 	}
-	benchmark(b, "backward", back(RMSNormBackward), back(rmsNormBackwardTwin),
+	benchmark(b, "backward", back(ScaledRMSNormBackward), back(rmsNormBackwardTwin),
 		bf16Shape(benchTokens, benchHidden), f32Shape(benchTokens), bf16Shape(benchHidden), bf16Shape(benchTokens, benchHidden),
 		bf16Shape(benchTokens, benchHidden+64))
 }
@@ -155,14 +155,14 @@ func BenchmarkRMSNorm(b *testing.B) {
 func BenchmarkGated(b *testing.B) {
 	for _, a := range []Activation{SiLU, GELUTanh} {
 		benchmark(b, a.kernel()+"/forward", func(in []*Node) []*Node { return []*Node{Gated(a, in[0], 64)} },
-			func(in []*Node) []*Node { return []*Node{gatedTwin(a, in[0], 64)} }, bf16Shape(benchTokens, 2*benchF))
-		form := func(f func(a Activation, gateUp, dact, b, low, p *Node, pad int, drop *Dropout) (dGateUp, dLow, db, da *Node)) func(in []*Node) []*Node {
+			func(in []*Node) []*Node { return []*Node{gatedTwin(a, Rows{X: in[0]}, 64)} }, bf16Shape(benchTokens, 2*benchF))
+		form := func(f func(a Activation, gateUp, dact Rows, b, low, p *Node, pad int, drop *Dropout) (dGateUp, dLow, db, da *Node)) func(in []*Node) []*Node {
 			return func(in []*Node) []*Node {
-				dGateUp, dLow, db, da := f(a, in[0], in[1], in[2], in[3], in[4], 64, nil)
+				dGateUp, dLow, db, da := f(a, Rows{X: in[0]}, Rows{X: in[1]}, in[2], in[3], in[4], 64, nil)
 				return []*Node{dGateUp, dLow, db, da}
 			}
 		}
-		benchmark(b, a.kernel()+"/backward", form(GatedBackward), form(gatedBackwardTwin),
+		benchmark(b, a.kernel()+"/backward", form(ScaledGatedBackward), form(gatedBackwardTwin),
 			bf16Shape(benchTokens, 2*benchF), bf16Shape(benchTokens, benchF), bf16Shape(2*benchF, 16), bf16Shape(benchTokens, 32), bf16Shape(benchTokens, 16))
 	}
 }

@@ -13,8 +13,8 @@
 //
 //	y = [h | hA | 0] · [W | B | 0]ᵀ    dx = [dy | dyB | 0] · [W ; A ; 0].
 //
-// Sizes reach a kernel as an int32 operand, so one PTX serves all shapes. It is compiled for compute capability 8.0, and the
-// driver makes of it what the GPU runs. After a change to *.cu or *.cuh run compile.sh; a test compares the recorded
+// Sizes reach a kernel as an int32 operand, so one PTX serves all shapes. It is compiled for compute capability 8.0, what
+// has float8 (fp8_*.cu, see fp8.go) for 8.9, and the driver makes of it what the GPU runs. After a change to *.cu or *.cuh run compile.sh; a test compares the recorded
 // checksums. Tests also run the kernels on the host (testdata/emulate.h), where there is a C++ compiler.
 //
 // Start reading at launch.go, then rmsnorm.go beside rmsnorm.cu.

@@ -32,6 +32,27 @@ __device__ __forceinline__ float blockMax(float v, float* most) {
   return all;
 }
 
+// valueE4M3 is the number that the low byte of v stands for, and not NaN.
+__device__ __forceinline__ float valueE4M3(u32 v) {
+  const u32 n = v & 0x7f;
+  const float a = n < 8 ? n * (1.f / 512) : __uint_as_float((n << 20) + (120u << 23));
+  return v & 0x80 ? -a : a;
+}
+
+// An adapter's factor in room behind a matrix in float8 is the sum of two numbers, the larger one and what it lacks, so that
+// products are as good as in bf16:
+//   low  = [a | a/16 | 16(low - a) | 0]      tail = [b | 16(tail - b) | b/16 | 0]      a and b the rounded low and tail
+// factorE4M3 is column i of it, for n columns v(0) to v(n - 1), of a tail or a low.
+template <class F> __device__ __forceinline__ u32 factorE4M3(int i, int n, bool tail, F v) {
+  if (i >= 3 * n) return 0;
+  const int part = i < n ? 0 : i < 2 * n ? 1 : 2;
+  const float x = v(i - part * n);
+  const u32 larger = packE4M3(x, 0.f) & 255;
+  if (part == 0) return larger;
+  const float a = valueE4M3(larger);
+  return packE4M3((part == 2) == tail ? a * 0.0625f : (x - a) * 16, 0.f) & 255;
+}
+
 // ProductsE4M3 are the 16 products of a block.
 struct ProductsE4M3 {
   u32 v[4];
@@ -86,12 +107,28 @@ __device__ __forceinline__ void decode32(Decoded& d, const uint4* q, int type, f
 
 constexpr int TILE_ROWS = 128, TILE_STRIDE = TILE_ROWS + 16; // bytes
 
-// codes u8 [R*I] of a weight W [2R,I], unit f32 a power of two -> out e4m3 W/unit, [2R,I], or transposed [I,2R].
-// sizes = {R, I, log2(blocksize/64), type, group shift, transposed}; 256 threads; grid: chunks of 64 bytes/128, or, transposed,
-// {row tiles, I/64}.
+// codes u8 [R*I] of a weight W [2R,I], unit f32 a power of two, tail bf16 [2R,n], or transposed [I,n], tailUnit f32 a power of two ->
+// out e4m3 [W/unit | tail/tailUnit in 16P columns], [2R,I+16P], or transposed [I,2R+16P].
+// sizes = {R, I, log2(blocksize/64), type, group shift, transposed, n, P}; 256 threads; grid: chunks of 64 bytes/128, or,
+// transposed, {row tiles, I/64}.
 template <class S>
 __device__ __forceinline__ void decodeWeight(const uint4* __restrict__ codes, S scales, const float* __restrict__ unit,
+                                             const u16* __restrict__ tail, const float* __restrict__ tailUnit,
                                              const int* __restrict__ sizes, uint4* __restrict__ out) {
+  const u32 P = sizes[7];
+  if (P) {
+    const u32 rows = sizes[5] ? sizes[1] : 2 * sizes[0], pitch = (sizes[5] ? 2 * sizes[0] : sizes[1]) / 4 + 4 * P; // words
+    const u32 blocks = gridDim.x * gridDim.y, block = blockIdx.y * gridDim.x + blockIdx.x;
+    const float inverse = __uint_as_float(inverseBits(__float_as_uint(tailUnit[0])));
+    const int n = sizes[6];
+    for (u32 i = block * 256 + threadIdx.x; i < rows * 4 * P; i += blocks * 256) {
+      const u32 row = i / (4 * P), word = i % (4 * P);
+      u32 v = 0;
+      for (int k = 0; k < 4; k++)
+        v |= factorE4M3(4 * word + k, n, true, [&](int j) { return lowHalf(tail[(size_t)row * n + j]) * inverse; }) << 8 * k;
+      ((u32*)out)[(size_t)(row + 1) * pitch - 4 * P + word] = v;
+    }
+  }
   const u32 R = sizes[0], chunks = sizes[1] / 64, blockShift = sizes[2], half = threadIdx.x & 1;
   const int type = sizes[3];
   const float inverse = __uint_as_float(inverseBits(__float_as_uint(unit[0])));
@@ -117,10 +154,10 @@ __device__ __forceinline__ void decodeWeight(const uint4* __restrict__ codes, S 
   decode32(d, q, type, first, second, inverse);
   if (!sizes[5]) {
     if (exists) {
-      uint4* to = out + (size_t)chunk * 4 + half * 2;
+      uint4* to = out + (size_t)chunk * 4 + (size_t)(chunk / chunks) * P + half * 2;
       to[0] = make_uint4(d.low[0], d.low[1], d.low[2], d.low[3]);
       to[1] = make_uint4(d.low[4], d.low[5], d.low[6], d.low[7]);
-      to += (size_t)n * 4;
+      to += (size_t)n * 4 + (size_t)R * P;
       to[0] = make_uint4(d.high[0], d.high[1], d.high[2], d.high[3]);
       to[1] = make_uint4(d.high[4], d.high[5], d.high[6], d.high[7]);
     }
@@ -141,6 +178,6 @@ __device__ __forceinline__ void decodeWeight(const uint4* __restrict__ codes, S 
   for (int k = 0; k < 4; k++) { // 16 bytes of 128 columns, of either half
     const u32 i = threadIdx.x + 256 * k, piece = i % 8, column = i / 8 % 64, lower = i / 512;
     const u32 row = blockIdx.x * TILE_ROWS + piece * 16;
-    if (row < R) out[((size_t)(blockIdx.y * 64 + column) * 2 * R + lower * R + row) / 16] = tile[((lower * 64 + column) * TILE_STRIDE) / 16 + piece];
+    if (row < R) out[(size_t)(blockIdx.y * 64 + column) * (2 * R / 16 + P) + (lower * R + row) / 16] = tile[((lower * 64 + column) * TILE_STRIDE) / 16 + piece];
   }
 }

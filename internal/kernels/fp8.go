@@ -3,17 +3,13 @@ package kernels
 import (
 	"errors"
 	"fmt"
-	"math/bits"
-	"strconv"
 	"strings"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/loris-ml/loris/internal/matmul"
-	"github.com/loris-ml/loris/internal/seam"
 	"github.com/loris-ml/loris/quant"
 )
 
@@ -27,48 +23,96 @@ const Float8Max = 448
 
 // Float8Weight is a weight W [out, in] of [Float8Product]: a matrix of floats, or arrays of quant.Packed.Inputs.
 type Float8Weight struct {
-	Dense  *Node
-	Layout quant.Layout // of Packed
-	Packed []*Node
+	Dense      *Node
+	Layout     quant.Layout // of Packed
+	Packed     []*Node
+	Transposed bool // x·W in place of x·Wᵀ
 }
 
-// dims are the weight's rows and columns.
-func (w Float8Weight) dims(op string) (out, in int) {
+// dims are k and n of a product [m, k] by [k, n] with the weight.
+func (w Float8Weight) dims(op string) (k, n int) {
 	if w.Dense != nil {
-		return checkMatrix(op, "the weight", w.Dense)
+		n, k = checkMatrix(op, "the weight", w.Dense)
+	} else if s := w.Layout.Shape; len(s) != 2 {
+		panic(fmt.Errorf("kernels: %s: the weight has shape %v, want a matrix", op, s))
+	} else {
+		n, k = s[0], s[1]
 	}
-	if len(w.Layout.Shape) != 2 {
-		panic(fmt.Errorf("kernels: %s: the weight has shape %v, want a matrix", op, w.Layout.Shape))
+	if w.Transposed {
+		return n, k
 	}
-	return w.Layout.Shape[0], w.Layout.Shape[1]
+	return k, n
 }
 
-// Float8Product is x·Wᵀ, or, transposed, x·W, of x rounded by rows and W as a whole to float8: y·scale, where y [T, out] (or [T, in])
-// has x's dtype, and scale [T] float32 is the product of the scales of x's rows and of W, a power of two. x is [T, in], or
-// [T, out], or has more columns, of which the first count.
+// Float8Product is x·Wᵀ + low·tailᵀ, or, transposed, x·W + low·tailᵀ, of x rounded by rows and W as a whole to float8. The rows
+// [T, out] (or [T, in]) are of x's dtype, and their factors the products of the scales of x's rows and of W. x is [T, in], or
+// [T, out], or has more columns, of which the first count. low [T, n] and tail [out, n] (or [in, n]) are of x's dtype; nil is none.
 //
-// The kernels take bfloat16, packed weights as [DequantizeColumns] does, but with an out of multiples of 32, and other weights of multiples
-// of 16 either way; without kernels the same numbers are computed in x's dtype.
-func Float8Product(x *Node, w Float8Weight, transposed bool) (y, scale *Node) {
+// The kernels take bfloat16, packed weights as [DequantizeColumns] does, but with an out of multiples of 32, and other weights of
+// multiples of 16 either way; without kernels the same numbers are computed in x's dtype. Beside packed weights low and tail ride
+// along in float8, each as the sum of two numbers: that loses no more than bfloat16 does of the largest numbers in low's row and in
+// tail.
+func Float8Product(x *Node, w Float8Weight, low, tail *Node) Rows {
 	const op = "Float8Product"
 	rows, columns := checkMatrix(op, "x", x)
-	out, in := w.dims(op)
-	k, n := in, out
-	if transposed {
-		k, n = out, in
-	}
+	k, _ := w.dims(op)
 	if columns < k {
 		panic(fmt.Errorf("kernels: %s: x has %d columns, want at least %d", op, columns, k))
 	}
+	rank := w.checkLow(op, x, low, tail)
 	unit := w.unit()
-	f := float8Call{rows: float8RowsLaunch(x.DType(), rows, columns, k).use(x.Graph()), m: rows, n: n, k: k}
-	if w.Dense == nil {
-		f.weight = float8WeightLaunch(w.Layout, transposed)
+	weight, ok := w.launch(x.DType(), rank)
+	if rank > 0 && ok && weight != nil {
+		if l := float8RowsLaunch(x.DType(), rows, columns, k, rank).use(x.Graph()); l != nil {
+			own, factor := tailUnit(tail, unit)
+			out := float8Call{l, weight}.call([]*Node{x, low, factor, unit}, w, unit, tail, own)
+			return Rows{out[0], out[1]}
+		}
 	}
-	if f.rows == nil || f.weight == nil && (w.Dense == nil || n%16 != 0) {
-		return float8Twin(x, w, unit, transposed)
+	if l := float8RowsLaunch(x.DType(), rows, columns, k, 0).use(x.Graph()); l != nil && ok {
+		out := float8Call{l, weight}.call([]*Node{x, x, unit, unit}, w, unit, x, unit)
+		return Rows{addLow(out[0], out[1], low, tail), out[1]}
 	}
-	return f.call(x, w, unit, transposed)
+	return float8Twin(x, w, unit, low, tail)
+}
+
+// Float8NormProduct is [Float8Product] of h, for h, rstd [T] and low [T, n] of [RMSNorm] of x, gain and xa; without xa (nil) low is nil.
+// tail is [out, n].
+func Float8NormProduct(x, gain, xa *Node, eps float64, offset bool, w Float8Weight, tail *Node) (p Rows, rstd, low *Node) {
+	const op = "Float8NormProduct"
+	rows, hidden := checkMatrix(op, "x", x)
+	k, _ := w.dims(op)
+	if hidden != k {
+		panic(fmt.Errorf("kernels: %s: x has %d columns, the weight takes %d", op, hidden, k))
+	}
+	if rank := w.checkLow(op, x, xa, tail); rank > 0 {
+		l := float8NormLaunch(x.DType(), rows, hidden, rank, eps, offset).use(x.Graph())
+		if weight, ok := w.launch(x.DType(), rank); ok && l != nil && weight != nil {
+			gain = ConvertDType(gain, x.DType())
+			check(op, "gain", gain, x.DType(), hidden)
+			unit := w.unit()
+			own, factor := tailUnit(tail, unit)
+			out := float8Call{l, weight}.call([]*Node{x, gain, xa, factor, unit}, w, unit, tail, own)
+			return Rows{out[0], out[1]}, out[2], out[3]
+		}
+	}
+	h, rstd, _ := RMSNorm(x, gain, nil, 0, eps, offset)
+	if xa != nil {
+		low = ConvertDType(Mul(xa, InsertAxes(rstd, 1)), x.DType())
+	}
+	return Float8Product(h, w, low, tail), rstd, low
+}
+
+// checkLow returns the columns of low and tail, 0 without them.
+func (w Float8Weight) checkLow(op string, x, low, tail *Node) (rank int) {
+	if low == nil {
+		return 0
+	}
+	_, rank = checkMatrix(op, "low", low)
+	_, n := w.dims(op)
+	check(op, "low", low, low.DType(), x.Shape().Dimensions[0], rank)
+	check(op, "tail", tail, x.DType(), n, rank)
+	return rank
 }
 
 // Float8 reports why a backend cannot compute products in float8 by kernels where it should: a GPU before compute capability
@@ -90,8 +134,7 @@ func Float8(b compute.Backend) error {
 	}
 	out, err := CallOnce(b, func(x *Node) *Node {
 		x = ConvertDType(x, dtypes.BFloat16)
-		y, scale := Float8Product(x, Float8Weight{Dense: x}, false)
-		return Mul(wide(y), InsertAxes(scale, 1))
+		return Float8Product(x, Float8Weight{Dense: x}, nil, nil).wide()
 	}, x)
 	if err != nil {
 		return err
@@ -118,6 +161,14 @@ func (w Float8Weight) unit() *Node {
 	return powerFor(most)
 }
 
+// tailUnit is the scale of tail, a power of two, and factor what the tail's and the weight's make for low: low·factor stands beside x.
+// The tail's largest number is 448/tailRoom, so that low is not the smaller of the two while adapters are small.
+func tailUnit(tail, unit *Node) (own, factor *Node) {
+	const tailRoom = 32
+	own = MulScalar(powerFor(wide(ReduceAllMax(Abs(tail)))), tailRoom)
+	return own, Div(own, unit)
+}
+
 // powerFor is the smallest power of two by which numbers up to most can be divided to be at most Float8Max; the same bits as
 // scaleBits in fp8.cuh.
 func powerFor(most *Node) *Node {
@@ -138,98 +189,41 @@ func RoundFloat8(x *Node) *Node {
 }
 
 // float8Twin computes in x's dtype.
-func float8Twin(x *Node, w Float8Weight, unit *Node, transposed bool) (y, scale *Node) {
+func float8Twin(x *Node, w Float8Weight, unit, low, tail *Node) Rows {
 	weight := w.Dense
 	if weight == nil {
 		weight = w.Layout.DequantizeNode(dtypes.Float32, w.Packed...)
 	}
 	weight = ConvertDType(RoundFloat8(Div(wide(weight), unit)), x.DType())
 	contract := 1
-	if transposed {
+	if w.Transposed {
 		contract = 0
 	}
-	rows, s := float8Rows(columns(x, 0, weight.Shape().Dimensions[contract]))
-	return matmul.Contract(rows, 1, weight, contract), Mul(s, unit)
+	var beside *Node
+	if low != nil && w.Dense == nil {
+		_, factor := tailUnit(tail, unit)
+		beside = Mul(wide(low), factor)
+	}
+	rows, s := float8Rows(columns(x, 0, weight.Shape().Dimensions[contract]), beside)
+	s = Mul(s, unit)
+	return Rows{addLow(matmul.Contract(rows, 1, weight, contract), s, low, tail), s}
 }
 
-// float8Rows are the rows of x [T, n], divided by a scale and rounded, and the scales [T] float32.
-func float8Rows(x *Node) (rows, scale *Node) {
-	s := powerFor(ReduceMax(Abs(wide(x)), 1))
+// addLow is y + (low/s)·tailᵀ.
+func addLow(y, s, low, tail *Node) *Node {
+	if low == nil {
+		return y
+	}
+	return Add(y, matmul.Contract(ConvertDType(Div(wide(low), InsertAxes(s, 1)), low.DType()), 1, tail, 1))
+}
+
+// float8Rows are the rows of x [T, n], divided by a scale and rounded, and the scales [T] float32, which are for what stands beside x,
+// too, unless that is nil.
+func float8Rows(x, beside *Node) (rows, scale *Node) {
+	most := ReduceMax(Abs(wide(x)), 1)
+	if beside != nil {
+		most = Max(most, ReduceMax(Abs(beside), 1))
+	}
+	s := powerFor(most)
 	return ConvertDType(RoundFloat8(Div(wide(x), InsertAxes(s, 1))), x.DType()), s
-}
-
-// float8RowsLaunch rounds the first k columns of rows.
-func float8RowsLaunch(dtype dtypes.DType, rows, columns, k int) *launch {
-	if dtype != dtypes.BFloat16 || columns%chunk != 0 || k%16 != 0 || k == 0 || rows == 0 || rows > maxRows {
-		return nil
-	}
-	threads := rowThreads(k)
-	if threads == 0 {
-		threads = 512
-	}
-	return &launch{
-		kernel: "fp8_rows", grid: [3]int{rows}, threads: threads, sizes: []int32{int32(k / chunk), int32(columns / chunk)},
-		out: []shapes.Shape{shapes.Make(dtypes.F8E4M3FN, rows, k), shapes.Make(dtypes.Float32, rows)},
-	}
-}
-
-// float8WeightLaunch decodes a packed weight [out, in] to float8, or, transposed, to [in, out]; nil if the kernel does not take
-// it.
-func float8WeightLaunch(l quant.Layout, transposed bool) *launch {
-	const tileRows, group = 128, 64
-	d := dequantizeLaunch(l, dtypes.BFloat16, 1, 0)
-	out, in := l.Shape[0], l.Shape[1]
-	if d == nil || out%32 != 0 || out*in >= 1<<36 {
-		return nil
-	}
-	k := &launch{kernel: strings.Replace(d.kernel, "nf4", "fp8_weight", 1), threads: 256}
-	k.grid, k.out = [3]int{ceilDiv(out/2*in/group, 128)}, []shapes.Shape{shapes.Make(dtypes.F8E4M3FN, out, in)}
-	if transposed {
-		k.grid, k.out[0] = [3]int{ceilDiv(out/2, tileRows), in / group}, shapes.Make(dtypes.F8E4M3FN, in, out)
-	}
-	kind, nested := d.sizes[5], d.sizes[6]
-	k.sizes = []int32{int32(out / 2), int32(in), int32(bits.TrailingZeros(uint(l.Blocksize / group))), kind, nested, flag(transposed)}
-	return k
-}
-
-// float8Call is a product [m, k] by [k, n] in float8.
-type float8Call struct {
-	rows, weight *launch // weight nil: of a dense one
-	m, n, k      int
-}
-
-// call is one operation: its float8 values never leave it, because go-xla has no such dtype. XLA makes a product of cuBLASLt
-// (__cublas$lt$matmul$f8) out of its dot.
-func (f float8Call) call(x *Node, w Float8Weight, unit *Node, transposed bool) (y, scale *Node) {
-	sizes := func(l *launch) *Node { return Const(x.Graph(), l.sizes) }
-	operands := []*Node{x, unit, sizes(f.rows)}
-	var b strings.Builder
-	names := func(from, to int) (all []string) {
-		for i := from; i < to; i++ {
-			all = append(all, "%a"+strconv.Itoa(i))
-		}
-		return all
-	}
-	b.WriteString(f.rows.customCall().Statement("%rows", names(0, 3), shapesOf(operands), f.rows.out))
-	weight := "%w#0"
-	if w.Dense == nil {
-		decode := append(packedOperands("Float8Product", w.Layout, w.Packed), unit, sizes(f.weight))
-		operands = append(operands, decode...)
-		b.WriteString(f.weight.customCall().Statement("%w", names(3, len(operands)), shapesOf(decode), f.weight.out))
-	} else {
-		dense := w.Dense
-		if transposed {
-			dense = Transpose(dense, 0, 1)
-		}
-		dense = Mul(wide(dense), Reciprocal(unit))
-		operands = append(operands, dense)
-		weight = "%w"
-		fmt.Fprintf(&b, "    %%w = \"stablehlo.convert\"(%%a3) : (%s) -> %s\n", seam.TensorType(dense.Shape()), seam.TensorType(shapes.Make(dtypes.F8E4M3FN, f.n, f.k)))
-	}
-	out := []shapes.Shape{shapes.Make(x.DType(), f.m, f.n), f.rows.out[1]}
-	fmt.Fprintf(&b, "    %%y = \"stablehlo.dot_general\"(%%rows#0, %s) {dot_dimension_numbers = #stablehlo.dot<lhs_contracting_dimensions = [1], rhs_contracting_dimensions = [1]>} : (%s, %s) -> %s\n",
-		weight, seam.TensorType(f.rows.out[0]), seam.TensorType(shapes.Make(dtypes.F8E4M3FN, f.n, f.k)), seam.TensorType(out[0]))
-	b.WriteString(seam.Return([]string{"%y", "%rows#1"}, out))
-	results := seam.Call(seam.Body(b.String()), out, operands...)
-	return results[0], results[1]
 }

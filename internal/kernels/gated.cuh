@@ -15,9 +15,11 @@ struct GELUTanh {
   static __device__ __forceinline__ float slope(float x) { return TWICE * (1.f + 3.f * CUBE * x * x); }
 };
 
-// gateUp [T,2F] -> out [T,F+8X] = [act(gate)*up | 0]. sizes = {F/8, X, blocks for a row}; grid T times these, 256 threads.
+// gateUp [T,2F], its rows times scale f32 [T] if scaled -> out [T,F+8X] = [act(gate)*up | 0]. sizes = {F/8, X, blocks for a row,
+// scaled}; grid T times these, 256 threads.
 template <class A>
-__device__ __forceinline__ void gated(const uint4* __restrict__ gateUp, const int* __restrict__ sizes, uint4* __restrict__ out) {
+__device__ __forceinline__ void gated(const uint4* __restrict__ gateUp, const float* __restrict__ scale, const int* __restrict__ sizes,
+                                      uint4* __restrict__ out) {
   const int chunks = sizes[0], X = sizes[1], blocks = sizes[2];
   const u32 block = blockIdx.x;
   const size_t row = block / blocks;
@@ -25,9 +27,13 @@ __device__ __forceinline__ void gated(const uint4* __restrict__ gateUp, const in
   if (c < X) out[row * (chunks + X) + chunks + c] = make_uint4(0, 0, 0, 0);
   if (c >= chunks) return;
   float gate[8], up[8];
+  const float s = sizes[3] ? scale[row] : 1.f;
   widen(gate, gateUp[row * 2 * chunks + c]);
   widen(up, gateUp[row * 2 * chunks + chunks + c]);
 #pragma unroll
-  for (int i = 0; i < 8; i++) gate[i] = gate[i] * sigmoid(A::inner(gate[i])) * up[i];
+  for (int i = 0; i < 8; i++) {
+    gate[i] *= s;
+    gate[i] = gate[i] * sigmoid(A::inner(gate[i])) * (up[i] * s);
+  }
   out[row * (chunks + X) + c] = narrow(gate);
 }

@@ -46,12 +46,16 @@ func slope(x, s, inner *Node) *Node {
 // of gateUp's dtype; computed in float32.
 //
 // The kernel takes bfloat16, and F a multiple of 8.
-func Gated(a Activation, gateUp *Node, pad int) *Node {
+func Gated(a Activation, gateUp *Node, pad int) *Node { return ScaledGated(a, Rows{X: gateUp}, pad) }
+
+// ScaledGated is [Gated] of rows with factors.
+func ScaledGated(a Activation, gateUp Rows, pad int) *Node {
 	const op = "Gated"
-	rows, f := checkGateUp(op, gateUp)
+	rows, f := checkGateUp(op, gateUp.X)
 	checkPad(op, pad)
-	if k := gatedLaunch(a, gateUp.DType(), rows, f, pad).use(gateUp.Graph()); k != nil {
-		return k.call(gateUp)[0]
+	gateUp.check(op, rows)
+	if k := gatedLaunch(a, gateUp.X.DType(), rows, f, pad, gateUp.Scale != nil).use(gateUp.X.Graph()); k != nil {
+		return k.call(gateUp.X, gateUp.factors())[0]
 	}
 	return gatedTwin(a, gateUp, pad)
 }
@@ -64,14 +68,15 @@ func checkGateUp(op string, gateUp *Node) (rows, f int) {
 	return rows, f / 2
 }
 
-func gatedTwin(a Activation, gateUp *Node, pad int) *Node {
-	f := gateUp.Shape().Dimensions[1] / 2
-	gate, up := wide(columns(gateUp, 0, f)), wide(columns(gateUp, f, 2*f))
+func gatedTwin(a Activation, gateUp Rows, pad int) *Node {
+	f := gateUp.X.Shape().Dimensions[1] / 2
+	both := gateUp.wide()
+	gate, up := columns(both, 0, f), columns(both, f, 2*f)
 	s, _ := a.sigmoid(gate)
-	return padTo(ConvertDType(Mul(Mul(gate, s), up), gateUp.DType()), f+pad)
+	return padTo(ConvertDType(Mul(Mul(gate, s), up), gateUp.X.DType()), f+pad)
 }
 
-func gatedLaunch(a Activation, dtype dtypes.DType, rows, f, pad int) *launch {
+func gatedLaunch(a Activation, dtype dtypes.DType, rows, f, pad int, scaled bool) *launch {
 	const threads = 256
 	blocks := max(1, ceilDiv(max(f, pad)/chunk, threads)) // for a row
 	if dtype != dtypes.BFloat16 || f%chunk != 0 || f == 0 || rows == 0 || rows*blocks > maxRows {
@@ -79,7 +84,7 @@ func gatedLaunch(a Activation, dtype dtypes.DType, rows, f, pad int) *launch {
 	}
 	return &launch{
 		kernel: a.kernel(), grid: [3]int{rows * blocks}, threads: threads,
-		sizes: []int32{int32(f / chunk), int32(pad / chunk), int32(blocks)},
+		sizes: []int32{int32(f / chunk), int32(pad / chunk), int32(blocks), flag(scaled)},
 		out:   []shapes.Shape{shapes.Make(dtype, rows, f+pad)},
 	}
 }
@@ -104,12 +109,19 @@ const MaxGatedRank = 16
 // The kernel takes bfloat16, F a multiple of 128 and r up to [MaxGatedRank]; it adds up dLow in no fixed order, so its
 // last bits may differ from run to run.
 func GatedBackward(a Activation, gateUp, dact, b, low, p *Node, pad int, drop *Dropout) (dGateUp, dLow, db, da *Node) {
+	return ScaledGatedBackward(a, Rows{X: gateUp}, Rows{X: dact}, b, low, p, pad, drop)
+}
+
+// ScaledGatedBackward is [GatedBackward] of rows with factors.
+func ScaledGatedBackward(a Activation, gateUp, dact Rows, b, low, p *Node, pad int, drop *Dropout) (dGateUp, dLow, db, da *Node) {
 	const op = "GatedBackward"
-	dtype := gateUp.DType()
-	rows, f := checkGateUp(op, gateUp)
+	dtype := gateUp.X.DType()
+	rows, f := checkGateUp(op, gateUp.X)
+	gateUp.check(op, rows)
+	dact.check(op, rows)
 	checkPad(op, pad)
 	_, r := checkMatrix(op, "b", b)
-	check(op, "dact", dact, dtype, rows, f)
+	check(op, "dact", dact.X, dtype, rows, f)
 	check(op, "b", b, dtype, 2*f, r)
 	check(op, "low", low, dtype, rows, 2*r)
 	check(op, "p", p, dtype, rows, r)
@@ -119,16 +131,16 @@ func GatedBackward(a Activation, gateUp, dact, b, low, p *Node, pad int, drop *D
 			panic(fmt.Errorf("kernels: %s: dropout before %d adapters, want one", op, len(drop.Ranks)))
 		}
 	}
-	if k := gatedBackwardLaunch(a, dtype, rows, f, r, pad, drop).use(gateUp.Graph()); k != nil {
+	if k := gatedBackwardLaunch(a, dtype, rows, f, r, pad, drop).scaled(gateUp, dact).use(gateUp.X.Graph()); k != nil {
 		return gatedBackwardCall(k, gateUp, dact, b, low, p, drop)
 	}
 	return gatedBackwardTwin(a, gateUp, dact, b, low, p, pad, drop)
 }
 
-func gatedBackwardTwin(a Activation, gateUp, dact, b, low, p *Node, pad int, drop *Dropout) (dGateUp, dLow, db, da *Node) {
-	f, r := dact.Shape().Dimensions[1], p.Shape().Dimensions[1]
-	narrow := func(x *Node) *Node { return ConvertDType(x, gateUp.DType()) }
-	gate, up, d := wide(columns(gateUp, 0, f)), wide(columns(gateUp, f, 2*f)), wide(dact)
+func gatedBackwardTwin(a Activation, gateUp, dact Rows, b, low, p *Node, pad int, drop *Dropout) (dGateUp, dLow, db, da *Node) {
+	f, r := dact.X.Shape().Dimensions[1], p.Shape().Dimensions[1]
+	narrow := func(x *Node) *Node { return ConvertDType(x, gateUp.X.DType()) }
+	gate, up, d := columns(gateUp.wide(), 0, f), columns(gateUp.wide(), f, 2*f), dact.wide()
 	s, inner := a.sigmoid(gate)
 	open := Mul(gate, s)
 	act := narrow(Mul(open, up))
@@ -190,28 +202,37 @@ func gatedBackwardLaunch(a Activation, dtype dtypes.DType, rows, f, r, pad int, 
 	splits := ceilDiv(tiles, perSplit)
 	return &launch{
 		kernel: a.kernel() + "_backward", grid: [3]int{stripes, splits}, threads: gatedThreads, shared: gatedShared,
-		sizes: []int32{int32(f), int32(rows), int32(perSplit * gatedRows), int32(pad / chunk), limit},
+		sizes: []int32{int32(f), int32(rows), int32(perSplit * gatedRows), int32(pad / chunk), limit, 0, 0},
 		out: []shapes.Shape{
 			shapes.Make(dtype, rows, 2*f+pad), shapes.Make(dtypes.Float32, rows, 2*MaxGatedRank),
 			shapes.Make(dtypes.Float32, splits, 2*f, MaxGatedRank), shapes.Make(dtypes.Float32, splits, f, MaxGatedRank),
 		},
-		aliases: []seam.Alias{{Result: 1, Operand: 6}}, // dLow is added to zeros
+		aliases: []seam.Alias{{Result: 1, Operand: 8}}, // dLow is added to zeros
 	}
 }
 
-// swiGLUBackwardCall widens the factors to the kernel's rank, and cuts the results back.
-func gatedBackwardCall(k *launch, gateUp, dact, b, low, p *Node, drop *Dropout) (dGateUp, dLow, db, da *Node) {
+// scaled sets which of the two have factors.
+func (k *launch) scaled(gateUp, dact Rows) *launch {
+	if k != nil && (gateUp.Scale != nil || dact.Scale != nil) {
+		k.kernel += "_scaled"
+		k.sizes[5], k.sizes[6] = flag(gateUp.Scale != nil), flag(dact.Scale != nil)
+	}
+	return k
+}
+
+// gatedBackwardCall widens the factors to the kernel's rank, and cuts the results back.
+func gatedBackwardCall(k *launch, gateUp, dact Rows, b, low, p *Node, drop *Dropout) (dGateUp, dLow, db, da *Node) {
 	r := p.Shape().Dimensions[1]
 	const full = MaxGatedRank
 	if r < full {
 		low = Concatenate([]*Node{padTo(columns(low, 0, r), full), padTo(columns(low, r, 2*r), full)}, 1)
 		b, p = padTo(b, full), padTo(p, full)
 	}
-	keys := Const(gateUp.Graph(), []uint32{0}) // never read
+	keys := Const(b.Graph(), []uint32{0}) // never read
 	if drop != nil {
 		keys = drop.Keys
 	}
-	out := k.call(gateUp, dact, b, low, p, keys, Zeros(gateUp.Graph(), k.out[1]))
+	out := k.call(gateUp.X, dact.X, b, low, p, keys, gateUp.factors(), dact.factors(), Zeros(b.Graph(), k.out[1]))
 	dLow, db, da = out[1], ReduceSum(out[2], 0), ReduceSum(out[3], 0)
 	if r < full {
 		dLow = Concatenate([]*Node{columns(dLow, 0, r), columns(dLow, full, full+r)}, 1)

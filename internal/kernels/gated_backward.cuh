@@ -30,14 +30,16 @@ __device__ __forceinline__ void fetch(Held& held, const uint4* gateUp, const uin
   }
 }
 
-// gateUp [T,2F], dact [T,F], b [2F,16] of gate over up, low [T,32] and p [T,16], see the Go function; keys u32 [T] are
+// gateUp [T,2F], its rows times scale f32 [T] if scaled, dact [T,F], its rows times dscale f32 [T] if dscaled, b [2F,16] of gate over up, low [T,32] and p [T,16], see the Go function; keys u32 [T] are
 // read if act goes through dropout before da, which a threshold above 0 says; zero f32 [T,32] is where dlow is. -> out [T,2F+8X] = [dgate | dup | 0], dlow f32 [T,32] += [dgate b | dup b],
 // db f32 [splits,2F,16] = dgate^T low over dup^T low, da f32 [splits,F,16] = act^T p.
-// sizes = {F, T, tokens for a split (a multiple of ROWS), X, threshold}; grid (F/COLUMNS, splits).
-template <class A>
+// sizes = {F, T, tokens for a split (a multiple of ROWS), X, threshold, scaled, dscaled}; grid (F/COLUMNS, splits).
+//
+// SCALED is a kernel of its own because of the registers that it takes.
+template <class A, bool SCALED = false>
 __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, const uint4* __restrict__ dact, const u16* __restrict__ b,
              const uint4* __restrict__ low, const uint4* __restrict__ p, const u32* __restrict__ keys,
-             const int* __restrict__ sizes, uint4* __restrict__ out, float* dlow, float* __restrict__ db,
+             const float* __restrict__ scale, const float* __restrict__ dscale, const int* __restrict__ sizes, uint4* __restrict__ out, float* dlow, float* __restrict__ db,
              float* __restrict__ da) {
   DYNAMIC_SHARED(tiles);
   const int F = sizes[0], X = sizes[3], chunks = F >> 3, outChunks = 2 * chunks + X;
@@ -64,6 +66,7 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
   low += (size_t)begin * (2 * RANK / 8) + tid;
   p += (size_t)begin * (RANK / 8) + tid;
   keys += threshold ? begin : 0;
+  if (SCALED) scale += sizes[5] ? begin : 0, dscale += sizes[6] ? begin : 0;
   Held held;
   fetch(held, gateUp, dact, chunks, left);
   float sums[3][2][4] = {}; // of 16 columns of F by the rank: dgate^T low, dup^T low, act^T p
@@ -89,6 +92,12 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
       widen(gate, held.gate[k]);
       widen(up, held.up[k]);
       widen(d, held.dact[k]);
+      const int t = row + 16 * k, at = t * TILE + chunk * 8;
+      if (SCALED) { // by powers of two
+        const float s = sizes[5] && t < left ? scale[t] : 1.f, ds = sizes[6] && t < left ? dscale[t] : 1.f;
+#pragma unroll
+        for (int i = 0; i < 8; i++) gate[i] *= s, up[i] *= s, d[i] *= ds;
+      }
 #pragma unroll
       for (int i = 0; i < 8; i++) {
         const float s = sigmoid(A::inner(gate[i])), open = gate[i] * s, dup = d[i] * open;
@@ -97,7 +106,6 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
         up[i] = dup;
       }
       const uint4 dgate = narrow(gate), dup = narrow(up);
-      const int t = row + 16 * k, at = t * TILE + chunk * 8;
       if (t < left) {
         out[16 * k * outChunks] = dgate;
         out[16 * k * outChunks + chunks] = dup;
@@ -116,6 +124,7 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
     low += ROWS * (2 * RANK / 8);
     p += ROWS * (RANK / 8);
     keys += threshold ? ROWS : 0;
+    if (SCALED) scale += sizes[5] ? ROWS : 0, dscale += sizes[6] ? ROWS : 0;
     if (ROWS < left) fetch(held, gateUp, dact, chunks, left - ROWS); // while the products run
 #pragma unroll
     for (int k = 0; k < ROWS / 16; k++) {

@@ -22,7 +22,30 @@ func activation(a Activation, x float64) (y, slope float64) {
 	return x / 2 * (1 + t), (1+t)/2 + x/2*(1-t*t)*k*(1+3*0.044715*x*x)
 }
 
-func gatedProblem(a Activation, dtype dtypes.DType, rows, f, pad int) problem {
+// unscaled is x [rows, n] as rows, and the factors that make x of them; none if not scaled.
+func unscaled(x array, scaled bool) (rows, factors array) {
+	factors = floatArray(dtypes.Float32, []float32{1}, 1) // never read
+	if !scaled {
+		return x, factors
+	}
+	d := x.shape.Dimensions
+	rows, factors = floatArray(x.shape.DType, x.floats, d...), floatArray(dtypes.Float32, make([]float32, d[0]), d[0])
+	for i := range rows.floats {
+		factors.floats[i/d[1]] = float32(math.Ldexp(1, i/d[1]%7-3))
+		rows.floats[i] /= factors.floats[i/d[1]]
+	}
+	return rows, factors
+}
+
+// withFactors are rows with factors, or without.
+func withFactors(x, factors *Node, scaled bool) Rows {
+	if !scaled {
+		factors = nil
+	}
+	return Rows{x, factors}
+}
+
+func gatedProblem(a Activation, dtype dtypes.DType, rows, f, pad int, scaled bool) problem {
 	in := []array{normal(rand.New(rand.NewPCG(uint64(rows), uint64(f))), dtype, 2, rows, 2*f)}
 	in[0].floats[0] = -200 // exp overflows
 	want := make([]float64, rows*(f+pad))
@@ -32,14 +55,15 @@ func gatedProblem(a Activation, dtype dtypes.DType, rows, f, pad int) problem {
 			want[t*(f+pad)+i] = act * in[0].at(t, f+i)
 		}
 	}
+	gateUp, factors := unscaled(in[0], scaled)
 	return problem{
-		inputs: in, want: [][]float64{want}, launch: gatedLaunch(a, dtype, rows, f, pad),
-		op:   func(in []*Node) []*Node { return []*Node{Gated(a, in[0], pad)} },
-		twin: func(in []*Node) []*Node { return []*Node{gatedTwin(a, in[0], pad)} },
-	}.named("Gated %s %s %dx%d, pad %d", a.kernel(), dtype, rows, f, pad)
+		inputs: []array{gateUp, factors}, want: [][]float64{want}, launch: gatedLaunch(a, dtype, rows, f, pad, scaled),
+		op:   func(in []*Node) []*Node { return []*Node{ScaledGated(a, withFactors(in[0], in[1], scaled), pad)} },
+		twin: func(in []*Node) []*Node { return []*Node{gatedTwin(a, withFactors(in[0], in[1], scaled), pad)} },
+	}.named("Gated %s %s %dx%d, pad %d, scaled %v", a.kernel(), dtype, rows, f, pad, scaled)
 }
 
-func gatedBackwardProblem(a Activation, dtype dtypes.DType, rows, f, r, pad int, rate float64) problem {
+func gatedBackwardProblem(a Activation, dtype dtypes.DType, rows, f, r, pad int, rate float64, scaled bool) problem {
 	random := rand.New(rand.NewPCG(uint64(rows), uint64(f)))
 	in := []array{
 		normal(random, dtype, 1.5, rows, 2*f), normal(random, dtype, 1, rows, f), normal(random, dtype, 1, 2*f, r),
@@ -53,27 +77,35 @@ func gatedBackwardProblem(a Activation, dtype dtypes.DType, rows, f, r, pad int,
 	}
 	dropout := func(keys *Node) *Dropout { return &Dropout{keys, []float64{rate}, []int{r}} }
 	drop := func(in []*Node) *Dropout { return nil }
+	gateUp, factors := unscaled(in[0], scaled)
+	dact, dfactors := unscaled(in[1], scaled)
 	launch := gatedBackwardLaunch(a, dtype, rows, f, r, pad, nil)
 	unread := array{shape: shapes.Make(dtypes.Uint32, 1), bytes: make([]byte, 4)}
 	if rate > 0 {
-		drop = func(in []*Node) *Dropout { return dropout(in[5]) }
+		drop = func(in []*Node) *Dropout { return dropout(in[7]) }
 		launch = gatedBackwardLaunch(a, dtype, rows, f, r, pad, dropout(nil))
 		unread = array{shape: shapes.Make(dtypes.Uint32, 1, rows), bytes: raw}
-		in = append(in, unread)
+	}
+	if launch != nil {
+		launch.scaled(withFactors(nil, new(Node), scaled), withFactors(nil, new(Node), scaled))
+	}
+	inputs := []array{gateUp, dact, in[2], in[3], in[4], factors, dfactors}
+	if rate > 0 {
+		inputs = append(inputs, unread)
 	}
 	p := problem{
-		inputs: in, launch: launch,
+		inputs: inputs, launch: launch,
 		op: func(in []*Node) []*Node {
-			dGateUp, dLow, db, da := GatedBackward(a, in[0], in[1], in[2], in[3], in[4], pad, drop(in))
+			dGateUp, dLow, db, da := ScaledGatedBackward(a, withFactors(in[0], in[5], scaled), withFactors(in[1], in[6], scaled), in[2], in[3], in[4], pad, drop(in))
 			return []*Node{dGateUp, dLow, db, da}
 		},
 		twin: func(in []*Node) []*Node {
-			dGateUp, dLow, db, da := gatedBackwardTwin(a, in[0], in[1], in[2], in[3], in[4], pad, drop(in))
+			dGateUp, dLow, db, da := gatedBackwardTwin(a, withFactors(in[0], in[5], scaled), withFactors(in[1], in[6], scaled), in[2], in[3], in[4], pad, drop(in))
 			return []*Node{dGateUp, dLow, db, da}
 		},
 	}
 	if p.launch != nil && r == MaxGatedRank { // the kernel alone; widening smaller ranks is graph operations
-		p.operands = append(in[:5:5], unread, floatArray(dtypes.Float32, make([]float32, rows*2*r), rows, 2*r))
+		p.operands = append(inputs[:5:5], unread, factors, dfactors, floatArray(dtypes.Float32, make([]float32, rows*2*r), rows, 2*r))
 		p.finish = func(out []array) []array { return []array{out[0], out[1], sumSplits(out[2]), sumSplits(out[3])} }
 	}
 	d, dLow, db, da := make([]float64, rows*(2*f+pad)), make([]float64, rows*2*r), make([]float64, 2*f*r), make([]float64, f*r)
@@ -96,7 +128,7 @@ func gatedBackwardProblem(a Activation, dtype dtypes.DType, rows, f, r, pad int,
 		}
 	}
 	p.want = [][]float64{d, dLow, db, da}
-	return p.named("GatedBackward %s %s %dx%d, rank %d, pad %d, rate %g", a.kernel(), dtype, rows, f, r, pad, rate)
+	return p.named("GatedBackward %s %s %dx%d, rank %d, pad %d, rate %g, scaled %v", a.kernel(), dtype, rows, f, r, pad, rate, scaled)
 }
 
 // sumSplits adds up the first axis.

@@ -1,6 +1,6 @@
 #include "gated.cuh"
 
 extern "C" __global__ void __launch_bounds__(256)
-loris_geglu(const uint4* __restrict__ gateUp, const int* __restrict__ sizes, uint4* __restrict__ out) {
-  gated<GELUTanh>(gateUp, sizes, out);
+loris_geglu(const uint4* __restrict__ gateUp, const float* __restrict__ scale, const int* __restrict__ sizes, uint4* __restrict__ out) {
+  gated<GELUTanh>(gateUp, scale, sizes, out);
 }

@@ -74,6 +74,39 @@ func (l *launch) use(g *Graph) *launch {
 	return l
 }
 
+// Rows are the rows of X [T, n], each times a factor of its own, Scale [T] float32, which is a power of two; nil: none have one.
+type Rows struct{ X, Scale *Node }
+
+func (r Rows) check(op string, rows int) {
+	if r.Scale != nil {
+		check(op, "the scale", r.Scale, dtypes.Float32, rows)
+	}
+}
+
+// factors is Scale as a kernel takes it.
+func (r Rows) factors() *Node {
+	if r.Scale == nil {
+		return Const(r.X.Graph(), []float32{1}) // never read
+	}
+	return r.Scale
+}
+
+// Product is X with its factors, in X's dtype.
+func (r Rows) Product() *Node {
+	if r.Scale == nil {
+		return r.X
+	}
+	return ConvertDType(r.wide(), r.X.DType())
+}
+
+// wide is X with its factors, in float32.
+func (r Rows) wide() *Node {
+	if r.Scale == nil {
+		return wide(r.X)
+	}
+	return Mul(wide(r.X), InsertAxes(r.Scale, 1))
+}
+
 // chunk is how many bf16 numbers a kernel reads at once; rows of matrices are multiples of it.
 const chunk = 8
 

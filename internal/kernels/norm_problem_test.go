@@ -64,28 +64,30 @@ func rstdOf(x array, row int) float64 {
 }
 
 // rmsNormBackwardProblem is the backward, with a residual gradient of so many columns, or none.
-func rmsNormBackwardProblem(dtype dtypes.DType, rows, hidden, residual, pad int, offset bool) problem {
+func rmsNormBackwardProblem(dtype dtypes.DType, rows, hidden, residual, pad int, offset, scaled bool) problem {
 	r := rand.New(rand.NewPCG(uint64(rows), uint64(hidden+residual)))
 	x, gain, dh := normal(r, dtype, 1.7, rows, hidden), normal(r, dtype, 1, hidden), normal(r, dtype, 1, rows, hidden)
 	rstds := make([]float32, rows)
 	for t := range rstds {
 		rstds[t] = float32(rstdOf(x, t))
 	}
-	in := []array{x, floatArray(dtypes.Float32, rstds, rows), gain, dh}
+	rowsOf, factors := unscaled(dh, scaled)
+	in := []array{x, floatArray(dtypes.Float32, rstds, rows), gain, rowsOf, factors}
 	if residual > 0 {
 		in = append(in, normal(r, dtype, 0.5, rows, residual))
 	}
-	call := func(f func(x, rstd, gain, dh, dres *Node, pad int, offset bool) *Node) func(in []*Node) []*Node {
+	call := func(f func(x, rstd, gain *Node, dh Rows, dres *Node, pad int, offset bool) *Node) func(in []*Node) []*Node {
 		return func(in []*Node) []*Node {
-			return []*Node{f(in[0], in[1], in[2], in[3], append(in, nil)[4], pad, offset)}
+			return []*Node{f(in[0], in[1], in[2], withFactors(in[3], in[4], scaled), append(in, nil)[5], pad, offset)}
 		}
 	}
 	p := problem{
-		inputs: in, launch: rmsNormBackwardLaunch(dtype, rows, hidden, residual, pad, offset),
-		op: call(RMSNormBackward), twin: call(rmsNormBackwardTwin),
+		inputs: in, launch: rmsNormBackwardLaunch(dtype, rows, hidden, residual, pad, offset, scaled),
+		op: call(ScaledRMSNormBackward), twin: call(rmsNormBackwardTwin),
 	}
-	if residual == 0 {
-		p.operands = append(in[:4:4], dh)
+	p.operands = append(in[:4:4], rowsOf, factors)
+	if residual > 0 {
+		p.operands[4] = in[5]
 	}
 	dx := make([]float64, rows*(hidden+pad))
 	for t := range rows {
@@ -96,13 +98,13 @@ func rmsNormBackwardProblem(dtype dtypes.DType, rows, hidden, residual, pad int,
 		for i := range hidden {
 			d := rstd * (dh.at(t, i)*(gain.at(i)+float64(flag(offset))) - x.at(t, i)*rstd*rstd*mean)
 			if residual > 0 {
-				d += in[4].at(t, i)
+				d += in[5].at(t, i)
 			}
 			dx[t*(hidden+pad)+i] = d
 		}
 	}
 	p.want = [][]float64{dx}
-	return p.named("RMSNormBackward %s %dx%d, residual %d, pad %d, offset %v", dtype, rows, hidden, residual, pad, offset)
+	return p.named("RMSNormBackward %s %dx%d, residual %d, pad %d, offset %v, scaled %v", dtype, rows, hidden, residual, pad, offset, scaled)
 }
 
 // ropeProblem is the backward of rotary embeddings, with tables for each row of the batch or one for all.

@@ -119,7 +119,7 @@ func follow(y, residual *Node, then ProductThen) *Node {
 	case then == ThenAdd:
 		return Add(y, residual)
 	case then.gates():
-		return gatedTwin(then.activation(), y, 0)
+		return gatedTwin(then.activation(), Rows{X: y}, 0)
 	}
 	return y
 }
@@ -212,7 +212,7 @@ func (k *launch) product(l quant.Layout, x *Node, o ProductOptions, inputs []*No
 	}
 	y := ConvertDType(sum, x.DType())
 	if o.Then.gates() {
-		return gatedTwin(o.Then.activation(), y, 0)
+		return gatedTwin(o.Then.activation(), Rows{X: y}, 0)
 	}
 	return y
 }

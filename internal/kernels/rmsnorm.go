@@ -105,36 +105,42 @@ func rmsNormLaunch(dtype dtypes.DType, rows, hidden, n, pad int, eps float64, of
 //
 // The kernel takes what that of RMSNorm takes, and dres of a multiple of 8 columns.
 func RMSNormBackward(x, rstd, gain, dh, dres *Node, pad int, offset bool) *Node {
+	return ScaledRMSNormBackward(x, rstd, gain, Rows{X: dh}, dres, pad, offset)
+}
+
+// ScaledRMSNormBackward is [RMSNormBackward] of a dh whose rows have factors.
+func ScaledRMSNormBackward(x, rstd, gain *Node, dh Rows, dres *Node, pad int, offset bool) *Node {
 	const op = "RMSNormBackward"
 	rows, hidden := checkMatrix(op, "x", x)
 	checkPad(op, pad)
 	gain = ConvertDType(gain, x.DType())
 	check(op, "gain", gain, x.DType(), hidden)
 	check(op, "rstd", rstd, dtypes.Float32, rows)
-	check(op, "dh", dh, x.DType(), rows, hidden)
+	check(op, "dh", dh.X, x.DType(), rows, hidden)
+	dh.check(op, rows)
 	residual := 0
 	if dres != nil {
 		_, residual = checkMatrix(op, "dres", dres)
 		check(op, "dres", dres, x.DType(), rows, max(residual, hidden))
 	}
-	k := rmsNormBackwardLaunch(x.DType(), rows, hidden, residual, pad, offset).use(x.Graph())
+	k := rmsNormBackwardLaunch(x.DType(), rows, hidden, residual, pad, offset, dh.Scale != nil).use(x.Graph())
 	if k == nil {
 		return rmsNormBackwardTwin(x, rstd, gain, dh, dres, pad, offset)
 	}
 	if dres == nil {
-		dres = dh // never read
+		dres = dh.X // never read
 	}
-	return k.call(x, rstd, gain, dh, dres)[0]
+	return k.call(x, rstd, gain, dh.X, dres, dh.factors())[0]
 }
 
-func rmsNormBackwardTwin(x, rstd, gain, dh, dres *Node, pad int, offset bool) *Node {
+func rmsNormBackwardTwin(x, rstd, gain *Node, dh Rows, dres *Node, pad int, offset bool) *Node {
 	hidden := x.Shape().Dimensions[1]
 	w, r := wide(x), InsertAxes(rstd, 1)
 	factor := wide(InsertAxes(gain, 0))
 	if offset {
 		factor = OnePlus(factor)
 	}
-	a := Mul(wide(dh), factor)
+	a := Mul(dh.wide(), factor)
 	mean := Mul(ReduceAndKeep(Mul(a, w), ReduceMean, 1), Mul(r, r))
 	d := Mul(r, Sub(a, Mul(w, mean)))
 	if dres != nil {
@@ -143,14 +149,14 @@ func rmsNormBackwardTwin(x, rstd, gain, dh, dres *Node, pad int, offset bool) *N
 	return padTo(ConvertDType(d, x.DType()), hidden+pad)
 }
 
-func rmsNormBackwardLaunch(dtype dtypes.DType, rows, hidden, residual, pad int, offset bool) *launch {
+func rmsNormBackwardLaunch(dtype dtypes.DType, rows, hidden, residual, pad int, offset, scaled bool) *launch {
 	threads := rowThreads(hidden)
 	if dtype != dtypes.BFloat16 || threads == 0 || rows == 0 || rows > maxRows || residual%chunk != 0 {
 		return nil
 	}
 	return &launch{
 		kernel: "rmsnorm_backward", grid: [3]int{rows}, threads: threads,
-		sizes: []int32{int32(hidden / chunk), int32(residual / chunk), int32(pad / chunk), flag(offset)},
+		sizes: []int32{int32(hidden / chunk), int32(residual / chunk), int32(pad / chunk), flag(offset), flag(scaled)},
 		out:   []shapes.Shape{shapes.Make(dtype, rows, hidden+pad)},
 	}
 }

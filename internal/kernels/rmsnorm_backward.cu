@@ -3,17 +3,18 @@
 
 constexpr int HELD = 4;
 
-// x [T,H], rstd f32 [T], gain [H], dh [T,H], dres [T,8R] with R >= H/8, or unread if R is 0
+// x [T,H], rstd f32 [T], gain [H], dh [T,H], its rows times scale f32 [T] if scaled, dres [T,8R] with R >= H/8, or unread if R is 0
 // -> dx [T,H+8X] = [dres + rstd*(gain*dh - x*rstd^2*mean(gain*dh*x)) | 0]. With an offset, gain is
-// one more. sizes = {H/8, R, X, offset}; grid T.
+// one more. sizes = {H/8, R, X, offset, scaled}; grid T.
 extern "C" __global__ void __launch_bounds__(512)
 loris_rmsnorm_backward(const uint4* __restrict__ x, const float* __restrict__ rstd, const uint4* __restrict__ gain,
-                       const uint4* __restrict__ dh, const uint4* __restrict__ dres, const int* __restrict__ sizes,
+                       const uint4* __restrict__ dh, const uint4* __restrict__ dres, const float* __restrict__ scale,
+                       const int* __restrict__ sizes,
                        uint4* __restrict__ dx) {
   __shared__ float sums[16];
   const int chunks = sizes[0], residual = sizes[1], X = sizes[2], tid = threadIdx.x;
   const size_t row = blockIdx.x, from = row * chunks, to = row * (chunks + X);
-  const float r = rstd[row], offset = sizes[3] ? 1.f : 0.f;
+  const float r = rstd[row], offset = sizes[3] ? 1.f : 0.f, s = sizes[4] ? scale[row] : 1.f;
   uint4 heldX[HELD], heldD[HELD], heldR[HELD];
   float sum = 0;
 #pragma unroll
@@ -34,7 +35,7 @@ loris_rmsnorm_backward(const uint4* __restrict__ x, const float* __restrict__ rs
       widen(d, heldD[k]);
       widen(g, gain[c]);
 #pragma unroll
-      for (int i = 0; i < 8; i++) g[i] += offset;
+      for (int i = 0; i < 8; i++) g[i] += offset, d[i] *= s;
 #pragma unroll
       for (int i = 0; i < 8; i++) sum += a[i] * d[i] * g[i];
     }
@@ -49,7 +50,7 @@ loris_rmsnorm_backward(const uint4* __restrict__ x, const float* __restrict__ rs
       widen(d, heldD[k]);
       widen(g, gain[c]);
 #pragma unroll
-      for (int i = 0; i < 8; i++) g[i] += offset;
+      for (int i = 0; i < 8; i++) g[i] += offset, d[i] *= s;
       widen(f, heldR[k]);
 #pragma unroll
       for (int i = 0; i < 8; i++) f[i] += r * (d[i] * g[i] - a[i] * mean);

@@ -1,11 +1,9 @@
 package nn
 
 import (
-	"github.com/gomlx/compute/dtypes"
 	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/loris-ml/loris/internal/kernels"
-	"github.com/loris-ml/loris/internal/matmul"
 )
 
 // With Shape.Float8, the products of frozen weights in the fused form are in float8 E4M3, forward and backward; adapters, norms,
@@ -22,49 +20,54 @@ import (
 // not cover at all, are computed in the compute dtype.
 
 // product8 is the group's product of x [B·S, in or more] with low, what the As put out; nil without adapters.
-func (f *fused) product8(x, low *Node) *Node {
-	y, s := kernels.Float8Product(x, f.weight8(), false)
-	if low != nil {
-		y = Add(y, Dense(unscale(low, s), f.b))
+func (f *fused) product8(x, low *Node) kernels.Rows {
+	if low == nil {
+		return kernels.Float8Product(x, f.weight8(false), nil, nil)
 	}
-	return rescale(y, s)
+	return kernels.Float8Product(x, f.weight8(false), low, f.b)
 }
 
 // through8 is the gradient at the group's input [B·S, in], for what factorGradients returned.
-func (f *fused) through8(dy, p *Node) *Node {
-	dx, s := kernels.Float8Product(dy, f.weight8(), true)
-	if p == nil {
-		return rescale(dx, s)
+func (f *fused) through8(dy, p *Node) kernels.Rows {
+	switch {
+	case p == nil:
+		return kernels.Float8Product(dy, f.weight8(true), nil, nil)
+	case f.drop != nil:
+		dx := kernels.Float8Product(dy, f.weight8(true), nil, nil)
+		return kernels.Rows{X: Add(dx.Product(), kernels.DropoutProduct(f.drop.scaled(p), f.a, f.drop.Dropout))}
 	}
-	if f.drop != nil {
-		return Add(rescale(dx, s), kernels.DropoutProduct(f.drop.scaled(p), f.a, f.drop.Dropout))
-	}
-	return rescale(Add(dx, matmul.Contract(unscale(p, s), 1, f.a, 0)), s)
+	return kernels.Float8Product(dy, f.weight8(true), p, Transpose(f.a, 0, 1))
 }
 
-// normProduct8 is product8 of RMSNorm(x), for xa [B·S, n] as kernels.RMSNorm takes it; with rstd [B·S] and low, nil without
-// adapters.
+// normProduct8 is the group's product [B, S, out] of RMSNorm(x), for xa [B·S, n] as kernels.RMSNorm takes it; with rstd [B·S] and low,
+// nil without adapters.
 func (l *Layer) normProduct8(x, gain, xa *Node, f *fused) (y, rstd, low *Node) {
-	h, rstd, _ := kernels.RMSNorm(x, gain, nil, 0, l.shape.NormEps, l.shape.UnitOffset)
-	if xa != nil {
-		low = ConvertDType(Mul(xa, InsertAxes(rstd, 1)), x.DType())
+	rows, rstd, low := kernels.Float8NormProduct(flat(x), gain, xa, l.shape.NormEps, l.shape.UnitOffset, f.weight8(false), f.b)
+	y = f.finish(rows.Product(), x)
+	if f.group.bias < 0 {
+		l.raw[y] = rows
 	}
-	return f.product8(h, low), rstd, low
+	return y, rstd, low
+}
+
+// gateRows are the rows of gate and up as what is kept of them, and the node at which their gradient arrives. In float8 they
+// are kept without their scales, which the activation applies.
+func (l *Layer) gateRows(both *Node) (rows kernels.Rows, arrives *Node) {
+	raw, ok := l.raw[both]
+	if !ok {
+		both = l.tape.value(KeepGate, both)
+		return kernels.Rows{X: flat(both)}, both
+	}
+	d := both.Shape().Dimensions
+	x := l.tape.constant(KeepGate, Reshape(raw.X, d...))
+	scale := l.tape.constant(KeepGate, Reshape(raw.Scale, d[:2]...))
+	return kernels.Rows{X: flat(x), Scale: Reshape(scale, -1)}, both
 }
 
 // weight8 is the group's weight as kernels.Float8Product takes it.
-func (f *fused) weight8() kernels.Float8Weight {
+func (f *fused) weight8(transposed bool) kernels.Float8Weight {
 	if p := f.group.packed; p != nil {
-		return kernels.Float8Weight{Layout: p.data, Packed: f.codes()}
+		return kernels.Float8Weight{Layout: p.data, Packed: f.codes(), Transposed: transposed}
 	}
-	return kernels.Float8Weight{Dense: f.nodes[f.group.weight]}
-}
-
-// unscale and rescale are x [T, n] divided and multiplied by s [T], powers of two.
-func unscale(x, s *Node) *Node {
-	return ConvertDType(Div(ConvertDType(x, dtypes.Float32), InsertAxes(s, 1)), x.DType())
-}
-
-func rescale(x, s *Node) *Node {
-	return ConvertDType(Mul(ConvertDType(x, dtypes.Float32), InsertAxes(s, 1)), x.DType())
+	return kernels.Float8Weight{Dense: f.nodes[f.group.weight], Transposed: transposed}
 }

@@ -36,6 +36,8 @@ type fusion struct {
 
 	// products, by a product of gate and up of few rows, return the activation of the one times the other.
 	products map[*Node]func(a kernels.Activation) *Node
+	// raw, by products in float8, are their rows before they are multiplied by their scales; see fp8.go.
+	raw map[*Node]kernels.Rows
 	// unrotated, by rotated queries, are the queries, keys and values that they come from.
 	unrotated map[*Node]*Node
 }
@@ -56,7 +58,7 @@ type late struct {
 func newFusion() fusion {
 	return fusion{
 		map[*Node]whole{}, map[*Node]buffer{}, map[*Node]*fused{}, map[*Node]int{}, map[*Node]early{}, map[*Node]late{},
-		map[*Node]func(a kernels.Activation) *Node{}, map[*Node]*Node{},
+		map[*Node]func(a kernels.Activation) *Node{}, map[*Node]kernels.Rows{}, map[*Node]*Node{},
 	}
 }
 
@@ -307,14 +309,13 @@ func (l *Layer) fusedNormLinears(x, gain *Node, f *fused) *Node {
 	}
 	var y, w, rstd, low *Node
 	if f.float8 {
-		y, rstd, low = l.normProduct8(rows, gain, xa, f)
+		y, rstd, low = l.normProduct8(x, gain, xa, f)
 	} else {
 		var h *Node
 		h, rstd, low = kernels.RMSNorm(rows, gain, xa, f.pad, l.shape.NormEps, l.shape.UnitOffset)
 		w = f.beside(x.DType())
-		y = Dense(h, w)
+		y = f.finish(Dense(h, w), x)
 	}
-	y = f.finish(y, x)
 	rstd = l.tape.constant(KeepSmall, rstd)
 	if f.n > 0 {
 		f.low = l.tape.constant(KeepSmall, low)
@@ -331,7 +332,7 @@ func (l *Layer) fusedNormLinears(x, gain *Node, f *fused) *Node {
 		if arrived := l.tape.take(x); arrived != nil {
 			past = l.atLeast(arrived)
 		}
-		dx := kernels.RMSNormBackward(rows, rstd, gain, dh, past, room, l.shape.UnitOffset)
+		dx := kernels.ScaledRMSNormBackward(rows, rstd, gain, dh, past, room, l.shape.UnitOffset)
 		l.tape.add(x, l.head(dx, x, true))
 	})
 	if f.dora {
@@ -374,7 +375,7 @@ func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 		if f.n > 0 {
 			f.low = l.tape.constant(KeepSmall, f.chosen(f.thin(rows), x))
 		}
-		y = f.product8(l.atLeast(x), f.low)
+		y = f.product8(l.atLeast(x), f.low).Product()
 	case f.n == 0:
 		y = Dense(rows, w)
 	case roomy:
@@ -398,7 +399,9 @@ func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 		if residual != nil {
 			l.tape.add(residual, d[0])
 		}
-		dx := Reshape(f.through(dy, p), x.Shape().Dimensions...)
+		product := f.through(dy, p)
+		dx := Reshape(product.Product(), x.Shape().Dimensions...)
+		l.raw[dx] = product
 		if p != nil {
 			if r, ok := l.gated[x]; ok && r == f.n {
 				l.late[dx] = late{p, func(dA *Node) { f.addA(l.tape, dA) }, f.drop}

@@ -103,15 +103,15 @@ func (f *fused) ride(dy, p *Node) *Node {
 }
 
 // through is the gradient at the group's input, [T, in], for what factorGradients returned.
-func (f *fused) through(dy, p *Node) *Node {
+func (f *fused) through(dy, p *Node) kernels.Rows {
 	if f.float8 {
 		return f.through8(dy, p)
 	}
 	if f.drop == nil {
-		return matmul.Contract(dy, 1, f.below(dy.DType()), 0)
+		return kernels.Rows{X: matmul.Contract(dy, 1, f.below(dy.DType()), 0)}
 	}
 	part := kernels.DropoutProduct(f.drop.scaled(p), f.a, f.drop.Dropout)
-	return Add(matmul.Contract(dy, 1, f.above(dy.Shape().Dim(1)-f.out, dy), 0), part)
+	return kernels.Rows{X: Add(matmul.Contract(dy, 1, f.above(dy.Shape().Dim(1)-f.out, dy), 0), part)}
 }
 
 // above is [W ; 0] with so many rows of zeros.

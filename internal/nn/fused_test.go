@@ -37,6 +37,8 @@ type problem struct {
 	ranks            map[string]int // by linear; others have no adapter
 	dtype            dtypes.DType
 	float8           bool
+	seed             uint64
+	even             bool // products keep the size of what goes in, as in real models; else they grow
 }
 
 func all(r int) map[string]int {
@@ -54,7 +56,7 @@ type set struct {
 }
 
 func (p problem) make(t *testing.T, d *backend.Device) *set {
-	random := rand.New(rand.NewPCG(7, uint64(p.seq)))
+	random := rand.New(rand.NewPCG(7+p.seed, uint64(p.seq)))
 	values := func(n int, scale float64) []float32 {
 		v := make([]float32, n)
 		for i := range v {
@@ -95,9 +97,16 @@ func (p problem) make(t *testing.T, d *backend.Device) *set {
 			out += l.Out
 			if r := p.ranks[l.Name]; r > 0 {
 				as[l.Name], bs[l.Name] = values(r*l.In, 0.2), values(r*l.Out, 0.2)
+				if p.even {
+					as[l.Name], bs[l.Name] = values(r*l.In, 1/math.Sqrt(float64(l.In))), values(r*l.Out, 0.02)
+				}
 			}
 		}
-		w := values(out*g[0].In, 0.1)
+		deviation := 0.1
+		if p.even {
+			deviation = 1 / math.Sqrt(float64(g[0].In))
+		}
+		w := values(out*g[0].In, deviation)
 		stands := w // what the weight stands for
 		if p.packed {
 			bytes, state, err := quant.Quantize4Bit(w, quant.NF4, 64, p.nested)

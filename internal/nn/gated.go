@@ -31,7 +31,7 @@ func (l *Layer) gate(a kernels.Activation, gateUp []*Node, activate func(gate *N
 			return product(a)
 		}
 		if f := l.groups[both]; f != nil {
-			return l.fusedGate(a, l.tape.value(KeepGate, both), gateUp[0], f)
+			return l.fusedGate(a, both, gateUp[0], f)
 		}
 	}
 	return l.glu(gateUp, activate)
@@ -61,17 +61,22 @@ func (l *Layer) fusedGate(a kernels.Activation, both, like *Node, f *fused) *Nod
 	if f.n > 0 {
 		behind = room
 	}
-	act := l.head(kernels.Gated(a, flat(both), behind), like, true)
+	rows, both := l.gateRows(both)
+	act := l.head(kernels.ScaledGated(a, rows, behind), like, true)
 	if r, ok := f.pair(); ok {
 		l.gated[act] = r
 	}
 	l.tape.record([]*Node{act}, func(d []*Node) {
 		next, ok := l.late[d[0]]
 		if !ok {
-			l.tape.add(both, l.head(kernels.GatedGradient(a, flat(both), flat(d[0]), f.pad), both, true))
+			l.tape.add(both, l.head(kernels.GatedGradient(a, rows.Product(), flat(d[0]), f.pad), both, true))
 			return
 		}
-		dBoth, dLow, dB, dA := kernels.GatedBackward(a, flat(both), flat(d[0]), f.compactB(both.DType()), f.low, next.p, f.pad, next.drop.one())
+		dact, ok := l.raw[d[0]]
+		if !ok {
+			dact.X = flat(d[0])
+		}
+		dBoth, dLow, dB, dA := kernels.ScaledGatedBackward(a, rows, dact, f.compactB(both.DType()), f.low, next.p, f.pad, next.drop.one())
 		next.addA(next.drop.times(TransposeAllDims(dA, 1, 0)))
 		g := l.head(dBoth, both, true)
 		l.early[g] = early{ConvertDType(dLow, both.DType()), dB}

@@ -22,6 +22,9 @@ namespace fp8 {
 #include "../fp8_weight.cu"
 #include "../fp8_weight_nested.cu"
 }
+namespace fp8_rmsnorm {
+#include "../fp8_rmsnorm.cu"
+}
 namespace fp8_rows {
 #include "../fp8_rows.cu"
 }
@@ -38,6 +41,8 @@ namespace gates {
 namespace gates_backward {
 #include "../swiglu_backward.cu"
 #include "../geglu_backward.cu"
+#include "../swiglu_backward_scaled.cu"
+#include "../geglu_backward_scaled.cu"
 }
 namespace rope_backward {
 #include "../rope_backward.cu"
@@ -72,9 +77,12 @@ static std::function<void()> find(const std::string& name, const std::vector<voi
   if (name == "swiglu") return prepare(gates::loris_swiglu, arguments);
   if (name == "swiglu_backward") return prepare(gates_backward::loris_swiglu_backward, arguments);
   if (name == "geglu") return prepare(gates::loris_geglu, arguments);
+  if (name == "swiglu_backward_scaled") return prepare(gates_backward::loris_swiglu_backward_scaled, arguments);
+  if (name == "geglu_backward_scaled") return prepare(gates_backward::loris_geglu_backward_scaled, arguments);
   if (name == "geglu_backward") return prepare(gates_backward::loris_geglu_backward, arguments);
   if (name == "fp8_weight") return prepare(fp8::loris_fp8_weight, arguments);
   if (name == "fp8_weight_nested") return prepare(fp8::loris_fp8_weight_nested, arguments);
+  if (name == "fp8_rmsnorm") return prepare(fp8_rmsnorm::loris_fp8_rmsnorm, arguments);
   if (name == "fp8_rows") return prepare(fp8_rows::loris_fp8_rows, arguments);
   if (name == "rope_backward") return prepare(rope_backward::loris_rope_backward, arguments);
   if (name == "nf4_vector") return prepare(nf4::loris_nf4_vector, arguments);
