@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/loris-ml/loris/internal/seam"
 )
 
 // FreeMemory returns how many bytes can still be allocated on the device: what its allocator is allowed and the driver
@@ -32,13 +34,27 @@ func (d *Device) allocatable() (bytes int64, ok bool) {
 		return HostMemory()
 	}
 	free, ok := d.driver("memory.free")
-	if inUse, _, limit, told := d.allocator(); told && limit > 0 {
-		if !ok {
-			return limit - inUse, true
-		}
-		return min(free, limit-inUse), true
+	m, told := d.allocator()
+	if !told || m.Limit <= 0 {
+		return free, ok
 	}
-	return free, ok
+	if !ok {
+		return m.Limit - m.InUse, true
+	}
+	if m.Pool > m.InUse { // what the allocator has taken and does not use
+		free += m.Pool - m.InUse
+	}
+	return min(free, m.Limit-m.InUse), true
+}
+
+// allocator asks the seam for what the device's allocator says.
+func (d *Device) allocator() (m seam.MemoryStats, ok bool) {
+	p, ok := seam.Of(d.Backend)
+	if !ok {
+		return m, false
+	}
+	m, err := p.Memory(int(d.Num))
+	return m, err == nil
 }
 
 // MemoryInUse returns the bytes in use: of the device as XLA's allocator tells, else of the whole GPU as its driver tells,
@@ -47,8 +63,8 @@ func (d *Device) MemoryInUse() (bytes int64, ok bool) {
 	if d.Kind != CUDA {
 		return procMemory("/proc/self/status", "VmRSS:")
 	}
-	if inUse, _, _, told := d.allocator(); told {
-		return inUse, true
+	if m, told := d.allocator(); told {
+		return m.InUse, true
 	}
 	return d.DriverMemory()
 }
@@ -70,8 +86,8 @@ func (d *Device) DriverMemory() (bytes int64, ok bool) {
 
 // PeakMemory returns the most bytes that were in use on the device since it was opened, where that is known.
 func (d *Device) PeakMemory() (bytes int64, ok bool) {
-	_, peak, _, ok := d.allocator()
-	return peak, ok && peak >= 0
+	m, ok := d.allocator()
+	return m.Peak, ok && m.Peak >= 0
 }
 
 // OutOfMemory reports whether err says that the device, or the host that stands for one, had no memory left: PJRT's code

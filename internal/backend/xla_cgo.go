@@ -86,16 +86,6 @@ func (d *Device) Sync() error {
 	return nil
 }
 
-// allocator asks the seam for bytes in use, their peak and their limit on the device.
-func (d *Device) allocator() (inUse, peak, limit int64, ok bool) {
-	p, ok := seam.Of(d.Backend)
-	if !ok {
-		return 0, 0, 0, false
-	}
-	inUse, peak, limit, err := p.Memory(int(d.Num))
-	return inUse, peak, limit, err == nil
-}
-
 func remedy(k Kind) string {
 	if k == CUDA {
 		return "it needs an NVIDIA GPU with its driver and a PJRT CUDA plugin at PJRT_PLUGIN_LIBRARY_PATH: scripts/link-cuda-plugin.sh links the one of a JAX install"

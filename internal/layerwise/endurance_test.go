@@ -35,8 +35,8 @@ func measure(t *testing.T, p *seam.Plugin, w *seam.Watch) (f footprint) {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	f.heap, f.goroutines, f.buffers, f.device = int64(m.HeapAlloc), runtime.NumGoroutine(), w.LiveBuffers(), -1
-	if inUse, _, _, err := p.Memory(0); err == nil {
-		f.device = inUse
+	if m, err := p.Memory(0); err == nil {
+		f.device = m.InUse
 	}
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {

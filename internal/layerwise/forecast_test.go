@@ -14,6 +14,7 @@ import (
 
 // On a device that counts its memory, the most that was in use is what was forecast, the leanest plan first.
 func TestForecastIsWhatIsUsed(t *testing.T) {
+	// Without the host's memory: how many copies are on their way at once is a matter of the machine's speed.
 	cfg := models.LlamaConfig{VocabSize: 4000, HiddenSize: 1024, IntermediateSize: 2816, NumHiddenLayers: 24, NumAttentionHeads: 16,
 		NumKeyValueHeads: 4, MaxPositionEmbeddings: 4096}
 	reference.OnXLA(t, 16, func(t *testing.T, spec string, p *seam.Plugin) {
@@ -22,7 +23,7 @@ func TestForecastIsWhatIsUsed(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer m.Close()
-		if _, peak, _, err := p.Memory(0); err != nil || peak < 0 {
+		if m, err := p.Memory(0); err != nil || m.Peak < 0 {
 			t.Skip("the device does not count its memory")
 		}
 		a, err := m.NewAdapters(adapters(m, 0))
@@ -34,6 +35,7 @@ func TestForecastIsWhatIsUsed(t *testing.T) {
 			o := settings
 			o.ResidualBudget = budget
 			s := session(t, m, a, o)
+			layerwise.PinHost(s, 0)
 			b := packed(4096, documents(1, 4096), documents(2, 4096), documents(3, 4096), documents(4, 4096))
 			for range 3 {
 				if _, err := s.MicroStep(t.Context(), b); err != nil {
@@ -44,13 +46,13 @@ func TestForecastIsWhatIsUsed(t *testing.T) {
 				}
 			}
 			forecast, ok := s.(*layerwise.Session).ForecastMemory(b.Rows, b.Length)
-			_, peak, _, err := p.Memory(0)
+			used, err := p.Memory(0)
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Logf("budget %s: %+v forecast, %d used", budget, forecast, peak)
-			if !ok || math.Abs(float64(forecast.Peak())/float64(peak)-1) > 0.03 {
-				t.Errorf("budget %s: forecast %+v (%v), and the peak is %d", budget, forecast, ok, peak)
+			t.Logf("budget %s: %+v forecast, %d used", budget, forecast, used.Peak)
+			if !ok || math.Abs(float64(forecast.Peak())/float64(used.Peak)-1) > 0.03 {
+				t.Errorf("budget %s: forecast %+v (%v), and the peak is %d", budget, forecast, ok, used.Peak)
 			}
 		}
 	})
@@ -64,7 +66,7 @@ func TestBatchThatNeedsMoreThanTheLimitIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer m.Close()
-		if _, peak, _, err := p.Memory(0); err != nil || peak < 0 {
+		if m, err := p.Memory(0); err != nil || m.Peak < 0 {
 			t.Skip("the device does not count its memory")
 		}
 		a, err := m.NewAdapters(adapters(m, 0))

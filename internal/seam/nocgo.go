@@ -32,6 +32,4 @@ func (p *Plugin) SetCacheDir(dir string)                             {}
 func (p *Plugin) CacheStats() CacheStats                             { return CacheStats{Err: errNoCgo} }
 func (p *Plugin) Profile(run func() error) ([]Execution, error)      { return nil, errNoCgo }
 func (p *Plugin) Footprint(number int64) (Footprint, bool)           { return Footprint{}, false }
-func (p *Plugin) Memory(device int) (inUse, peak, limit int64, err error) {
-	return 0, 0, 0, errNoCgo
-}
+func (p *Plugin) Memory(device int) (MemoryStats, error)             { return MemoryStats{}, errNoCgo }

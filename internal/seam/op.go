@@ -112,6 +112,12 @@ type Program struct {
 	Number int64 `json:",omitempty"`
 }
 
+// MemoryStats are of a device's allocator, in bytes: in use, the most that were in use, how many there are at most, and how many it
+// has taken from the device, in use or not. What the plugin does not tell is -1.
+type MemoryStats struct {
+	InUse, Peak, Limit, Pool int64
+}
+
 // Footprint is what one call of a program takes of the device's memory, in bytes: its arguments, its results, how much of
 // the results lies in donated arguments, and what it works in.
 type Footprint struct {

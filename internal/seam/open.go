@@ -169,14 +169,13 @@ func (p *Plugin) Limit(executions, copies int) error {
 // Pending is the number of executions and copies that have not been waited for; some of them may have ended.
 func (p *Plugin) Pending() int { return int(C.seam_pending(p.slot)) }
 
-// Memory returns what the allocator of a device (by number, of the backend opened last) says, in bytes: in use, the most
-// that were in use, and how many there are at most. What the plugin does not tell is -1.
-func (p *Plugin) Memory(device int) (inUse, peak, limit int64, err error) {
+// Memory returns what the allocator of a device (by number, of the backend opened last) says.
+func (p *Plugin) Memory(device int) (MemoryStats, error) {
 	var m C.seam_memory
 	if err := takeError(C.seam_memory_stats(p.slot, C.int(device), &m)); err != nil {
-		return 0, 0, 0, fmt.Errorf("memory of device %d: %w", device, err)
+		return MemoryStats{}, fmt.Errorf("memory of device %d: %w", device, err)
 	}
-	return int64(m.in_use), int64(m.peak), int64(m.limit), nil
+	return MemoryStats{InUse: int64(m.in_use), Peak: int64(m.peak), Limit: int64(m.limit), Pool: int64(m.pool)}, nil
 }
 
 // Footprint is what memory the program of that Program.Number takes; false where it is not compiled, or the plugin does not tell.

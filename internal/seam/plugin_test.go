@@ -405,7 +405,7 @@ func TestSharedBuffersAndAsynchronyExclude(t *testing.T) {
 func TestMemoryThatThePluginDoesNotTellIsAnError(t *testing.T) {
 	p, _ := cpu(t)
 	for _, device := range []int{0, 99, -1} {
-		if _, _, _, err := p.Memory(device); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("memory of device %d: ", device)) {
+		if _, err := p.Memory(device); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("memory of device %d: ", device)) {
 			t.Errorf("got error %v", err)
 		}
 	}

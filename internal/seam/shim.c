@@ -371,6 +371,7 @@ char *seam_memory_stats(int slot, int device, seam_memory *out) {
   out->in_use = s.bytes_in_use;
   out->peak = s.peak_bytes_in_use_is_set ? s.peak_bytes_in_use : -1;
   out->limit = s.bytes_limit_is_set ? s.bytes_limit : -1;
+  out->pool = s.pool_bytes_is_set ? s.pool_bytes : -1;
   return NULL;
 }
 

@@ -30,7 +30,7 @@ typedef struct {
 enum { SEAM_LOADED, SEAM_STALE, SEAM_SERIALIZED, SEAM_UNSERIALIZABLE };
 
 typedef struct {
-  int64_t in_use, peak, limit;
+  int64_t in_use, peak, limit, pool;
 } seam_memory;
 
 // Every char * that is returned is an error message to be freed, or NULL.

@@ -82,7 +82,7 @@ static PJRT_Error *fake_platform_version(PJRT_Client_PlatformVersion_Args *a) { 
 static PJRT_DeviceDescription description;
 static PJRT_Error *fake_description(PJRT_Device_GetDescription_Args *a) { a->device_description = &description; return NULL; }
 static PJRT_Error *fake_kind(PJRT_DeviceDescription_Kind_Args *a) { a->device_kind = "chip"; a->device_kind_size = 4; return NULL; }
-static PJRT_Error *fake_memory_stats(PJRT_Device_MemoryStats_Args *a) { a->bytes_in_use = 7; a->bytes_limit = 9; a->bytes_limit_is_set = true; return NULL; }
+static PJRT_Error *fake_memory_stats(PJRT_Device_MemoryStats_Args *a) { a->bytes_in_use = 7; a->bytes_limit = 9; a->bytes_limit_is_set = true; a->pool_bytes = 8; a->pool_bytes_is_set = true; return NULL; }
 static PJRT_LoadedExecutable *new_loaded(void) { live_loaded++; return calloc(1, sizeof(PJRT_LoadedExecutable)); }
 static char compiled_text[64], compiled_options[64];
 static PJRT_Error *fake_compile(PJRT_Client_Compile_Args *a) {

@@ -303,7 +303,7 @@ static void clients_apart(void) {
   destroy_client(other);
   assert(seam_pending(0) == 1 && live_events == 1);
   seam_memory m;
-  assert(!seam_memory_stats(0, 1, &m) && m.in_use == 7 && m.peak == -1 && m.limit == 9);
+  assert(!seam_memory_stats(0, 1, &m) && m.in_use == 7 && m.peak == -1 && m.limit == 9 && m.pool == 8);
   char *e = seam_memory_stats(0, 2, &m);
   assert(e && !strcmp(e, "there is no such device: the backend has 2"));
   free(e);
