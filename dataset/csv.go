@@ -6,10 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // readCSV reads comma-separated values (RFC 4180) with a header line. Every cell is text, whatever it looks like, and an
-// empty one is nil.
+// empty one is nil, unless types are to be inferred.
 func readCSV(in io.Reader, o Options, yield func(Row) bool) error {
 	buffered := bufio.NewReaderSize(in, 1<<20)
 	if mark, err := buffered.Peek(3); err == nil && string(mark) == "\ufeff" {
@@ -37,10 +38,12 @@ func readCSV(in io.Reader, o Options, yield func(Row) bool) error {
 		}
 		seen[name] = true
 	}
+	types := &csvTypes{header: header}
 	for {
 		record, err := r.Read()
 		if err == io.EOF {
-			return nil
+			_, err := types.flush(yield)
+			return err
 		}
 		if errors.Is(err, csv.ErrFieldCount) {
 			line, _ := r.FieldPos(0)
@@ -60,8 +63,15 @@ func readCSV(in io.Reader, o Options, yield func(Row) bool) error {
 				row[name] = record[i]
 			}
 		}
-		if !yield(row) {
-			return nil
+		more := true
+		if o.InferTypes {
+			line, _ := r.FieldPos(0)
+			more, err = types.add(csvRecord{line, slices.Clone(record)}, yield)
+		} else {
+			more = yield(row)
+		}
+		if !more {
+			return err
 		}
 	}
 }

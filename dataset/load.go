@@ -52,6 +52,10 @@ type Options struct {
 	SampleBy string
 	// Delimiter of CSV. 0 is a comma, or a tab in .tsv files.
 	Delimiter rune
+	// InferTypes gives columns of CSV the types that datasets gives them, by the first 10,000 rows: whole numbers (int64), numbers
+	// (float64, also whole ones where values are missing), truth values (bool) or text; NA, null, None and the like are nil. Without
+	// it every cell is text, and only an empty one is nil.
+	InferTypes bool
 }
 
 // Load reads rows from
@@ -61,7 +65,7 @@ type Options struct {
 //	a folder                    the files of Options.Split in it, as load_dataset(folder) finds them, or save_to_disk(folder) left them
 //	a hub data set              organization/name, in the caches of huggingface_hub (see package hub) or datasets
 //
-// JSON is one object a line, or an array of objects; CSV has a header line and cells that are all text; a row of text has the
+// JSON is one object a line, or an array of objects; CSV has a header line and cells that are all text (but see Options.InferTypes); a row of text has the
 // column text. The network is used only where Options.Download allows it. An error names the file, and the line and column
 // of what is malformed. Files without any row are an error, unless they stream.
 func Load(ctx context.Context, path string, o Options) (*Dataset, error) {
@@ -83,7 +87,7 @@ func Load(ctx context.Context, path string, o Options) (*Dataset, error) {
 			}
 		}
 	})
-	stream.print = filesPrint(files, fmt.Sprint(reader.format, o.Columns, o.SampleBy, o.Delimiter, o.Field))
+	stream.print = filesPrint(files, fmt.Sprint(reader.format, o.Columns, o.SampleBy, o.Delimiter, o.Field, o.InferTypes))
 	if o.Streaming {
 		return stream, nil
 	}

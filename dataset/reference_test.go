@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -43,6 +45,10 @@ type fixture struct {
 		Text, Field string
 		Want        []json.RawMessage
 	}
+	CSVs []struct {
+		Text string
+		Want []map[string][2]string // type and value
+	}
 	Folders []struct {
 		Name   string
 		Files  []string
@@ -61,7 +67,7 @@ func readFixture(t *testing.T) (f fixture) {
 	if err := json.Unmarshal(raw, &f); err != nil {
 		t.Fatal(err)
 	}
-	if len(f.Shuffles)*len(f.Splits)*len(f.Interleaves)*len(f.Texts)*len(f.Folders)*len(f.Fields) == 0 {
+	if len(f.Shuffles)*len(f.Splits)*len(f.Interleaves)*len(f.Texts)*len(f.Folders)*len(f.Fields)*len(f.CSVs) == 0 {
 		t.Fatal("the fixture is not whole")
 	}
 	return f
@@ -361,4 +367,55 @@ func TestRowsInAFieldEqualThoseOfDatasets(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestInferredTypesOfCSVEqualThoseOfDatasets(t *testing.T) {
+	inPython := func(v any) [2]string {
+		switch v := v.(type) {
+		case nil:
+			return [2]string{"NoneType", "None"}
+		case bool:
+			return [2]string{"bool", map[bool]string{true: "True", false: "False"}[v]}
+		case int64:
+			return [2]string{"int", fmt.Sprint(v)}
+		case float64:
+			return [2]string{"float", fmt.Sprint(v)}
+		}
+		return [2]string{"str", v.(string)}
+	}
+	for _, c := range readFixture(t).CSVs {
+		d, err := Load(t.Context(), write(t, "a.csv", c.Text), Options{InferTypes: true})
+		if err != nil {
+			t.Fatalf("%q: %v", c.Text, err)
+		}
+		rows, err := d.Rows()
+		if err != nil || len(rows) != len(c.Want) {
+			t.Fatalf("%q: %d rows, error %v, datasets %d", c.Text, len(rows), err, len(c.Want))
+		}
+		for i, want := range c.Want {
+			for name, value := range want {
+				got := inPython(rows[i][name])
+				if f, err := strconv.ParseFloat(value[1], 64); err == nil && value[0] == "float" {
+					value[1] = fmt.Sprint(f)
+				}
+				if got != value {
+					t.Errorf("%q, row %d: %s is %v, datasets %v", c.Text, i+1, name, got, value)
+				}
+			}
+		}
+	}
+}
+
+func TestLaterRowsOfCSVKeepTheTypesOfTheFirst(t *testing.T) {
+	text := "n,word\n" + strings.Repeat("1,2a\n", csvChunk) + "3,4\n"
+	d, err := Load(t.Context(), write(t, "a.csv", text), Options{InferTypes: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := d.Rows()
+	if err != nil || len(rows) != csvChunk+1 || rows[csvChunk]["n"] != int64(3) || rows[csvChunk]["word"] != "4" {
+		t.Errorf("%d rows, last %v, error %v", len(rows), rows[len(rows)-1], err)
+	}
+	_, err = Load(t.Context(), write(t, "a.csv", text+"x,5\n"), Options{InferTypes: true})
+	wantError(t, err, "a.csv", "line 10003", `column "n" has "x"`, "whole numbers", "InferTypes")
 }

@@ -6,6 +6,8 @@ import (
 	"math"
 	"slices"
 
+	"github.com/gomlx/gomlx/core/tensors"
+
 	"github.com/loris-ml/loris/internal/backend"
 	"github.com/loris-ml/loris/internal/nn"
 )
@@ -32,7 +34,7 @@ func (m *CausalLM) Linears() (all []Linear) {
 // Adapters are LoRA weights on a model's device, layer by layer. Package peft makes them.
 type Adapters []*nn.Weights
 
-// LoRA is an adapter on one linear: y += Scaling · B(A(dropout(x))).
+// LoRA is an adapter on one linear: y += Scaling · B(A(dropout(x))); with Tuned, that of another tuner.
 type LoRA struct {
 	Path    string // of the linear
 	R       int
@@ -44,6 +46,8 @@ type LoRA struct {
 	// Shift [Out] is added to what the linear puts out, ShiftScale times. Nil: none. With R 0, it is all that there is.
 	Shift      []float32
 	ShiftScale float64
+	// Tuned is the adapter of another tuner, in place of A and B. Nil: none.
+	Tuned *Tuned
 	// At the model's ends (EmbeddingPath, HeadPath), in place of A and B: Full is the whole weight [vocab, hidden]; Rows [n,
 	// hidden] are those of the embedding for Tokens, and of a head that is tied to it.
 	Full   []float32
@@ -52,6 +56,7 @@ type LoRA struct {
 	// In a layer, Full in place of all else is a copy of the linear's weight [Out, In], with FullBias [Out] where it has one, or of
 	// a norm's gain [size]: it is trained, and the programs compute with it in place of the base's. Of NormPath, too.
 	FullBias []float32
+	TieHead  bool     // Full of the embedding is the head's, too, which the base's is tied to
 	Virtual  *Virtual // of VirtualPath, all that there is; nil elsewhere
 	// PadTo, if not 0, is the rank with which the adapter lies on the device, its scaling beside it: adapters that are
 	// padded to one rank share their programs. The rows and columns beyond R are zeros, and training leaves them so.
@@ -74,7 +79,7 @@ func (m *CausalLM) NewAdapters(loras []LoRA) (_ Adapters, err error) {
 		}
 	}
 	var a Adapters
-	linears := m.arch.tensors().Linears()
+	linears, shared := m.arch.tensors().Linears(), sharedTensors{}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.Close())
@@ -107,6 +112,12 @@ func (m *CausalLM) NewAdapters(loras []LoRA) (_ Adapters, err error) {
 			if err := m.upload(w, lin, l.padded(lin), squares[lin.Name]); err != nil {
 				return nil, err
 			}
+			if l.Tuned != nil {
+				if err := m.uploadTuned(w, l.Tuned, shared); err != nil {
+					return nil, err
+				}
+				l.Tuned.tunedLayout(b, lin)
+			}
 			if l.R > 0 {
 				b.Adapter(lin, nn.Adapter{R: max(l.R, l.PadTo), Scaling: l.Scaling, Dropout: l.Dropout, ScaleInput: l.PadTo > 0, DoRA: l.Magnitude != nil})
 			}
@@ -130,6 +141,12 @@ func (m *CausalLM) NewAdapters(loras []LoRA) (_ Adapters, err error) {
 }
 
 func (l LoRA) check(lin nn.Linear) error {
+	if l.Tuned != nil {
+		if l.R != 0 || l.Magnitude != nil || l.Shift != nil {
+			return fmt.Errorf("adapter on %q: Tuned stands in place of a LoRA", l.Path)
+		}
+		return l.Tuned.check(l.Path)
+	}
 	if len(l.A) != l.R*lin.In || len(l.B) != lin.Out*l.R {
 		return fmt.Errorf("adapter on %q: A has %d values and B %d, want [%d, %d] and [%d, %d]", l.Path, len(l.A), len(l.B), l.R, lin.In, lin.Out, l.R)
 	}
@@ -191,15 +208,21 @@ func (m *CausalLM) upload(w *nn.Weights, lin nn.Linear, l LoRA, squares []float3
 // Close frees the adapters.
 func (a Adapters) Close() error {
 	var errs []error
+	freed := map[*tensors.Tensor]bool{}
 	for _, w := range a {
-		errs = append(errs, backend.Free(w.Tensors...))
+		for _, t := range w.Tensors {
+			if !freed[t] { // frozen ones are shared
+				errs = append(errs, backend.Free(t))
+			}
+			freed[t] = true
+		}
 	}
 	return errors.Join(errs...)
 }
 
 // Values downloads the adapters: the current A, B, Magnitude and Shift by the path of their linear, padded as they lie on the
 // device. It fills in these and R only; at the model's ends Full or Rows in their place, of copies Full and FullBias, of
-// virtual tokens Virtual.
+// virtual tokens Virtual, of other tuners the trained Tensors of Tuned.
 func (a Adapters) Values() (map[string]LoRA, error) {
 	out := map[string]LoRA{}
 	virtual, err := a.virtual()
@@ -235,6 +258,9 @@ func (a Adapters) Values() (map[string]LoRA, error) {
 				}
 			}
 			out[layerPrefix(i)+ad.Linear] = l
+		}
+		if err := tunedValues(w, layerPrefix(i), out); err != nil {
+			return nil, err
 		}
 		for _, s := range w.Layout.Shifts() {
 			l := out[layerPrefix(i)+s.Linear]

@@ -99,6 +99,9 @@ func (m *CausalLM) uploadEnd(b *nn.LayoutBuilder, w *nn.Weights, lin nn.Linear, 
 	w.Tensors = append(w.Tensors, t)
 	if l.Tokens == nil {
 		b.Dense([]nn.Linear{{Name: lin.Name, In: hidden, Out: len(values) / hidden}}, dtypes.Float32, true)
+		if l.TieHead {
+			b.TieHead()
+		}
 		return nil
 	}
 	var ids []int32
@@ -118,6 +121,8 @@ func (l LoRA) checkEnd(d dims) error {
 		}
 	}
 	switch {
+	case l.Tuned != nil:
+		return fmt.Errorf("adapter on %q: at the model's ends there are LoRAs alone; exclude it", l.Path)
 	case kinds != 1:
 		return fmt.Errorf("adapter on %q: want one of a LoRA, a copy of the weight and rows of tokens, got %d", l.Path, kinds)
 	case l.Magnitude != nil || l.Shift != nil || l.PadTo != 0:
@@ -128,6 +133,8 @@ func (l LoRA) checkEnd(d dims) error {
 		return fmt.Errorf("adapter on %q: its copy of the weight has %d values, want [%d, %d]", l.Path, len(l.Full), d.vocab, hidden)
 	case l.Tokens != nil && len(l.Rows) != len(l.Tokens)*hidden:
 		return fmt.Errorf("adapter on %q: its rows have %d values, want [%d, %d]", l.Path, len(l.Rows), len(l.Tokens), hidden)
+	case l.TieHead && (l.Full == nil || l.Path != EmbeddingPath || !d.tied):
+		return fmt.Errorf("adapter on %q: the head can have a copy of the embedding that it is tied to, and of nothing else", l.Path)
 	case l.Tokens != nil && l.Path != EmbeddingPath:
 		return fmt.Errorf("adapter on %q: rows of tokens are the embedding's", l.Path)
 	}
@@ -220,7 +227,7 @@ func (s *saver) endTensor(name string) ([]float32, error) {
 func (s *saver) untie() error {
 	e, embed := s.merge[EmbeddingPath]
 	_, head := s.merge[HeadPath]
-	if s.untied = s.m.Tied() && (head || embed && e.Tokens == nil); !s.untied {
+	if s.untied = s.m.Tied() && (head || embed && e.Tokens == nil && !e.TieHead); !s.untied {
 		return nil
 	}
 	raw, err := s.m.configJSON(s.format, nil, true)

@@ -24,7 +24,7 @@ func (m *CausalLM) NewRowAdapters(loras []LoRA) (*RowAdapters, error) {
 		return nil, errors.New("there are no adapters")
 	}
 	for _, l := range loras {
-		if l.R != loras[0].R || l.Scaling != 1 || l.Magnitude != nil || l.Shift != nil || l.PadTo != 0 {
+		if l.R != loras[0].R || l.Scaling != 1 || l.Magnitude != nil || l.Shift != nil || l.PadTo != 0 || l.Tuned != nil {
 			return nil, fmt.Errorf("adapter on %q: rows of a batch choose among adapters of A and B alone, of one rank in all and without a scaling", l.Path)
 		}
 	}

@@ -198,6 +198,10 @@ func (s *saver) checkMerge() error {
 		switch l, ok := known[path]; {
 		case !ok:
 			return fmt.Errorf("merge: the model has no linear %q", path)
+		case a.Tuned != nil:
+			if err := a.Tuned.check(path); err != nil {
+				return fmt.Errorf("merge: %w", err)
+			}
 		case a.Shift != nil && (shapes[path+".bias"] == nil || len(a.Shift) != l.Out):
 			return fmt.Errorf("merge: adapter on %q: its shift has %d values; it can be merged into a bias [%d], which the linear must have", path, len(a.Shift), l.Out)
 		case a.Magnitude != nil && len(a.Magnitude) != l.Out:
@@ -251,10 +255,14 @@ func (s *saver) values(path, name string) ([]float32, error) {
 		return slices.Clone(a.FullBias), nil
 	}
 	values, err := s.m.Tensor(name)
-	if a, ok := s.merge[path]; ok && err == nil && name == path+".weight" && a.R > 0 {
+	if a, ok := s.merge[path]; ok && err == nil && name == path+".weight" && a.changesWeight() {
 		a.addTo(values)
 	}
-	if linear, ok := strings.CutSuffix(name, ".bias"); ok && err == nil && s.merge[linear].Shift != nil {
+	linear, ok := strings.CutSuffix(name, ".bias")
+	if ok && err == nil && s.merge[linear].Tuned != nil && s.merge[linear].Tuned.Merge.Bias != nil {
+		s.merge[linear].Tuned.Merge.Bias(values)
+	}
+	if ok && err == nil && s.merge[linear].Shift != nil {
 		for i, v := range s.merge[linear].Shift {
 			values[i] += float32(s.merge[linear].ShiftScale) * v
 		}
@@ -294,7 +302,7 @@ func (s *saver) quantizedTensors(path string, shape []int) ([]quant.Tensor, erro
 	if f, ok := s.reader.src.(*folder); e.state != nil && !(ok && f.quantization != nil) {
 		e.state.DType = s.dtype // that of the weight it would be
 	}
-	if a, ok := s.merge[path]; ok && a.R > 0 {
+	if a, ok := s.merge[path]; ok && a.changesWeight() {
 		if e, err = s.merged(e, a); err != nil {
 			return nil, fmt.Errorf("merge %q: %w", path, err)
 		}
@@ -312,8 +320,13 @@ func (s *saver) merged(e encoded, a LoRA) (encoded, error) {
 	return e.again(values)
 }
 
-// addTo adds Scaling·B·A to a weight [Out, In], in float32, and gives the rows of a DoRA their lengths.
+// addTo adds Scaling·B·A to a weight [Out, In], in float32, and gives the rows of a DoRA their lengths; of another tuner it does
+// what that does.
 func (l LoRA) addTo(w []float32) {
+	if l.Tuned != nil {
+		l.Tuned.Merge.Weight(w)
+		return
+	}
 	in := len(l.A) / l.R
 	floats.InParallel(len(w)/in, 16, func(lo, hi int) {
 		for row := lo; row < hi; row++ {

@@ -1,7 +1,6 @@
 package models
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -22,30 +21,43 @@ type Virtual struct {
 	// Prefix [Tokens, layers·2·KVHeads·HeadDim] are a token's keys in the first layer, its values there, its keys in the second,
 	// and so on; keys as RoPE leaves them.
 	Prefix []float32
-	// Encoder, if not nil, is trained in place of Prefix, which it computes. It is not among what comes back from the device.
-	Encoder *PrefixEncoder
+	// Encoder, if not nil, is trained in their place, and they are what it puts out. It is not among what comes back from the
+	// device.
+	Encoder *VirtualEncoder
 }
 
-// PrefixEncoder computes keys and values of virtual tokens, tanh(E·W₀ᵀ + b₀)·W₂ᵀ + b₂: prefix_projection of PEFT.
-type PrefixEncoder struct {
-	Hidden       int
-	Embedding    []float32 // E [Tokens, KVHeads·HeadDim]
-	In, InBias   []float32 // W₀ [Hidden, KVHeads·HeadDim], b₀ [Hidden]
-	Out, OutBias []float32 // W₂ [layers·2·KVHeads·HeadDim, Hidden], b₂
+// VirtualEncoder is an MLP that embeddings, or keys and values, of virtual tokens come out of: x₀ = Embedding, x₁ = x₀·W₁ᵀ + b₁ and
+// so on, with a tanh or ReLU before each linear but the first.
+type VirtualEncoder struct {
+	Name            string // of the linears in PEFT: "transform", "mlp_head"
+	Sizes           []int  // features of the embeddings, and what each linear puts out
+	ReLU            bool   // else tanh
+	Embedding       []float32
+	Weights, Biases [][]float32 // of each linear, [out, in] and [out]
 }
 
-// Prefix computes the keys and values.
-func (e *PrefixEncoder) Prefix() []float32 {
-	width, out := len(e.In)/e.Hidden, len(e.OutBias)
-	var all []float32
-	for row := range slices.Chunk(e.Embedding, width) {
-		inner := affine(row, e.In, e.InBias)
-		for i, v := range inner {
-			inner[i] = float32(math.Tanh(float64(v)))
+// Output is what the encoder puts out, row after row.
+func (e *VirtualEncoder) Output() (all []float32) {
+	for row := range slices.Chunk(e.Embedding, e.Sizes[0]) {
+		for i, w := range e.Weights {
+			if i > 0 {
+				row = e.activated(row)
+			}
+			row = affine(row, w, e.Biases[i])
 		}
-		all = append(all, affine(inner, e.Out, e.OutBias)[:out]...)
+		all = append(all, row...)
 	}
 	return all
+}
+
+func (e *VirtualEncoder) activated(x []float32) []float32 {
+	y := make([]float32, len(x))
+	for i, v := range x {
+		if y[i] = max(v, 0); !e.ReLU {
+			y[i] = float32(math.Tanh(float64(v)))
+		}
+	}
+	return y
 }
 
 // affine is W x + b, summed in float64.
@@ -61,16 +73,28 @@ func affine(x, w, b []float32) []float32 {
 	return y
 }
 
-func (e *PrefixEncoder) check(tokens, width, out int) error {
-	for _, p := range []struct {
-		name       string
-		have, want int
-	}{
-		{"embedding", len(e.Embedding), tokens * width}, {"transform.0.weight", len(e.In), e.Hidden * width}, {"transform.0.bias", len(e.InBias), e.Hidden},
-		{"transform.2.weight", len(e.Out), out * e.Hidden}, {"transform.2.bias", len(e.OutBias), out},
-	} {
-		if e.Hidden <= 0 || p.have != p.want {
-			return fmt.Errorf("virtual tokens: the encoder's %s has %d values, want %d for a hidden size of %d", p.name, p.have, p.want, e.Hidden)
+func (e *VirtualEncoder) form() nn.Encoder {
+	return nn.Encoder{Name: e.Name, Sizes: e.Sizes, ReLU: e.ReLU}
+}
+
+// parameters are the tensors in the order of nn.Encoder.Tensors.
+func (e *VirtualEncoder) parameters() [][]float32 {
+	all := [][]float32{e.Embedding}
+	for i, w := range e.Weights {
+		all = append(all, w, e.Biases[i])
+	}
+	return all
+}
+
+// check checks an encoder of so many tokens that puts out so many features.
+func (e *VirtualEncoder) check(tokens, out int) error {
+	if len(e.Sizes) < 2 || slices.Min(e.Sizes) <= 0 || e.Sizes[len(e.Sizes)-1] != out || len(e.Weights) != len(e.Sizes)-1 || len(e.Biases) != len(e.Weights) {
+		return fmt.Errorf("virtual tokens: an encoder of sizes %v and %d linears, want one that puts out %d features", e.Sizes, len(e.Weights), out)
+	}
+	names, dims := e.form().Tensors(tokens)
+	for i, values := range e.parameters() {
+		if len(values) != size(dims[i]) {
+			return fmt.Errorf("virtual tokens: the encoder's %s has %d values, want %v", names[i], len(values), dims[i])
 		}
 	}
 	return nil
@@ -93,10 +117,8 @@ func (v *Virtual) check(m *CausalLM) error {
 		return fmt.Errorf("virtual tokens: %d values of embeddings, want [%d, %d]", len(v.Embeddings), v.Tokens, d.shape.Hidden)
 	case v.Prefix != nil && len(v.Prefix) != prefix:
 		return fmt.Errorf("virtual tokens: %d keys and values, want [%d, %d layers · 2 · %d]", len(v.Prefix), v.Tokens, d.layers, m.PrefixWidth())
-	case v.Encoder != nil && v.Prefix == nil:
-		return errors.New("virtual tokens: an encoder without the keys and values that it computes")
 	case v.Encoder != nil:
-		return v.Encoder.check(v.Tokens, m.PrefixWidth(), prefix/v.Tokens)
+		return v.Encoder.check(v.Tokens, (len(v.Embeddings)+len(v.Prefix))/v.Tokens)
 	}
 	return nil
 }
@@ -115,20 +137,26 @@ func (m *CausalLM) addPrefix(b *nn.LayoutBuilder, w *nn.Weights, i int, v *Virtu
 	return m.put(w, values, v.Tokens, width)
 }
 
-// addVirtual uploads the embeddings of virtual tokens, and says how many of these there are.
+// addVirtual uploads the embeddings of virtual tokens and the encoder, and says how many tokens there are.
 func (m *CausalLM) addVirtual(b *nn.LayoutBuilder, w *nn.Weights, v *Virtual) error {
 	hidden := m.arch.dims().shape.Hidden
 	b.Virtual(v.Tokens, hidden, v.Embeddings != nil)
-	if e := v.Encoder; e != nil {
-		width, out := m.PrefixWidth(), len(e.OutBias)
-		b.Encoder(v.Tokens, width, e.Hidden, out)
-		return errors.Join(m.put(w, e.Embedding, v.Tokens, width), m.put(w, e.In, e.Hidden, width), m.put(w, e.InBias, e.Hidden),
-			m.put(w, e.Out, out, e.Hidden), m.put(w, e.OutBias, out))
+	if v.Embeddings != nil {
+		if err := m.put(w, v.Embeddings, v.Tokens, hidden); err != nil {
+			return err
+		}
 	}
-	if v.Embeddings == nil {
+	if v.Encoder == nil {
 		return nil
 	}
-	return m.put(w, v.Embeddings, v.Tokens, hidden)
+	b.Encoder(v.Tokens, v.Encoder.form())
+	_, dims := v.Encoder.form().Tensors(v.Tokens)
+	for i, values := range v.Encoder.parameters() {
+		if err := m.put(w, values, dims[i]...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // virtual downloads the virtual tokens, nil if there are none.

@@ -63,7 +63,9 @@ type LoraConfig struct {
 	ModulesToSave []string `json:"modules_to_save"`
 	// TrainableTokenIndices are tokens of which the embedding's rows are trained, and those of a head that is tied to it.
 	TrainableTokenIndices []int `json:"trainable_token_indices"`
-	LoraBias              bool  `json:"lora_bias"` // trains a bias of B: y += Scaling · (B(A x) + b)
+	// EnsureWeightTying makes embedding and head one copy where the base's are one and ModulesToSave has either.
+	EnsureWeightTying bool `json:"ensure_weight_tying"`
+	LoraBias          bool `json:"lora_bias"` // trains a bias of B: y += Scaling · (B(A x) + b)
 
 	// TargetModules gets adapters, ExcludeModules does not even if targeted. Nil targets are those that PEFT's table has
 	// for the model type, q_proj and v_proj for most; nil excludes are none.
@@ -227,7 +229,8 @@ func (c LoraConfig) checkSupported() error {
 	case c.FanInFanOut:
 		return unsupported("fan_in_fan_out", "true", "the linears here store their weights [out, in]; use false")
 	case len(c.TargetParameters) > 0:
-		return unsupported("target_parameters", moduleNames(c.TargetParameters).String(), dissolveRemedy)
+		return unsupported("target_parameters", moduleNames(c.TargetParameters).String(),
+			"it is for parameters of no linear, such as the experts of a mixture, which the models here do not have; name the linears in target_modules")
 	}
 	if err := c.checkInit(); err != nil {
 		return err

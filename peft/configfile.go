@@ -133,6 +133,9 @@ func (c LoraConfig) fields(inferenceMode bool) object {
 	if len(c.TrainableTokenIndices) > 0 {
 		o = append(o, member{"trainable_token_indices", c.TrainableTokenIndices})
 	}
+	if c.EnsureWeightTying {
+		o = append(o, member{"ensure_weight_tying", true})
+	}
 	if c.LoraBias {
 		o = append(o, member{"lora_bias", true})
 	}

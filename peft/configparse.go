@@ -24,7 +24,7 @@ var (
 	// metadataKeys describe the file or refine a feature that is refused itself.
 	metadataKeys = []string{"auto_mapping", "peft_version", "qalora_group_size", "megatron_core"}
 	// refusedKeys switch a feature on.
-	refusedKeys = []string{"alora_invocation_tokens", "arrow_config", "ensure_weight_tying", "kasa_config", "layer_replication",
+	refusedKeys = []string{"alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication",
 		"megatron_config", "monteclora_config", "use_bdlora", "use_qalora", "velora_config"}
 	// initKeys refine an initialization, which decides; PEFT ignores them otherwise.
 	initKeys = []string{"corda_config", "lora_ga_config"}
@@ -51,6 +51,8 @@ func (p *configParser) field(key string, v jsontext.Value) error {
 		return decodeFlag(v, &c.FanInFanOut)
 	case "use_dora":
 		return decodeFlag(v, &c.UseDora)
+	case "ensure_weight_tying":
+		return decodeFlag(v, &c.EnsureWeightTying)
 	case "lora_bias":
 		return decodeFlag(v, &c.LoraBias)
 	case "inference_mode":

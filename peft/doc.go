@@ -5,11 +5,13 @@
 // model by PEFT's matching rules, Python's regular expressions included; [InitAdapter] makes the values that training
 // starts from; [SaveAdapter] and [LoadAdapter] are adapter_config.json and adapter_model.safetensors.
 //
+// [LNTuningConfig] trains norms, [PromptTuningConfig], [PromptEncoderConfig] and [PrefixTuningConfig] train virtual tokens.
+//
 // A [PeftModel] may have several sets of adapters, of which [PeftModel.SetAdapter] chooses; [PeftModel.ForRows] gives each row of a
 // batch its own. [PeftModel.CheckExport] says whether other programs take them.
 //
 // It is not for the arithmetic of an adapted linear (models, and the primitives below it, do that), nor for training (sft).
-// What PEFT has and this package has not (other tuners than LoRA, modules_to_save within layers, target_parameters, …)
+// What PEFT has and this package has not (other tuners than LoRA, target_parameters, …)
 // is refused by name, never ignored.
 //
 // Start at [LoraConfig]. match.go is who is targeted, files.go what lies on the disk.

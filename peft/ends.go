@@ -44,10 +44,12 @@ func (c LoraConfig) checkEnds() error {
 }
 
 // checkEndTargets refuses at the ends what is not trained there, for the targets of a model.
-func (c LoraConfig) checkEndTargets(targets []Target) error {
+func (c LoraConfig) checkEndTargets(targets []Target, tied bool) error {
 	for _, t := range targets {
 		switch {
 		case !atEnd(t.Path):
+		case c.EnsureWeightTying && tied:
+			return fmt.Errorf("ensure_weight_tying true with a LoRA on %q: what PEFT makes of it are two parameters in one memory, which optimizers update twice; use modules_to_save or trainable_token_indices, or leave ensure_weight_tying out", t.Path)
 		case c.UseDora || c.LoraBias:
 			return fmt.Errorf("module %q: use_dora %v, lora_bias %v: at the model's ends there are A and B alone; exclude it with exclude_modules", t.Path, c.UseDora, c.LoraBias)
 		case t.Path == models.EmbeddingPath && len(c.TrainableTokenIndices) > 0:
@@ -79,6 +81,9 @@ func (p *PeftModel) addEnds(s *loraSet, loras []models.LoRA, stored map[string]A
 	})
 	if err != nil {
 		return nil, err
+	}
+	for i := range copies {
+		copies[i].TieHead = s.tie && copies[i].Path == models.EmbeddingPath
 	}
 	s.saved, loras = saved, append(loras, copies...)
 	tokens := s.cfg.TrainableTokenIndices
@@ -119,7 +124,7 @@ func (s *loraSet) endWeights(values map[string]models.LoRA) (all []AdapterWeight
 // endLoras are the same as the model takes them.
 func (s *loraSet) endLoras(values map[string]models.LoRA) (all []models.LoRA) {
 	for _, w := range s.endWeights(values) {
-		l := models.LoRA{Path: w.Path, Full: w.Full, FullBias: w.BaseBias, Rows: w.Rows}
+		l := models.LoRA{Path: w.Path, Full: w.Full, FullBias: w.BaseBias, Rows: w.Rows, TieHead: s.tie && w.Path == models.EmbeddingPath}
 		if w.Rows != nil {
 			l.Tokens = s.cfg.TrainableTokenIndices
 		}
@@ -161,4 +166,28 @@ func initEmbedding(seed int64, path string, how Init, r, in, out int) (a, b []fl
 	}
 	newStream(seed, path+suffixEmbeddingB).normal(b, 1)
 	return a, b
+}
+
+// tied is the config as PEFT makes it where the head is to stay tied to the embedding, and whether there is something to tie: of
+// both in modules_to_save the embedding is left, by its path.
+func (p *PeftModel) tied(c LoraConfig) (LoraConfig, bool) {
+	if !c.EnsureWeightTying {
+		return c, false
+	}
+	if !p.base.Tied() {
+		p.opts.logger.Warn("ensure_weight_tying is true, but the model's head is not tied to its embedding")
+		return c, false
+	}
+	if !c.saves(models.EmbeddingPath) && !c.saves(models.HeadPath) {
+		if len(c.TrainableTokenIndices) == 0 {
+			p.opts.logger.Warn("ensure_weight_tying is true, but modules_to_save has neither the embedding nor the head")
+		}
+		return c, false
+	}
+	names := slices.DeleteFunc(slices.Clone(c.ModulesToSave), func(name string) bool { return saves(name, models.HeadPath) })
+	if !slices.Contains(names, models.EmbeddingPath) {
+		names = append(names, models.EmbeddingPath)
+	}
+	c.ModulesToSave = names
+	return c, true
 }

@@ -65,15 +65,15 @@ func SaveAdapter(dir string, cfg LoraConfig, weights []AdapterWeight) error {
 	return files.save(dir)
 }
 
-// save writes the files into dir, which is made if it is missing.
-func (files adapterFiles) save(dir string) error {
+// save writes into a folder, which may exist.
+func (f adapterFiles) save(dir string) error {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		if err := os.MkdirAll(filepath.Dir(dir), 0o777); err != nil {
 			return fmt.Errorf("save adapter %s: %w", dir, err)
 		}
-		return atomicfile.ReplaceDir(dir, files.write)
+		return atomicfile.ReplaceDir(dir, f.write)
 	}
-	return files.replace(dir)
+	return f.replace(dir)
 }
 
 type adapterFiles struct {
@@ -172,7 +172,7 @@ func (w AdapterWeight) fits(c LoraConfig) error {
 		return fmt.Errorf("module %q: its magnitude has %d values, with use_dora %v", w.Path, len(w.Magnitude), c.UseDora)
 	case w.R > 0 && (w.BBias != nil) != c.LoraBias:
 		return fmt.Errorf("module %q: the bias of its B has %d values, with lora_bias %v", w.Path, len(w.BBias), c.LoraBias)
-	case w.Full != nil && !c.saves(w.Path):
+	case w.Full != nil && !c.saves(w.Path) && !(c.EnsureWeightTying && w.Path == models.HeadPath):
 		return fmt.Errorf("module %q: it was trained in full, with modules_to_save %v", w.Path, moduleNames(c.ModulesToSave))
 	case w.Rows != nil && len(c.TrainableTokenIndices) == 0:
 		return fmt.Errorf("module %q: rows of it were trained, without trainable_token_indices", w.Path)

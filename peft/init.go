@@ -126,3 +126,10 @@ func (s stream) normal(dst []float32, deviation float64) {
 		}
 	}
 }
+
+// kaiming is a matrix [rows, columns] of an adapter, uniform in ±1/√columns: torch's kaiming_uniform_ with a = √5.
+func kaiming(seed int64, path, name string, rows, columns int) formTensor {
+	t := formTensor{name: name, shape: []int{rows, columns}, values: make([]float32, rows*columns)}
+	newStream(seed, path+"."+name).uniform(t.values, 1/math.Sqrt(float64(columns)))
+	return t
+}

@@ -1,11 +1,9 @@
 package peft
 
 import (
-	"encoding/json/jsontext"
 	"fmt"
 	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/loris-ml/loris/internal/safetensors"
 	"github.com/loris-ml/loris/models"
@@ -23,30 +21,40 @@ type LNTuningConfig struct {
 	ExcludeModules TargetModules `json:"exclude_modules"`
 	ModulesToSave  []string      `json:"modules_to_save"` // trained in full beside them, as LoraConfig.ModulesToSave
 
-	TaskType            string `json:"task_type"`               // "" or "CAUSAL_LM"; files get the latter
-	BaseModelNameOrPath string `json:"base_model_name_or_path"` // folder or hub id that the adapter belongs to
-	Revision            string `json:"revision"`                // of the base model on the hub
-	InferenceMode       bool   `json:"inference_mode"`          // true in every file, as PEFT writes it
+	Origin
 }
 
 // Type is "LN_TUNING".
 func (c LNTuningConfig) Type() string { return peftTypeLN }
 
 // Validate reports the first field with a value that PEFT rejects or that is not supported here, under its PEFT name.
-func (c LNTuningConfig) Validate() error { return c.lora().Validate() }
-
-// lora has what the config has in common with LoRA's.
-func (c LNTuningConfig) lora() LoraConfig {
-	return LoraConfig{TargetModules: c.TargetModules, ExcludeModules: c.ExcludeModules, ModulesToSave: c.ModulesToSave, TaskType: c.TaskType,
-		BaseModelNameOrPath: c.BaseModelNameOrPath, Revision: c.Revision}
+func (c LNTuningConfig) Validate() error {
+	if err := c.Origin.validate(); err != nil {
+		return err
+	}
+	return LoraConfig{TargetModules: c.TargetModules, ExcludeModules: c.ExcludeModules, ModulesToSave: c.ModulesToSave}.Validate()
 }
 
 func (c LNTuningConfig) of(base string) Config {
-	if c.BaseModelNameOrPath == "" {
-		c.BaseModelNameOrPath = base
-	}
+	c.Origin = c.Origin.of(base)
 	return c
 }
+
+func (c *LNTuningConfig) origin() *Origin { return &c.Origin }
+
+func (c *LNTuningConfig) settings() []setting {
+	return append(targetSettings(&c.TargetModules, &c.ExcludeModules), namesSetting("modules_to_save", &c.ModulesToSave))
+}
+
+func (c LNTuningConfig) fields() object { return settingsObject(&c) }
+
+// MarshalJSON returns the config with PEFT's keys and the values that an adapter folder would hold.
+func (c LNTuningConfig) MarshalJSON() ([]byte, error) {
+	return appendPythonJSON(nil, c.fields(), compact), c.Validate()
+}
+
+// UnmarshalJSON reads a config with PEFT's keys; missing ones are PEFT's defaults, unknown ones errors. It does not validate.
+func (c *LNTuningConfig) UnmarshalJSON(data []byte) error { return unmarshalSettings(c, data) }
 
 // lnTargets is what PEFT tunes in a model of that type if target_modules is None, nil where it asks for them:
 // TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING of peft/utils/constants.py.
@@ -71,7 +79,6 @@ type lnSet struct {
 }
 
 func (c LNTuningConfig) attach(p *PeftModel, from *weightsFile) (tuner, []models.LoRA, error) {
-	c.TaskType = TaskCausalLM
 	modelType := p.base.Config().ModelType()
 	t := targeting{TargetModules: c.TargetModules, ExcludeModules: c.ExcludeModules, ModulesToSave: c.ModulesToSave, R: 1, Alpha: 1}
 	if t.TargetModules == nil {
@@ -140,46 +147,7 @@ func (s *lnSet) save(dir string, values map[string]models.LoRA) error {
 	for _, m := range append(slices.Clone(s.tuned), s.saved...) {
 		tensors = append(tensors, m.tensors(s.infix(m), values[m.path])...)
 	}
-	files := adapterFiles{config: appendPythonJSON(nil, s.cfg.fields(true), indented), card: tunerCard(peftTypeLN, s.cfg.BaseModelNameOrPath), tensors: tensors}
-	return files.save(dir)
-}
-
-func (c LNTuningConfig) fields(inferenceMode bool) object {
-	o := object{
-		{"base_model_name_or_path", orNull(c.BaseModelNameOrPath)},
-		{"inference_mode", inferenceMode},
-		{"modules_to_save", listOrNull(c.ModulesToSave)},
-		{"peft_type", peftTypeLN},
-		{"revision", orNull(c.Revision)},
-		{"target_modules", targetsOrNull(c.TargetModules)},
-		{"task_type", orNull(c.TaskType)},
-	}
-	if c.ExcludeModules != nil {
-		o = append(o, member{"exclude_modules", c.ExcludeModules.json()})
-	}
-	slices.SortFunc(o, func(a, b member) int { return strings.Compare(a.key, b.key) })
-	return o
-}
-
-// MarshalJSON returns the config with PEFT's keys.
-func (c LNTuningConfig) MarshalJSON() ([]byte, error) {
-	return appendPythonJSON(nil, c.fields(c.InferenceMode), compact), nil
-}
-
-// UnmarshalJSON reads PEFT's JSON; unknown keys are errors. It does not validate.
-func (c *LNTuningConfig) UnmarshalJSON(data []byte) error {
-	read, warnings, err := parseLNTuning(data)
-	if err = strict(warnings, err); err != nil {
-		return fmt.Errorf("LN tuning config: %w", err)
-	}
-	*c = read
-	return nil
-}
-
-func parseLNTuning(data []byte) (c LNTuningConfig, warnings []string, err error) {
-	shared := []string{"target_modules", "exclude_modules", "modules_to_save"}
-	l, warnings, err := parseKeys(data, shared, func(string, jsontext.Value) (bool, error) { return false, nil })
-	return LNTuningConfig{l.TargetModules, l.ExcludeModules, l.ModulesToSave, l.TaskType, l.BaseModelNameOrPath, l.Revision, l.InferenceMode}, warnings, err
+	return saveFields(dir, peftTypeLN, s.cfg.fields(), tensors)
 }
 
 // copyKey takes the key of a copy apart: the module's path, and the tensor's name. An adapter's name may be in it.

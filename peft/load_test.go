@@ -142,7 +142,7 @@ func TestReadConfigWarnsOfWhatIsIgnored(t *testing.T) {
 func TestReadConfigNamesFileKeyAndValue(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"r": 8}`:                                                              `peft_type is missing; a LoRA adapter has "peft_type": "LORA"`,
-		`{"peft_type": "ADALORA"}`:                                              `peft_type "ADALORA" is not supported: this package has LN_TUNING, LORA`,
+		`{"peft_type": "FOURIERFT"}`:                                            `peft_type "FOURIERFT" is not supported: this package has ADALORA, BOFT, IA3, LN_TUNING`,
 		`{"peft_type": "LORA", "r": -4}`:                                        `r -4: must be a positive integer`,
 		`{"peft_type": "LORA", "lora_alpha": 0}`:                                `lora_alpha 0: must not be zero`,
 		`{"peft_type": "LORA", "r": 1, "r": 2}`:                                 `duplicate`,

@@ -15,6 +15,7 @@ type loraSet struct {
 	biases  []trainedBias
 	embed   models.Linear // the base's embedding
 	saved   []moduleCopy  // of modules_to_save
+	tie     bool          // the head has the embedding's copy
 }
 
 // Type is "LORA".
@@ -54,6 +55,7 @@ func (s *loraSet) targeted() []Target { return s.targets }
 
 // makeLora resolves cfg on the base and returns its adapters with the values that they begin with.
 func (p *PeftModel) makeLora(cfg LoraConfig, stored map[string]AdapterWeight) (*loraSet, []models.LoRA, error) {
+	cfg, tie := p.tied(cfg)
 	r, err := ResolveTargets(cfg, p.base.Config().ModelType(), p.modules())
 	if err != nil {
 		return nil, nil, err
@@ -61,7 +63,7 @@ func (p *PeftModel) makeLora(cfg LoraConfig, stored map[string]AdapterWeight) (*
 	for _, w := range r.Warnings {
 		p.opts.logger.Warn(w)
 	}
-	if err := r.Config.checkEndTargets(r.Targets); err != nil {
+	if err := r.Config.checkEndTargets(r.Targets, p.base.Tied()); err != nil {
 		return nil, nil, err
 	}
 	if stored != nil {
@@ -69,7 +71,7 @@ func (p *PeftModel) makeLora(cfg LoraConfig, stored map[string]AdapterWeight) (*
 			return nil, nil, err
 		}
 	}
-	s := &loraSet{cfg: r.Config, targets: r.Targets, embed: p.base.Embedding()}
+	s := &loraSet{cfg: r.Config, targets: r.Targets, embed: p.base.Embedding(), tie: tie}
 	base, err := p.startFromBase(s, stored != nil)
 	if err != nil {
 		return nil, nil, err
@@ -188,7 +190,14 @@ func (s *loraSet) fileWeights(values map[string]models.LoRA) (all []AdapterWeigh
 		a, b := unpadded(v, t)
 		all = append(all, AdapterWeight{Path: t.Path, A: a, B: b, Magnitude: v.Magnitude, R: t.R, In: t.In, Out: t.Out})
 	}
-	return append(s.addBiases(all, values), s.endWeights(values)...)
+	all = append(s.addBiases(all, values), s.endWeights(values)...)
+	if s.tie { // files have it twice, as PEFT's
+		i := slices.IndexFunc(all, func(w AdapterWeight) bool { return w.Path == models.EmbeddingPath })
+		head := all[i]
+		head.Path = models.HeadPath
+		all = append(all, head)
+	}
+	return all
 }
 
 // loraWeights are the current values of a set of LoRA adapters.

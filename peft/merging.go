@@ -33,7 +33,7 @@ func (p *PeftModel) MergeAdapter(safe bool) error {
 	}
 	if safe {
 		for _, l := range loras {
-			if l.R == 0 {
+			if l.R == 0 && l.Tuned == nil {
 				continue
 			}
 			if w, err := p.base.SumOf(l); err != nil {
@@ -79,6 +79,10 @@ func (p *PeftModel) without(l models.LoRA) ([]float32, error) {
 	if err != nil {
 		return nil, err
 	}
+	if l.Tuned != nil {
+		l.Tuned.Unmerge.Weight(w)
+		return w, nil
+	}
 	if f := p.factors[l.Path]; f != nil {
 		in := len(w) / len(f)
 		for i := range w {
@@ -96,7 +100,8 @@ func (p *PeftModel) checkBiases(loras []models.LoRA) error {
 		has[l.Path] = l.Bias
 	}
 	for _, l := range loras {
-		if q := p.base.Options().Quantization; l.Shift != nil && q != nil && (q.LoadIn4Bit || q.LoadIn8Bit) {
+		bias := l.Shift != nil || l.Tuned != nil && l.Tuned.Merge.Bias != nil && has[l.Path]
+		if q := p.base.Options().Quantization; bias && q != nil && (q.LoadIn4Bit || q.LoadIn8Bit) {
 			return errors.New("biases cannot be replaced on a quantized base; use SaveMerged")
 		}
 		if l.Shift != nil && !has[l.Path] {
@@ -126,7 +131,12 @@ func (p *PeftModel) replaceInBase(loras []models.LoRA, sign float32, weight func
 			}
 			biases[l.Path] = own
 		}
-		if l.R == 0 {
+		if l.Tuned != nil {
+			if err := p.changeBias(l, sign, biases); err != nil {
+				return err
+			}
+		}
+		if l.R == 0 && l.Tuned == nil {
 			continue
 		}
 		w, err := weight(l)
@@ -141,6 +151,23 @@ func (p *PeftModel) replaceInBase(loras []models.LoRA, sign float32, weight func
 		return err
 	}
 	return p.base.ReplaceBiases(by, biases)
+}
+
+// changeBias puts what an adapter makes of a bias into biases, or with a negative sign takes it out.
+func (p *PeftModel) changeBias(l models.LoRA, sign float32, biases map[string][]float32) error {
+	change := l.Tuned.Merge.Bias
+	if sign < 0 {
+		change = l.Tuned.Unmerge.Bias
+	}
+	if change == nil || !slices.ContainsFunc(p.base.Linears(), func(m models.Linear) bool { return m.Path == l.Path && m.Bias }) {
+		return nil
+	}
+	own, err := p.base.Tensor(l.Path + ".bias")
+	if err == nil {
+		change(own)
+		biases[l.Path] = own
+	}
+	return err
 }
 
 // activeLoras are the active adapters, at most one per linear, with their current values.

@@ -171,7 +171,18 @@ func (p *PeftModel) NewSession(o training.SessionOptions) (training.Session, err
 	if s, ok := p.first().tuner.(*promptSet); ok && s.frozen != "" {
 		return nil, errors.New(s.frozen)
 	}
-	return p.base.SessionWith(p.first().weights, o)
+	if c, ok := p.Config().(interface{ untrainable() error }); ok {
+		if err := c.untrainable(); err != nil {
+			return nil, err
+		}
+	}
+	start := func(o training.SessionOptions) (training.Session, error) {
+		return p.base.SessionWith(p.first().weights, o)
+	}
+	if c, ok := p.Config().(AdaLoraConfig); ok {
+		return c.session(p.first().tuner.(*methodSet), start, o)
+	}
+	return start(o)
 }
 
 // SavePretrained writes adapter_config.json, adapter_model.safetensors and README.md as PEFT does: of the adapters named

@@ -1,10 +1,7 @@
 package peft
 
 import (
-	"encoding/json/jsontext"
-	"errors"
 	"fmt"
-	"math"
 
 	"github.com/loris-ml/loris/models"
 )
@@ -45,9 +42,7 @@ func (c PrefixTuningConfig) Validate() error {
 }
 
 func (c PrefixTuningConfig) of(base string) Config {
-	if c.BaseModelNameOrPath == "" {
-		c.BaseModelNameOrPath = base
-	}
+	c.Origin = c.Origin.of(base)
 	return c
 }
 
@@ -68,12 +63,15 @@ func (c PrefixTuningConfig) attach(p *PeftModel, from *weightsFile) (tuner, []mo
 	case from != nil:
 		v.Prefix, err = from.readPrompt(c.NumVirtualTokens, width)
 		if c.PrefixProjection {
-			s.frozen = "prefix_projection true: the file holds the keys and values that the encoder computed, not the encoder, and as in PEFT they cannot be trained further; resume from a checkpoint of the training, or attach a new adapter"
+			s.frozen = "prefix_projection true: " + encoderIsLost
 		}
 	case c.PrefixProjection:
-		v.Encoder = c.encoder(p.opts.seed, dim, width)
-		v.Prefix = v.Encoder.Prefix()
-		s.trained = int64(c.NumVirtualTokens*dim + c.EncoderHiddenSize*(dim+1) + width*(c.EncoderHiddenSize+1))
+		v.Encoder = newEncoder(p.opts.seed, "transform", false, c.NumVirtualTokens, dim, c.EncoderHiddenSize, width)
+		if c.InitWeights == PrefixZero {
+			clear(v.Encoder.Weights[1])
+			clear(v.Encoder.Biases[1])
+		}
+		v.Prefix, s.trained = v.Encoder.Output(), encoderParameters(v.Encoder)
 	default:
 		v.Prefix = make([]float32, c.NumVirtualTokens*width)
 		if c.InitWeights == "" {
@@ -86,62 +84,17 @@ func (c PrefixTuningConfig) attach(p *PeftModel, from *weightsFile) (tuner, []mo
 	return s, []models.LoRA{{Path: models.VirtualPath, Virtual: v}}, nil
 }
 
-// encoder starts as torch's Embedding and Linears do: N(0, 1), and uniform in ±1/√inputs.
-func (c PrefixTuningConfig) encoder(seed int64, dim, width int) *models.PrefixEncoder {
-	hidden := c.EncoderHiddenSize
-	uniform := func(name string, n, inputs int) []float32 {
-		values := make([]float32, n)
-		newStream(seed, models.VirtualPath+"."+name).uniform(values, 1/math.Sqrt(float64(inputs)))
-		return values
-	}
-	e := &models.PrefixEncoder{
-		Hidden: hidden, Embedding: make([]float32, c.NumVirtualTokens*dim),
-		In: uniform("transform.0.weight", hidden*dim, dim), InBias: uniform("transform.0.bias", hidden, dim),
-		Out: uniform("transform.2.weight", width*hidden, hidden), OutBias: uniform("transform.2.bias", width, hidden),
-	}
-	newStream(seed, models.VirtualPath+".embedding.weight").normal(e.Embedding, 1)
-	if c.InitWeights == PrefixZero {
-		clear(e.Out)
-		clear(e.OutBias)
-	}
-	return e
+func (c *PrefixTuningConfig) settings() []setting {
+	return append(c.promptSettings(), flagSetting("prefix_projection", &c.PrefixProjection), sizeSetting("encoder_hidden_size", &c.EncoderHiddenSize),
+		textSetting("init_weights", &c.InitWeights))
 }
 
-func (c PrefixTuningConfig) fields(inferenceMode bool) object {
-	return c.members(peftTypePrefix, inferenceMode,
-		member{"encoder_hidden_size", numberOrNull(c.EncoderHiddenSize)},
-		member{"init_weights", orNull(c.InitWeights)},
-		member{"prefix_projection", c.PrefixProjection},
-	)
-}
+func (c PrefixTuningConfig) fields() object { return settingsObject(&c) }
 
-// MarshalJSON returns the config with PEFT's keys.
+// MarshalJSON returns the config with PEFT's keys and the values that an adapter folder would hold.
 func (c PrefixTuningConfig) MarshalJSON() ([]byte, error) {
-	return appendPythonJSON(nil, c.fields(c.InferenceMode), compact), nil
+	return appendPythonJSON(nil, c.fields(), compact), c.Validate()
 }
 
-// UnmarshalJSON reads PEFT's JSON; unknown keys are errors. It does not validate.
-func (c *PrefixTuningConfig) UnmarshalJSON(data []byte) error {
-	read, warnings, err := parsePrefixTuning(data)
-	if err = strict(warnings, err); err != nil {
-		return fmt.Errorf("prefix tuning config: %w", err)
-	}
-	*c = read
-	return nil
-}
-
-func parsePrefixTuning(data []byte) (c PrefixTuningConfig, warnings []string, err error) {
-	common, warnings, err := parseKeys(data, nil, func(key string, v jsontext.Value) (bool, error) {
-		switch key {
-		case "prefix_projection":
-			return true, decodeFlag(v, &c.PrefixProjection)
-		case "encoder_hidden_size":
-			return true, decodeOptional(v, &c.EncoderHiddenSize, errors.New("must be an integer or null"))
-		case "init_weights":
-			return true, decodeOptional(v, &c.InitWeights, errWantString)
-		}
-		return c.Prompts.field(key, v)
-	})
-	c.take(common)
-	return c, warnings, err
-}
+// UnmarshalJSON reads a config with PEFT's keys; missing ones are PEFT's defaults, unknown ones errors. It does not validate.
+func (c *PrefixTuningConfig) UnmarshalJSON(data []byte) error { return unmarshalSettings(c, data) }

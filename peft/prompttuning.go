@@ -2,7 +2,6 @@ package peft
 
 import (
 	"encoding/json/jsontext"
-	"encoding/json/v2"
 	"errors"
 	"fmt"
 	"strings"
@@ -65,9 +64,7 @@ func (c PromptTuningConfig) withDefaults() PromptTuningConfig {
 }
 
 func (c PromptTuningConfig) of(base string) Config {
-	if c.BaseModelNameOrPath == "" {
-		c.BaseModelNameOrPath = base
-	}
+	c.Origin = c.Origin.of(base)
 	if c.PromptTuningInit == PromptText && c.TokenizerNameOrPath == "" {
 		c.TokenizerNameOrPath = base
 	}
@@ -128,47 +125,26 @@ func (p *PeftModel) initialPrompt(c PromptTuningConfig, hidden int) ([]float32, 
 	return p.base.TokenEmbeddings(ids)
 }
 
-func (c PromptTuningConfig) fields(inferenceMode bool) object {
-	return c.members(peftTypePrompt, inferenceMode,
-		member{"prompt_tuning_init", string(c.PromptTuningInit)},
-		member{"prompt_tuning_init_text", orNull(c.PromptTuningInitText)},
-		member{"tokenizer_kwargs", nil},
-		member{"tokenizer_name_or_path", orNull(c.TokenizerNameOrPath)},
-	)
+func (c *PromptTuningConfig) settings() []setting {
+	kwargs := setting{"tokenizer_kwargs", func(v jsontext.Value) error {
+		if off(v) {
+			return nil
+		}
+		return errors.New("not supported: tokenizers here take no settings; leave it out")
+	}, func() any { return nil }}
+	return append(c.promptSettings(), textSetting("prompt_tuning_init", (*string)(&c.PromptTuningInit)),
+		textSetting("prompt_tuning_init_text", &c.PromptTuningInitText), textSetting("tokenizer_name_or_path", &c.TokenizerNameOrPath), kwargs)
 }
 
-// MarshalJSON returns the config with PEFT's keys.
+func (c PromptTuningConfig) fields() object {
+	c = c.withDefaults()
+	return settingsObject(&c)
+}
+
+// MarshalJSON returns the config with PEFT's keys and the values that an adapter folder would hold.
 func (c PromptTuningConfig) MarshalJSON() ([]byte, error) {
-	return appendPythonJSON(nil, c.withDefaults().fields(c.InferenceMode), compact), nil
+	return appendPythonJSON(nil, c.fields(), compact), c.Validate()
 }
 
-// UnmarshalJSON reads PEFT's JSON; unknown keys are errors. It does not validate.
-func (c *PromptTuningConfig) UnmarshalJSON(data []byte) error {
-	read, warnings, err := parsePromptTuning(data)
-	if err = strict(warnings, err); err != nil {
-		return fmt.Errorf("prompt tuning config: %w", err)
-	}
-	*c = read
-	return nil
-}
-
-func parsePromptTuning(data []byte) (c PromptTuningConfig, warnings []string, err error) {
-	text := map[string]*string{
-		"prompt_tuning_init": (*string)(&c.PromptTuningInit), "prompt_tuning_init_text": &c.PromptTuningInitText, "tokenizer_name_or_path": &c.TokenizerNameOrPath,
-	}
-	common, warnings, err := parseKeys(data, nil, func(key string, v jsontext.Value) (bool, error) {
-		if at := text[key]; at != nil {
-			return true, decodeOptional(v, at, errWantString)
-		}
-		if key == "tokenizer_kwargs" {
-			var kwargs map[string]any
-			if json.Unmarshal(v, &kwargs) != nil || len(kwargs) > 0 {
-				return true, errors.New("not supported: the tokenizer here takes no settings; give the ids' text in another form, or leave it out")
-			}
-			return true, nil
-		}
-		return c.Prompts.field(key, v)
-	})
-	c.take(common)
-	return c, warnings, err
-}
+// UnmarshalJSON reads a config with PEFT's keys; missing ones are PEFT's defaults, unknown ones errors. It does not validate.
+func (c *PromptTuningConfig) UnmarshalJSON(data []byte) error { return unmarshalSettings(c, data) }

@@ -22,7 +22,7 @@ const (
 )
 
 // appendPythonJSON appends v as Python's json.dumps writes it, ASCII only. v is nil, bool, int, float64, string, []string,
-// []int or object. indent is compact, or the number of levels that v is nested in.
+// []int, []bool or object. indent is compact, or the number of levels that v is nested in.
 func appendPythonJSON(dst []byte, v any, indent int) []byte {
 	switch v := v.(type) {
 	case nil:
@@ -43,6 +43,8 @@ func appendPythonJSON(dst []byte, v any, indent int) []byte {
 		return appendItems(dst, '[', ']', len(v), indent, func(dst []byte, i, indent int) []byte {
 			return strconv.AppendInt(dst, int64(v[i]), 10)
 		})
+	case []bool:
+		return appendItems(dst, '[', ']', len(v), indent, func(dst []byte, i, indent int) []byte { return strconv.AppendBool(dst, v[i]) })
 	case object:
 		return appendItems(dst, '{', '}', len(v), indent, func(dst []byte, i, indent int) []byte {
 			dst = append(appendPythonString(dst, v[i].key), ": "...)

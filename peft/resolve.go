@@ -41,9 +41,6 @@ func ResolveTargets(cfg LoraConfig, modelType string, modules []Module) (Resolut
 	if err := cfg.checkNumbers(); err != nil {
 		return Resolution{}, err
 	}
-	if cfg.TargetModules == nil {
-		cfg.TargetModules = defaultTargets(modelType)
-	}
 	r, err := cfg.targeting().resolve(modelType, modules)
 	cfg.TargetModules = r.as
 	return Resolution{Config: cfg, Targets: r.targets, Warnings: r.warnings}, err
@@ -51,7 +48,7 @@ func ResolveTargets(cfg LoraConfig, modelType string, modules []Module) (Resolut
 
 // targeting is what a config of any tuner says of the modules that get an adapter, and of its rank and scaling there.
 type targeting struct {
-	TargetModules, ExcludeModules TargetModules // nil targets: the model type has no default
+	TargetModules, ExcludeModules TargetModules
 	LayersToTransform             []int
 	LayersPattern                 []string
 	ModulesToSave                 []string
@@ -60,10 +57,29 @@ type targeting struct {
 	UseRSLora                     bool
 	RankPattern                   Ranks
 	AlphaPattern                  Alphas
+	defaults                      func(modelType string) TargetModules // of nil targets; nil where there are none
+	whole                         bool                                 // long lists stay as they are
 }
 
 func (c LoraConfig) targeting() targeting {
-	return targeting{c.TargetModules, c.ExcludeModules, c.LayersToTransform, c.LayersPattern, c.ModulesToSave, c.R, c.LoraAlpha, c.UseRSLora, c.RankPattern, c.AlphaPattern}
+	return targeting{c.TargetModules, c.ExcludeModules, c.LayersToTransform, c.LayersPattern, c.ModulesToSave, c.R, c.LoraAlpha, c.UseRSLora,
+		c.RankPattern, c.AlphaPattern, defaultTargets, false}
+}
+
+// validateRanked checks the fields of a config with these, under PEFT's names; alpha is that of Alpha, "" where it is not the
+// config's. dropouts are probabilities.
+func (c targeting) validateRanked(alpha string, dropouts ...float64) error {
+	if alpha != "" && !finite(c.Alpha) {
+		return fmt.Errorf("%s %v: must be a finite number", alpha, c.Alpha)
+	}
+	for _, p := range dropouts {
+		if !(p >= 0 && p < 1) {
+			return fmt.Errorf("dropout %v: must be a probability, 0 or more and less than 1", p)
+		}
+	}
+	same := LoraConfig{TargetModules: c.TargetModules, ExcludeModules: c.ExcludeModules, LayersToTransform: c.LayersToTransform, LayersPattern: c.LayersPattern,
+		R: c.R, RankPattern: c.RankPattern, AlphaPattern: c.AlphaPattern}
+	return same.Validate()
 }
 
 // resolved is a targeting applied to a model.
@@ -75,13 +91,18 @@ type resolved struct {
 
 func (c targeting) resolve(modelType string, modules []Module) (resolved, error) {
 	if c.TargetModules == nil {
+		c.TargetModules = c.defaults(modelType)
+	}
+	if c.TargetModules == nil {
 		return resolved{}, fmt.Errorf("target_modules: PEFT has no default for model_type %q; name them, or use peft.AllLinear", modelType)
 	}
 	// Before "all-linear" becomes a list: it excludes layers_to_transform as any string does.
 	if err := c.checkLayerFields(); err != nil {
 		return resolved{}, err
 	}
-	c.TargetModules = shortened(allLinear(c.TargetModules, modules), modules)
+	if c.TargetModules = allLinear(c.TargetModules, modules); !c.whole {
+		c.TargetModules = shortened(c.TargetModules, modules)
+	}
 	m, err := c.matcher()
 	if err != nil {
 		return resolved{}, err

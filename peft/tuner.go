@@ -41,10 +41,19 @@ type adapterSet struct {
 
 // parseConfigs are how the settings of each tuner's adapter_config.json are read, by peft_type. Warnings do not name the file.
 var parseConfigs = map[string]func(data []byte) (Config, []string, error){
-	peftTypeLora:   func(data []byte) (Config, []string, error) { return asConfig(parseConfig(data)) },
-	peftTypeLN:     func(data []byte) (Config, []string, error) { return asConfig(parseLNTuning(data)) },
-	peftTypePrompt: func(data []byte) (Config, []string, error) { return asConfig(parsePromptTuning(data)) },
-	peftTypePrefix: func(data []byte) (Config, []string, error) { return asConfig(parsePrefixTuning(data)) },
+	peftTypeLora:    func(data []byte) (Config, []string, error) { return asConfig(parseConfig(data)) },
+	peftTypeIA3:     func(data []byte) (Config, []string, error) { return asConfig(parseSettings[IA3Config](data)) },
+	peftTypeLoHa:    func(data []byte) (Config, []string, error) { return asConfig(parseSettings[LoHaConfig](data)) },
+	peftTypeLoKr:    func(data []byte) (Config, []string, error) { return asConfig(parseSettings[LoKrConfig](data)) },
+	peftTypeOFT:     parseOFT,
+	peftTypeVeRA:    func(data []byte) (Config, []string, error) { return asConfig(parseSettings[VeraConfig](data)) },
+	peftTypeAdaLoRA: func(data []byte) (Config, []string, error) { return asConfig(parseSettings[AdaLoraConfig](data)) },
+	peftTypeBOFT:    func(data []byte) (Config, []string, error) { return asConfig(parseSettings[BOFTConfig](data)) },
+
+	peftTypeLN:     func(data []byte) (Config, []string, error) { return asConfig(parseSettings[LNTuningConfig](data)) },
+	peftTypePrompt: func(data []byte) (Config, []string, error) { return asConfig(parseSettings[PromptTuningConfig](data)) },
+	peftTypeP:      func(data []byte) (Config, []string, error) { return asConfig(parseSettings[PromptEncoderConfig](data)) },
+	peftTypePrefix: func(data []byte) (Config, []string, error) { return asConfig(parseSettings[PrefixTuningConfig](data)) },
 }
 
 func asConfig[C Config](c C, warnings []string, err error) (Config, []string, error) {

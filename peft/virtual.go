@@ -2,12 +2,10 @@ package peft
 
 import (
 	"encoding/json/jsontext"
-	"encoding/json/v2"
 	"errors"
 	"fmt"
-	"maps"
+	"math"
 	"slices"
-	"strings"
 
 	"github.com/loris-ml/loris/internal/safetensors"
 	"github.com/loris-ml/loris/models"
@@ -28,9 +26,7 @@ type promptSet struct {
 // promptConfig is a config of virtual tokens.
 type promptConfig interface {
 	Config
-	fields(inferenceMode bool) object
-	tokens() int
-	base() string
+	fields() object
 }
 
 func (s *promptSet) config() Config     { return s.cfg }
@@ -47,12 +43,8 @@ func (s *promptSet) save(dir string, values map[string]models.LoRA) error {
 	if rows == nil {
 		rows = v.Prefix
 	}
-	files := adapterFiles{
-		config:  appendPythonJSON(nil, s.cfg.fields(true), indented),
-		card:    tunerCard(s.cfg.Type(), s.cfg.base()),
-		tensors: []safetensors.Tensor{{Name: keyPrompt, DType: "F32", Shape: []int{v.Tokens, s.width}, Data: littleEndian(rows)}},
-	}
-	return files.save(dir)
+	tensor := safetensors.Tensor{Name: keyPrompt, DType: "F32", Shape: []int{v.Tokens, s.width}, Data: littleEndian(rows)}
+	return saveFields(dir, s.cfg.Type(), s.cfg.fields(), []safetensors.Tensor{tensor})
 }
 
 // readPrompt reads the tokens' rows [tokens, width].
@@ -80,14 +72,8 @@ type Prompts struct {
 	NumAttentionHeads        int `json:"num_attention_heads"`        // with prefixes, those of keys and values
 	NumLayers                int `json:"num_layers"`
 
-	TaskType            string `json:"task_type"`               // "" or "CAUSAL_LM"; files get the latter
-	BaseModelNameOrPath string `json:"base_model_name_or_path"` // folder or hub id that the tokens belong to
-	Revision            string `json:"revision"`                // of the base model on the hub
-	InferenceMode       bool   `json:"inference_mode"`          // true in every file, as PEFT writes it
+	Origin
 }
-
-func (c Prompts) tokens() int  { return c.NumVirtualTokens }
-func (c Prompts) base() string { return c.BaseModelNameOrPath }
 
 func (c Prompts) validate() error {
 	switch {
@@ -96,13 +82,12 @@ func (c Prompts) validate() error {
 	case c.NumTransformerSubmodules != 0 && c.NumTransformerSubmodules != 1:
 		return fmt.Errorf("num_transformer_submodules is %d, want 1: models here are decoders", c.NumTransformerSubmodules)
 	}
-	return (LoraConfig{TaskType: c.TaskType, BaseModelNameOrPath: c.BaseModelNameOrPath, Revision: c.Revision}).Validate()
+	return c.Origin.validate()
 }
 
 // on fills in what the model says, and refuses what contradicts it. dim and heads are a token's features and the heads that
 // these belong to.
 func (c Prompts) on(layers, dim, heads int) (Prompts, error) {
-	c.TaskType = TaskCausalLM
 	for _, f := range []struct {
 		field string
 		at    *int
@@ -119,88 +104,42 @@ func (c Prompts) on(layers, dim, heads int) (Prompts, error) {
 	return c, nil
 }
 
-func (c Prompts) members(peftType string, inferenceMode bool, more ...member) object {
-	o := append(object{
-		{"base_model_name_or_path", orNull(c.BaseModelNameOrPath)},
-		{"inference_mode", inferenceMode},
-		{"num_attention_heads", numberOrNull(c.NumAttentionHeads)},
-		{"num_layers", numberOrNull(c.NumLayers)},
-		{"num_transformer_submodules", numberOrNull(c.NumTransformerSubmodules)},
-		{"num_virtual_tokens", c.NumVirtualTokens},
-		{"peft_type", peftType},
-		{"revision", orNull(c.Revision)},
-		{"task_type", orNull(c.TaskType)},
-		{"token_dim", numberOrNull(c.TokenDim)},
-	}, more...)
-	slices.SortFunc(o, func(a, b member) int { return strings.Compare(a.key, b.key) })
-	return o
-}
+func (c *Prompts) origin() *Origin { return &c.Origin }
 
-func numberOrNull(n int) any {
-	if n == 0 {
-		return nil
-	}
-	return n
-}
-
-// commonKeys are those of all tuners.
-var commonKeys = []string{"task_type", "base_model_name_or_path", "revision", "inference_mode", "peft_type"}
-
-// parseKeys reads an object of settings: own takes those of a tuner, and says whether a key is one of them; the others are
-// those that all tuners have, which it returns as a LoraConfig's, and those in shared.
-func parseKeys(data []byte, shared []string, own func(key string, v jsontext.Value) (bool, error)) (LoraConfig, []string, error) {
-	var file map[string]jsontext.Value
-	if err := json.Unmarshal(data, &file); err != nil {
-		return LoraConfig{}, nil, fmt.Errorf("not a JSON object: %w", err)
-	}
-	p := configParser{}
-	for _, key := range slices.Sorted(maps.Keys(file)) {
-		v := file[key]
-		mine, err := own(key, v)
-		switch {
-		case err != nil || mine:
-		case slices.Contains(commonKeys, key) || slices.Contains(shared, key):
-			err = p.field(key, v)
-		case !slices.Contains(metadataKeys, key):
-			p.unknown = append(p.unknown, key)
-		}
-		if err != nil {
-			return LoraConfig{}, nil, fmt.Errorf("%s %s: %w", key, abridged(v), err)
-		}
-	}
-	if len(p.unknown) > 0 {
-		p.warnings = append(p.warnings, fmt.Sprintf("unknown keys %v are ignored; a newer PEFT may have written them", p.unknown))
-	}
-	return p.c, p.warnings, nil
-}
-
-// strict makes errors of warnings.
-func strict(warnings []string, err error) error {
-	if err == nil && len(warnings) > 0 {
-		err = errors.New(strings.Join(warnings, "; "))
-	}
-	return err
-}
-
-// field takes a key of PromptLearningConfig.
-func (c *Prompts) field(key string, v jsontext.Value) (bool, error) {
-	numbers := map[string]*int{
-		"num_virtual_tokens": &c.NumVirtualTokens, "token_dim": &c.TokenDim, "num_transformer_submodules": &c.NumTransformerSubmodules,
-		"num_attention_heads": &c.NumAttentionHeads, "num_layers": &c.NumLayers,
-	}
-	if at := numbers[key]; at != nil {
-		return true, decodeOptional(v, at, errors.New("must be an integer or null"))
-	}
-	if key == "modules_to_save" {
+// promptSettings are those of PromptLearningConfig.
+func (c *Prompts) promptSettings() []setting {
+	saved := setting{"modules_to_save", func(v jsontext.Value) error {
 		if off(v) {
-			return true, nil
+			return nil
 		}
-		return true, errors.New("not supported beside virtual tokens: " + dissolveRemedy)
+		return errors.New("not supported beside virtual tokens, which are all that is trained: leave it out")
+	}, func() any { return nil }}
+	return []setting{
+		saved, sizeSetting("num_virtual_tokens", &c.NumVirtualTokens), sizeSetting("token_dim", &c.TokenDim), sizeSetting("num_transformer_submodules", &c.NumTransformerSubmodules),
+		sizeSetting("num_attention_heads", &c.NumAttentionHeads), sizeSetting("num_layers", &c.NumLayers),
 	}
-	return false, nil
 }
 
-// take copies what all tuners have.
-func (c *Prompts) take(from LoraConfig) {
-	c.TaskType, c.BaseModelNameOrPath, c.Revision, c.InferenceMode = from.TaskType, from.BaseModelNameOrPath, from.Revision, from.InferenceMode
+// encoderIsLost says why what an encoder computed is not trained.
+const encoderIsLost = "the file holds what the encoder computed, not the encoder, and as in PEFT it cannot be trained further; resume from a checkpoint of the training, or attach a new adapter"
+
+// newEncoder starts as torch's Embedding and Linears do: N(0, 1), and uniform in ±1/√inputs.
+func newEncoder(seed int64, name string, relu bool, tokens int, sizes ...int) *models.VirtualEncoder {
+	e := &models.VirtualEncoder{Name: name, Sizes: sizes, ReLU: relu, Embedding: make([]float32, tokens*sizes[0])}
+	newStream(seed, models.VirtualPath+".embedding").normal(e.Embedding, 1)
+	for i, in := range sizes[:len(sizes)-1] {
+		w, b := make([]float32, sizes[i+1]*in), make([]float32, sizes[i+1])
+		newStream(seed, fmt.Sprintf("%s.%s.%d.weight", models.VirtualPath, name, i)).uniform(w, 1/math.Sqrt(float64(in)))
+		newStream(seed, fmt.Sprintf("%s.%s.%d.bias", models.VirtualPath, name, i)).uniform(b, 1/math.Sqrt(float64(in)))
+		e.Weights, e.Biases = append(e.Weights, w), append(e.Biases, b)
+	}
+	return e
+}
+
+func encoderParameters(e *models.VirtualEncoder) int64 {
+	n := len(e.Embedding)
+	for i, w := range e.Weights {
+		n += len(w) + len(e.Biases[i])
+	}
+	return int64(n)
 }

@@ -33,8 +33,8 @@ func virtualNames(t *testing.T, prefixes ...string) (names []string) {
 	return names
 }
 
-// deviceCases are the ones that are run on XLA too: each of their programs is compiled there.
-var deviceCases = []string{"save_qwen2", "save_gemma2", "ln_gemma2", "prompt_gemma2", "prefix_gemma2", "projection_llama", "prefix_nf4"}
+// deviceCases are the ones that are run on XLA too, where their programs are compiled; virtual embeddings are in package layerwise.
+var deviceCases = []string{"save_qwen2", "projection_llama"}
 
 // onVirtual runs a test over the cases that begin so.
 func onVirtual(t *testing.T, test func(t *testing.T, c *tunerCase, m *models.CausalLM, p *PeftModel), prefixes ...string) {
@@ -129,21 +129,31 @@ func (c *tunerCase) promptBatch(p *PeftModel) *training.Batch {
 	for _, row := range c.IDs {
 		b.FirstLabels = append(b.FirstLabels, int32(row[0]))
 	}
-	if p.Config().Type() == peftTypePrompt {
+	if p.Config().Type() != peftTypePrefix {
 		b.NumLabels += len(c.IDs)
 	}
 	return b
 }
 
 // encoderOf is the encoder that PEFT computed a case's prefix with.
-func (c *tunerCase) encoderOf(t *testing.T) *models.PrefixEncoder {
-	e := &models.PrefixEncoder{
-		Embedding: c.tensor(t, "encoder.embedding.weight"),
-		In:        c.tensor(t, "encoder.transform.0.weight"), InBias: c.tensor(t, "encoder.transform.0.bias"),
-		Out: c.tensor(t, "encoder.transform.2.weight"), OutBias: c.tensor(t, "encoder.transform.2.bias"),
+func (c *tunerCase) encoderOf(t *testing.T) *models.VirtualEncoder {
+	t.Helper()
+	e := &models.VirtualEncoder{Name: "transform", Embedding: c.tensor(t, "encoder.embedding.weight")}
+	if strings.HasPrefix(c.Name, "ptuning_") {
+		e.Name, e.ReLU = "mlp_head", true
 	}
-	e.Hidden = len(e.InBias)
-	return e
+	for i := 0; ; i += 2 {
+		key := fmt.Sprintf("encoder.%s.%d.", e.Name, i)
+		info, ok := c.file.Info(key + "weight")
+		if !ok {
+			return e
+		}
+		if i == 0 {
+			e.Sizes = []int{info.Shape[1]}
+		}
+		e.Sizes = append(e.Sizes, info.Shape[0])
+		e.Weights, e.Biases = append(e.Weights, c.tensor(t, key+"weight")), append(e.Biases, c.tensor(t, key+"bias"))
+	}
 }
 
 // Virtual tokens that PEFT trained compute, also in rows with padding and while text is generated, learn, and are saved here as
@@ -154,23 +164,29 @@ func TestVirtualTokensAreThoseOfPEFT(t *testing.T) {
 		c.checkMasked(t, p)
 		c.checkGenerated(t, p)
 		c.checkSaved(t, p)
-		if strings.HasPrefix(c.Name, "projection_") {
+		_, encoded := c.file.Info("encoder.embedding.weight")
+		if encoded {
 			p = c.withEncoder(t, m)
 		}
 		loss, grads := gradients(t, p, c.promptBatch(p))
 		if d := loss - c.Loss; d > 1e-5 || d < -1e-5 {
 			t.Errorf("loss %v, PEFT's is %v", loss, c.Loss)
 		}
-		switch p.Config().(type) {
-		case PrefixTuningConfig:
-			if strings.HasPrefix(c.Name, "projection_") {
-				c.compareGradients(t, []string{"embedding.weight", "transform.0.weight", "transform.0.bias", "transform.2.weight", "transform.2.bias"}, grads, 10*virtualLimit)
-				return
+		cfg, prefix := p.Config().(PrefixTuningConfig)
+		switch {
+		case encoded:
+			e := c.encoderOf(t)
+			keys := []string{"embedding.weight"}
+			for i := range e.Weights {
+				keys = append(keys, fmt.Sprintf("%s.%d.weight", e.Name, 2*i), fmt.Sprintf("%s.%d.bias", e.Name, 2*i))
 			}
-			grads = [][]float32{tokenByToken(grads, p.Config().(PrefixTuningConfig).NumVirtualTokens)}
+			c.compareGradients(t, keys, grads, 10*virtualLimit)
+			return
+		case prefix:
+			grads = [][]float32{tokenByToken(grads, cfg.NumVirtualTokens)}
 		}
 		c.compareGradients(t, []string{keyPrompt}, grads, 10*virtualLimit)
-	}, "prompt_", "prefix_", "projection_")
+	}, "prompt_", "prefix_", "projection_", "ptuning_")
 }
 
 // tokenByToken puts the layers' rows of each token side by side.
@@ -184,7 +200,7 @@ func tokenByToken(layers [][]float32, tokens int) (all []float32) {
 	return all
 }
 
-// withEncoder is a model whose prefix PEFT's encoder computes.
+// withEncoder is a model whose virtual tokens PEFT's encoder computes.
 func (c *tunerCase) withEncoder(t *testing.T, m *models.CausalLM) *PeftModel {
 	t.Helper()
 	cfg, _, err := ReadConfig(c.dir)
@@ -197,7 +213,11 @@ func (c *tunerCase) withEncoder(t *testing.T, m *models.CausalLM) *PeftModel {
 	}
 	t.Cleanup(func() { p.Close() })
 	e := c.encoderOf(t)
-	fresh, err := m.NewAdapters([]models.LoRA{{Path: models.VirtualPath, Virtual: &models.Virtual{Tokens: cfg.(PrefixTuningConfig).NumVirtualTokens, Prefix: e.Prefix(), Encoder: e}}})
+	v := &models.Virtual{Tokens: len(e.Embedding) / e.Sizes[0], Encoder: e}
+	if v.Prefix = e.Output(); cfg.Type() != peftTypePrefix {
+		v.Embeddings, v.Prefix = v.Prefix, nil
+	}
+	fresh, err := m.NewAdapters([]models.LoRA{{Path: models.VirtualPath, Virtual: v}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,9 +267,9 @@ func (c *tunerCase) checkGenerated(t *testing.T, p *PeftModel) {
 	}
 }
 
-// What new copies and virtual tokens start from is what PEFT's do.
+// What new copies and virtual tokens start from, where that is not random, is what PEFT's do; they are as many parameters.
 func TestNewCopiesAndVirtualTokensStartAsInPEFT(t *testing.T) {
-	for _, name := range append(virtualNames(t, "save_", "ln_"), "prompt_text") {
+	for _, name := range append(virtualNames(t, "save_", "ln_", "prefix_", "projection_", "ptuning_"), "prompt_text") {
 		c := readCase(t, "virtual", name)
 		cfg, _, err := ReadConfig(c.dir)
 		if err != nil {
@@ -263,11 +283,14 @@ func TestNewCopiesAndVirtualTokensStartAsInPEFT(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
+		if got, want := p.TrainableParameters(), FormatTrainableParameters(c.Trainable[0], c.Trainable[1]); got != want && !c.NF4 { // PEFT counts as many 4-bit weights as bytes hold
+			t.Errorf("%s: %s, PEFT says %s", name, got, want)
+		}
 		values, err := p.first().weights.Values()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if v := values[models.VirtualPath].Virtual; v != nil {
+		if v := values[models.VirtualPath].Virtual; v != nil && name == "prompt_text" {
 			reference.CheckClose(t, name, v.Embeddings, c.tensor(t, "initial."+keyPrompt), 1e-7)
 		}
 		for _, key := range c.file.Names() {
@@ -275,9 +298,13 @@ func TestNewCopiesAndVirtualTokensStartAsInPEFT(t *testing.T) {
 			if parts == nil || !strings.HasPrefix(key, "initial.") || strings.Contains(key, "lora_") {
 				continue
 			}
-			got := values[parts[1]].Full
+			v := values[parts[1]]
+			if name == "save_tied" && parts[1] == models.HeadPath {
+				v = values[models.EmbeddingPath]
+			}
+			got := v.Full
 			if parts[3] == "bias" {
-				got = values[parts[1]].FullBias
+				got = v.FullBias
 			}
 			reference.CheckClose(t, name+" "+key, got, c.tensor(t, key), 1e-7)
 		}
@@ -335,6 +362,14 @@ func TestCopyOfAQuantizedLinearIsRefusedAsInPEFT(t *testing.T) {
 	}
 }
 
+func TestTiedHeadCannotHaveTheEmbeddingsLoRA(t *testing.T) {
+	m := readCase(t, "virtual", "save_tied").load(t, "", models.Options{})
+	_, err := GetPeftModel(m, LoraConfig{TargetModules: Modules("embed_tokens"), EnsureWeightTying: true})
+	if err == nil || !strings.Contains(err.Error(), "ensure_weight_tying true with a LoRA on") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestWhatVirtualTokensCannotDoIsAnErrorThatSaysWhatElse(t *testing.T) {
 	c := readCase(t, "virtual", "projection_llama")
 	m := c.load(t, "", models.Options{})
@@ -376,17 +411,18 @@ func TestConfigsOfVirtualTokensNameTheFieldThatIsWrong(t *testing.T) {
 	m := readCase(t, "virtual", "prompt_llama").load(t, "", models.Options{})
 	two := Prompts{NumVirtualTokens: 2}
 	for want, cfg := range map[string]Config{
-		"num_virtual_tokens is 0":                     PromptTuningConfig{},
-		`prompt_tuning_init "some" is unknown`:        PromptTuningConfig{Prompts: two, PromptTuningInit: "some"},
-		"needs prompt_tuning_init_text":               PromptTuningConfig{Prompts: two, PromptTuningInit: PromptText},
-		"tokenizer_name_or_path":                      PromptTuningConfig{Prompts: two, PromptTuningInit: PromptText, PromptTuningInitText: "x", TokenizerNameOrPath: "nowhere/at/all"},
-		`init_weights "one" is unknown`:               PrefixTuningConfig{Prompts: two, InitWeights: "one"},
-		"token_dim is 5, the model has 12":            PrefixTuningConfig{Prompts: Prompts{NumVirtualTokens: 2, TokenDim: 5}},
-		`task_type "SEQ_CLS"`:                         PrefixTuningConfig{Prompts: Prompts{NumVirtualTokens: 2, TaskType: "SEQ_CLS"}},
-		"num_transformer_submodules is 2":             PromptTuningConfig{Prompts: Prompts{NumVirtualTokens: 2, NumTransformerSubmodules: 2}},
-		"modules_to_save [\"foo\"]: the model has no": LNTuningConfig{ModulesToSave: []string{"foo"}},
-		"modules_to_save \"ayers\" is the list":       LNTuningConfig{TargetModules: Modules("model.norm"), ModulesToSave: []string{"ayers"}},
-		"Target modules [\"foo\"] not found":          LNTuningConfig{TargetModules: Modules("foo")},
+		"num_virtual_tokens is 0":                                 PromptTuningConfig{},
+		`prompt_tuning_init "some" is unknown`:                    PromptTuningConfig{Prompts: two, PromptTuningInit: "some"},
+		"needs prompt_tuning_init_text":                           PromptTuningConfig{Prompts: two, PromptTuningInit: PromptText},
+		"tokenizer_name_or_path":                                  PromptTuningConfig{Prompts: two, PromptTuningInit: PromptText, PromptTuningInitText: "x", TokenizerNameOrPath: "nowhere/at/all"},
+		`init_weights "one" is unknown`:                           PrefixTuningConfig{Prompts: two, InitWeights: "one"},
+		"token_dim is 5, the model has 12":                        PrefixTuningConfig{Prompts: Prompts{NumVirtualTokens: 2, TokenDim: 5}},
+		`task_type "SEQ_CLS"`:                                     PrefixTuningConfig{Prompts: Prompts{NumVirtualTokens: 2, TaskType: "SEQ_CLS"}},
+		`encoder_reparameterization_type "LSTM" is not supported`: PromptEncoderConfig{Prompts: two, EncoderReparameterizationType: "LSTM"},
+		"num_transformer_submodules is 2":                         PromptTuningConfig{Prompts: Prompts{NumVirtualTokens: 2, NumTransformerSubmodules: 2}},
+		"modules_to_save [\"foo\"]: the model has no":             LNTuningConfig{ModulesToSave: []string{"foo"}},
+		"modules_to_save \"ayers\" is the list":                   LNTuningConfig{TargetModules: Modules("model.norm"), ModulesToSave: []string{"ayers"}},
+		"Target modules [\"foo\"] not found":                      LNTuningConfig{TargetModules: Modules("foo")},
 	} {
 		if _, err := GetPeftModel(m, cfg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: error %v, want %q", cfg, err, want)
@@ -400,7 +436,7 @@ func TestFilesOfVirtualTokensThatDoNotFitAreRefused(t *testing.T) {
 	for old, want := range map[string]struct{ to, text string }{
 		`"num_virtual_tokens": 3`:      {`"num_virtual_tokens": 4`, `tensor "prompt_embeddings" is [3 48]; config and model want [4, 48]`},
 		`"modules_to_save": null`:      {`"modules_to_save": ["lm_head"]`, "not supported beside virtual tokens"},
-		`"peft_type": "PREFIX_TUNING"`: {`"peft_type": "P_TUNING"`, `peft_type "P_TUNING" is not supported`},
+		`"peft_type": "PREFIX_TUNING"`: {`"peft_type": "CPT"`, `peft_type "CPT" is not supported`},
 	} {
 		dir := t.TempDir()
 		if err := os.CopyFS(dir, os.DirFS(c.dir)); err != nil {

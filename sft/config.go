@@ -59,7 +59,8 @@ type SFTConfig struct {
 	// they are needed, instead of being held in memory. "": none is kept. TRL has datasets' cache for it.
 	TokenCache string `json:"token_cache"`
 	// ChatTemplatePath is a Jinja file (.jinja or .j2) whose text becomes the tokenizer's chat template, as with its
-	// SetChatTemplate. "": the tokenizer's own stays. (TRL also takes another tokenizer here, and adds its tokens.)
+	// SetChatTemplate, or another tokenizer (a folder, a GGUF file, the id of a cached model) whose chat template and EOS token
+	// are taken. TRL adds the other's tokens to vocabulary and model; here they must be there. "": the tokenizer's own stays.
 	ChatTemplatePath string `json:"chat_template_path"`
 	// EOSToken ends plain-text examples and completions. "" is the tokenizer's.
 	EOSToken string `json:"eos_token"`

@@ -89,6 +89,9 @@ func TestFiftyStepsEqualTRLs(t *testing.T) {
 	reference.OnBackends(t, func(t *testing.T, backend string) {
 		for _, want := range fixture.Cases {
 			t.Run(want.Name, func(t *testing.T) {
+				if backend == "" {
+					t.Parallel()
+				}
 				var c sft.SFTConfig
 				if err := json.Unmarshal(want.Options, &c); err != nil {
 					t.Fatal(err)

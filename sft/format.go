@@ -2,8 +2,6 @@ package sft
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 )
 
 // format is how the rows of a data set are written. The first row decides for all of them, as in TRL.
@@ -63,29 +61,6 @@ func detectFormat(first Row, c SFTConfig) (format, error) {
 	}
 	return 0, fmt.Errorf(`sft: row 1 has the columns %q; want %q (SFTConfig.DatasetTextField), "prompt" and "completion", "messages" or "conversations"`,
 		first.Columns(), c.DatasetTextField)
-}
-
-// setChatTemplate gives the tokenizer the chat template of SFTConfig.ChatTemplatePath.
-func setChatTemplate(tok Tokenizer, c SFTConfig) error {
-	path := c.ChatTemplatePath
-	if path == "" {
-		return nil
-	}
-	if ext := filepath.Ext(path); ext != ".jinja" && ext != ".j2" {
-		return fmt.Errorf("sft: SFTConfig.ChatTemplatePath is %q; want a .jinja or .j2 file", path)
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("sft: SFTConfig.ChatTemplatePath: %w", err)
-	}
-	settable, ok := tok.(interface{ SetChatTemplate(string) error })
-	if !ok {
-		return fmt.Errorf("sft: SFTConfig.ChatTemplatePath is %q, but a %T has no method SetChatTemplate(string) error; unset it", path, tok)
-	}
-	if err := settable.SetChatTemplate(string(text)); err != nil {
-		return fmt.Errorf("sft: SFTConfig.ChatTemplatePath: %s: %w", path, err)
-	}
-	return nil
 }
 
 // checkMasks refuses loss masks that the format cannot carry, and settles the default of CompletionOnlyLoss.

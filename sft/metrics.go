@@ -126,6 +126,16 @@ func (m *meter) micro(entropy float64, correct, labels int) {
 	}
 }
 
+// batch adds the sums of a batch with the given number of labels: of a micro-step, or of several that were joined.
+func (m *meter) batch(s Stats, labels int) {
+	if len(s.Joined) == 0 {
+		m.micro(s.EntropySum, s.Correct, labels)
+	}
+	for _, j := range s.Joined {
+		m.micro(j.EntropySum, j.Correct, j.Labels)
+	}
+}
+
 // averages appends entropy, num_tokens and mean_token_accuracy.
 func (m *meter) averages(to *Metrics, prefix string, tokens int64) {
 	if m.MicroSteps == 0 {

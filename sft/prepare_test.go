@@ -2,6 +2,7 @@ package sft
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -129,7 +130,7 @@ func TestChatTemplatePathChangesTheTokenizersTemplate(t *testing.T) {
 	if got, err := os.ReadFile(filepath.Join(saved, "chat_template.jinja")); err != nil || !strings.Contains(string(got), "[{{ m.content }}]") {
 		t.Errorf("saved %q (%v)", got, err)
 	}
-	for says, path := range map[string]string{"want a .jinja": "org/name", "no such file": "missing.jinja", "broken.j2": write(t, "broken.j2", "{% if %}")} {
+	for says, path := range map[string]string{"no .jinja or .j2 file, and no tokenizer": filepath.Join(t.TempDir(), "name"), "no such file": "missing.jinja", "broken.j2": write(t, "broken.j2", "{% if %}")} {
 		c.ChatTemplatePath = path
 		_, err := NewSFTTrainer(newToyModel(), tok, rows, c)
 		wantError(t, err, "ChatTemplatePath", says)
@@ -137,6 +138,47 @@ func TestChatTemplatePathChangesTheTokenizersTemplate(t *testing.T) {
 	c.ChatTemplatePath = write(t, "mine.jinja", "x")
 	_, err = NewSFTTrainer(newToyModel(), toyTokenizer{}, rows, c)
 	wantError(t, err, "ChatTemplatePath", "toyTokenizer", "SetChatTemplate")
+}
+
+func TestChatTemplateAndEndOfSequenceAreTakenFromAnotherTokenizer(t *testing.T) {
+	load := func(path string) *tokenizer.Tokenizer {
+		t.Helper()
+		tok, err := tokenizer.FromPretrained(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tok
+	}
+	folder := filepath.Join("testdata", "tokenizer")
+	saved := func(change func(*tokenizer.Tokenizer) error) string {
+		t.Helper()
+		source, dir := load(folder), t.TempDir()
+		if err := errors.Join(change(source), source.SavePretrained(dir)); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	c := testConfig(t)
+	tok := load(folder)
+	c.ChatTemplatePath = saved(func(source *tokenizer.Tokenizer) error {
+		return errors.Join(source.SetChatTemplate("{% for m in messages %}[{{ m.content }}]{{ eos_token }}{% endfor %}"), source.SetSpecialToken("eos_token", "<|im_start|>"))
+	})
+	var text strings.Builder
+	rows := FromRows([]Row{{"messages": chat("user", "a", "assistant", "b")}})
+	if _, err := Preview(&text, tok, rows, c, 1); err != nil || !strings.Contains(text.String(), "<|im_start|>[b]<|im_start|>⟧") || tok.EOSToken() != "<|im_start|>" {
+		t.Errorf("%q (%v), end of sequence %q", text.String(), err, tok.EOSToken())
+	}
+	for says, change := range map[string]func(*tokenizer.Tokenizer) error{
+		`"<|new|>"`: func(source *tokenizer.Tokenizer) error {
+			_, err := source.AddSpecialTokens("<|new|>")
+			return err
+		},
+		"has no chat template": func(source *tokenizer.Tokenizer) error { return source.SetChatTemplate("") },
+	} {
+		c.ChatTemplatePath = saved(change)
+		_, err := NewSFTTrainer(newToyModel(), load(folder), rows, c)
+		wantError(t, err, "ChatTemplatePath", says)
+	}
 }
 
 func decodeRows(t *testing.T, text []byte) (rows []Row) {

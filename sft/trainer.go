@@ -203,12 +203,13 @@ func (r *run) steps(epoch int) iter.Seq2[optimizerStep, error] {
 					batches = append(batches, microBatch{b, numbers})
 				}
 			}
-			return batches, nil
+			return joined(r.session, batches), nil
 		}
 		batches, err := collate(first)
 		for i := first; i < len(parts); i++ {
 			next := sync.OnceValues(func() ([]microBatch, error) { return collate(i + 1) })
-			if !yield(optimizerStep{batches, next, i*c.GradientAccumulationSteps + len(batches)}, err) {
+			done := i*c.GradientAccumulationSteps + (len(parts[i])+c.PerDeviceTrainBatchSize-1)/c.PerDeviceTrainBatchSize
+			if !yield(optimizerStep{batches, next, done}, err) {
 				return
 			}
 			batches, err = next()
@@ -233,7 +234,7 @@ func (r *run) step(ctx context.Context, s optimizerStep) error {
 			return r.blame(ctx, e, batches[i:i+1])
 		}
 		loss, labels, tokens = loss+stats.LossSum, labels+b.NumLabels, tokens+b.NumTokens
-		m.micro(stats.EntropySum, stats.Correct, b.NumLabels)
+		m.batch(stats, b.NumLabels)
 		if err := r.prefetch(s, i+1); err != nil {
 			return fmt.Errorf("sft: step %d, batch behind micro-step %d of %d: %w", number, i+1, len(batches), err)
 		}

@@ -1,6 +1,7 @@
 package sft_test
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"math"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/loris-ml/loris/internal/reference"
+	"github.com/loris-ml/loris/internal/safetensors"
 	"github.com/loris-ml/loris/models"
 	"github.com/loris-ml/loris/peft"
 	"github.com/loris-ml/loris/quant"
@@ -20,7 +22,7 @@ import (
 // trajectory is 50 steps of TRL (testdata/trajectories.py).
 type trajectory struct {
 	Name    string
-	Model   string // lora, qlora, full, tiny
+	Model   string // lora, qlora, full, wide, tiny
 	Rows    []sft.Row
 	Options map[string]any
 	Log     map[string][]float64
@@ -48,6 +50,8 @@ func (c trajectory) load(t *testing.T, backend string) sft.Model {
 		o.Quantization = &quant.BitsAndBytesConfig{LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true, BNB4BitComputeDType: "float32"}
 	case "full":
 		o.Trainable = true
+	case "wide":
+		dir, o.Trainable = widened(t, dir, 330), true
 	case "tiny":
 		dir, o.Trainable = filepath.Join("..", "examples", "tiny"), true
 	}
@@ -69,6 +73,54 @@ func (c trajectory) load(t *testing.T, backend string) sft.Model {
 		}
 	})
 	return tuned
+}
+
+// widened is a copy of a model folder in which embedding and head have n rows: theirs again and again, 5/4, 6/4 … as large.
+func widened(t *testing.T, dir string, n int) string {
+	t.Helper()
+	f, err := safetensors.Open(filepath.Join(dir, "model.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var all []safetensors.Tensor
+	for _, name := range f.Names() {
+		info, _ := f.Info(name)
+		raw, err := f.Read(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "model.embed_tokens.weight" || name == "lm_head.weight" {
+			values, err := f.Float32(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rows, width := info.Shape[0], info.Shape[1]
+			info.Shape, raw = []int{n, width}, nil
+			for i := range n {
+				for _, v := range values[i%rows*width:][:width] {
+					raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(v*(1+0.25*float32(i/rows))))
+				}
+			}
+		}
+		all = append(all, safetensors.Tensor{Name: name, DType: info.DType, Shape: info.Shape, Data: raw})
+	}
+	var config map[string]any
+	text, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	if err == nil {
+		err = json.Unmarshal(text, &config)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	config["vocab_size"] = n
+	text, err = json.Marshal(config)
+	out := t.TempDir()
+	err = errors.Join(err, os.WriteFile(filepath.Join(out, "config.json"), text, 0o666), safetensors.Write(filepath.Join(out, "model.safetensors"), all, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 // config are the options, without those that this trainer has no need of.
@@ -95,6 +147,9 @@ func TestTrajectoriesEqualTRLs(t *testing.T) {
 				continue
 			}
 			t.Run(c.Name, func(t *testing.T) {
+				if backend == "" {
+					t.Parallel()
+				}
 				tok, err := tokenizer.FromPretrained(filepath.Join("testdata", "tokenizer"))
 				if err != nil {
 					t.Fatal(err)

@@ -20,6 +20,7 @@ var moduleConfigs = map[string]peft.Config{
 	"ln_tuning":         peft.LNTuningConfig{},
 	"prompt_tuning":     peft.PromptTuningConfig{Prompts: peft.Prompts{NumVirtualTokens: 4}},
 	"prefix_tuning":     peft.PrefixTuningConfig{Prompts: peft.Prompts{NumVirtualTokens: 4}},
+	"p_tuning":          peft.PromptEncoderConfig{Prompts: peft.Prompts{NumVirtualTokens: 4}, EncoderHiddenSize: 8},
 	"prefix_projection": peft.PrefixTuningConfig{Prompts: peft.Prompts{NumVirtualTokens: 4}, PrefixProjection: true, EncoderHiddenSize: 8},
 }
 

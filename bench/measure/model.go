@@ -2,6 +2,7 @@ package measure
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 
@@ -9,10 +10,10 @@ import (
 	"github.com/loris-ml/loris/quant"
 )
 
-// Model is a model with random weights, as flags name it.
+// Model is a model with random weights, or one of a folder, as flags name it.
 type Model struct {
-	Shape, Base, Backend, DType, Compute string
-	Layers                               int
+	Shape, Path, Base, Backend, DType, Compute, Cache string
+	Layers                                            int
 }
 
 // Flags defines the flags of the model; full adds full fine-tuning to the bases.
@@ -22,6 +23,8 @@ func (m *Model) Flags(full bool) {
 		bases += ", or full (full fine-tuning, no adapters)"
 	}
 	flag.StringVar(&m.Shape, "shape", "llama-3-8b", "llama-3-8b, smollm2-135m or tiny")
+	flag.StringVar(&m.Path, "model", "", "folder of a model of Llama's shape, in place of -shape and random weights")
+	flag.StringVar(&m.Cache, "cache", "", "folder of compiled programs, as Options.ProgramCache")
 	flag.StringVar(&m.Base, "base", "nf4", bases)
 	flag.StringVar(&m.Backend, "backend", "", "\"\" (pure Go), xla:cpu or xla:cuda")
 	flag.StringVar(&m.DType, "dtype", "", "float32, bfloat16 or float16; \"\": the backend's own")
@@ -51,6 +54,19 @@ func (m *Model) New(ctx context.Context, o models.Options) (*models.CausalLM, mo
 	default:
 		return nil, cfg, fmt.Errorf("-compute %q: want fp8 or nothing", m.Compute)
 	}
-	lm, err := models.NewRandom(ctx, &cfg, 1, o)
-	return lm, cfg, err
+	o.ProgramCache = m.Cache
+	if m.Path == "" {
+		lm, err := models.NewRandom(ctx, &cfg, 1, o)
+		return lm, cfg, err
+	}
+	lm, err := models.FromPretrained(ctx, m.Path, o)
+	if err != nil {
+		return nil, cfg, err
+	}
+	llama, ok := lm.Config().(*models.LlamaConfig)
+	if !ok {
+		return nil, cfg, errors.Join(fmt.Errorf("-model %s: model_type is %s, want llama", m.Path, lm.Config().ModelType()), lm.Close())
+	}
+	m.Shape = m.Path
+	return lm, *llama, nil
 }

@@ -21,20 +21,26 @@ type Profiler interface {
 	Profile(run func() error) ([]seam.Execution, error)
 }
 
-// Profile writes to a file where the device's time goes in steps: a line per program and kernel, with the time it took and
-// the number of its runs, then how long the device was busy and idle. A pause counts for the program that it is before;
-// one within a program has the kernel "pauses". It returns the milliseconds a step by kind of kernel.
+// Profile is WriteProfile of what runs on the device while a function runs steps. It returns the milliseconds a step by kind
+// of kernel.
 func Profile(file string, p Profiler, steps int, run func() error) (ms map[string]float64, err error) {
 	all, err := p.Profile(run)
 	if err != nil {
 		return nil, err
 	}
+	return byKind(all, steps), WriteProfile(file, all)
+}
+
+// WriteProfile writes to a file where the device's time goes: a line per program and kernel, with the time it took and the
+// number of its runs, then how long the device was busy and idle. A pause counts for the program that it is before; one
+// within a program has the kernel "pauses".
+func WriteProfile(file string, all []seam.Execution) (err error) {
 	f, err := os.Create(file)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	return byKind(all, steps), writeProfile(f, all)
+	return writeProfile(f, all)
 }
 
 // kinds are parts of kernels' names, and what they stand for. What none of them fits is XLA's own: "elementwise".

@@ -31,7 +31,7 @@ var started = time.Now()
 
 type options struct {
 	measure.Model
-	budget, optim, profile             string
+	budget, optim, profile, save       string
 	rank, batch, length, warmup, steps int
 	limit, dropout                     float64
 	tiled, dora                        bool
@@ -48,6 +48,7 @@ func main() {
 	flag.BoolVar(&o.dora, "dora", false, "DoRA in place of LoRA")
 	flag.BoolVar(&o.tiled, "tiled", false, "attention in graph operations, as on cards that cuDNN's does not take")
 	flag.Int64Var(&o.cap, "cap", 0, "bytes of device memory that automatic budgets count on; 0: all")
+	flag.StringVar(&o.save, "save", "", "folder to save the model of -model in, quantized as -base says, instead of timing it")
 	flag.IntVar(&o.batch, "batch", 2, "rows")
 	flag.IntVar(&o.length, "length", 2048, "tokens per row")
 	flag.IntVar(&o.warmup, "warmup", 3, "steps before timing")
@@ -97,6 +98,9 @@ func run(ctx context.Context, o options, cases []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, model.Close()) }()
+	if o.save != "" {
+		return model.SavePretrained(o.save)
+	}
 	t := trial{options: o, model: model, trained: fmt.Sprintf("all %d parameters", model.NumParameters()), session: model.NewSession, cfg: cfg}
 	if o.Base != "full" {
 		tuned, err := peft.GetPeftModel(model, peft.LoraConfig{R: o.rank, LoraAlpha: float64(o.rank), LoraDropout: o.dropout, UseDora: o.dora, TargetModules: peft.AllLinear})

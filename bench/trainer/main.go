@@ -31,7 +31,7 @@ import (
 
 type options struct {
 	measure.Model
-	tokenizer, budget, optim                       string
+	tokenizer, budget, optim, profile              string
 	rank, batch, accumulation, length              int
 	warmup, steps, profiled, turns, logging, saves int
 	assistant                                      bool
@@ -54,6 +54,7 @@ func main() {
 	flag.IntVar(&o.turns, "turns", 2, "turns of trainer and bare steps")
 	flag.IntVar(&o.logging, "logging-steps", 10, "SFTConfig.LoggingSteps")
 	flag.IntVar(&o.saves, "save-steps", 0, "SFTConfig.SaveSteps; 0: no checkpoints")
+	flag.StringVar(&o.profile, "profile", "", "file for the times of the trainer's profiled steps by program and kernel (CSV)")
 	flag.Parse()
 	if err := run(context.Background(), o, os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "trainer:", err)
@@ -147,7 +148,10 @@ func run(ctx context.Context, o options, stdout, stderr io.Writer) (err error) {
 			return err
 		}
 		if profile != nil {
-			idles = append(idles, *profile, *bareProfile)
+			idles = append(idles, *profile)
+		}
+		if bareProfile != nil {
+			idles = append(idles, *bareProfile)
 		}
 	}
 	for _, i := range idles {
@@ -221,7 +225,10 @@ func (b *bench) trainer(profiled bool) (*result, *idle, error) {
 		case n >= b.warmup && n <= b.warmup+b.steps:
 			ends = append(ends, time.Now())
 			if n == b.warmup+b.steps && profile != nil {
-				return profile.begin()
+				if err := profile.begin(); err != nil {
+					fmt.Fprintln(b.log, "trainer: no profile:", err) // the times are there
+					profile = nil
+				}
 			}
 		case profile != nil && n == steps:
 			return profile.end()
@@ -242,6 +249,11 @@ func (b *bench) trainer(profiled bool) (*result, *idle, error) {
 	r.PrepareS, r.Prepared, r.TrainLoss = prepared.Seconds(), trainer.Data().Tokens, report.TrainingLoss
 	if profile == nil {
 		return r, nil, nil
+	}
+	if b.profile != "" {
+		if err := measure.WriteProfile(b.profile, profile.all); err != nil {
+			return nil, nil, err
+		}
 	}
 	return r, b.idle("trainer", profile.all), nil
 }
@@ -282,7 +294,7 @@ func (b *bench) bare(profiled bool) (r *result, i *idle, err error) {
 	if !profiled || b.profiled == 0 || !b.profilable() {
 		return r, nil, nil
 	}
-	all, err := b.model.Profile(func() error {
+	all, profileErr := b.model.Profile(func() error {
 		for range b.profiled {
 			if err := step(); err != nil {
 				return err
@@ -290,7 +302,11 @@ func (b *bench) bare(profiled bool) (r *result, i *idle, err error) {
 		}
 		return nil
 	})
-	return r, b.idle("bare steps", all), err
+	if profileErr != nil {
+		fmt.Fprintln(b.log, "trainer: no profile of the bare steps:", profileErr)
+		return r, nil, nil
+	}
+	return r, b.idle("bare steps", all), nil
 }
 
 // profilable says whether the backend tells what ran on the device.

@@ -141,6 +141,26 @@ def fields(folder):
     return out
 
 
+CSVS = [
+    "n,x,flag,text\n1,1.5,True,a\n-2,2e3,FALSE,007b\n+3,.5,true,\n",
+    "n,flag,none,word\n1,True,,x\n,NA,null,NA\n3,False,n/a,None\n",
+    "zero,space,big,inf\n007, 5,9223372036854775807,inf\n008,6 ,-9223372036854775808,-Infinity\n",
+    "text,mixed,hex,under\n1 a,1,0x1f,1_000\n2,b,12,5\n",
+    'quoted,long\n"12",1e400\n"13",1e-400\n',
+]
+
+
+def csvs(folder):
+    out = []
+    for i, text in enumerate(CSVS):
+        path = folder / f"types{i}.csv"
+        path.write_text(text)
+        rows = load_dataset("csv", data_files=str(path), split="train", cache_dir=str(folder / "cache")).to_list()
+        # JSON has no infinities, and not all readers tell 1 from 1.0
+        out.append({"text": text, "want": [{k: [type(v).__name__, str(v)] for k, v in r.items()} for r in rows]})
+    return out
+
+
 def parquet():
     call = pa.struct([("name", pa.string()), ("arguments", pa.struct([("zone", pa.string()), ("area", pa.float64())]))])
     message = pa.struct([("role", pa.string()), ("content", pa.string()), ("tool_calls", pa.list_(call))])
@@ -211,5 +231,6 @@ with tempfile.TemporaryDirectory() as folder:
         "texts": texts(folder),
         "folders": folders(folder),
         "fields": fields(folder),
+        "csvs": csvs(folder),
     }
 (HERE / "datasets.json").write_text(json.dumps(fixture, separators=(",", ":"), ensure_ascii=False) + "\n")

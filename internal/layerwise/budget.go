@@ -144,6 +144,19 @@ func (p *planner) plan(s *Session, ps *pass) ([]spanPlan, error) {
 	return plan, nil
 }
 
+// FitsWhole tells whether a batch of that shape can keep on a GPU all that its backward pass needs. On the host larger batches
+// are no faster.
+func (s *Session) FitsWhole(rows, length int) bool {
+	if s.model.Device.Kind != backend.CUDA {
+		return false
+	}
+	budget := s.plan.budget
+	if budget == Auto {
+		budget = s.model.spare(rows * length)
+	}
+	return full(s.plan.spend(s, budget, rows, length))
+}
+
 // full tells whether all is kept on the device.
 func full(plan []spanPlan) bool {
 	return !slices.ContainsFunc(plan, func(s spanPlan) bool { return s.keep != levels[len(levels)-1] })

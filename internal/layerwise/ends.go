@@ -32,10 +32,11 @@ type ends struct {
 	w           *nn.Weights
 	embed, head end
 	tied        bool
-	norm        int   // slot of the final norm's gain, -1: the base's
-	virtual     int   // see virtual.go
-	prompt      int   // slot of their embeddings, -1: none
-	encoder     []int // see encoder.go; nil: none
+	norm        int // slot of the final norm's gain, -1: the base's
+	virtual     int // see virtual.go
+	prompt      int // slot of their embeddings, -1: none
+	encoder     nn.Encoder
+	encoding    []int // slots of the encoder, see encoder.go; nil: none
 }
 
 // end is what adapters have at one end. Indices are those of slots, -1 for none.
@@ -54,7 +55,8 @@ func (m *Model) endsOf(adapters []*nn.Weights) *ends {
 		return nil
 	}
 	e := &ends{w: adapters[len(m.Layers)], embed: end{a: -1, full: -1, rows: -1}, head: end{a: -1, full: -1, rows: -1}, tied: m.Head == nil, norm: -1, prompt: -1}
-	e.virtual, e.encoder = e.w.Layout.Virtual(), e.w.Layout.Encoder()
+	e.virtual = e.w.Layout.Virtual()
+	e.encoder, e.encoding = e.w.Layout.Encoder()
 	for _, a := range e.w.Layout.Adapters() {
 		at := &e.head
 		if a.Linear == EmbedName {
@@ -74,6 +76,9 @@ func (m *Model) endsOf(adapters []*nn.Weights) *ends {
 		case nn.PromptName:
 			e.prompt = i
 		}
+	}
+	if e.w.Layout.TiedHead() {
+		e.head.full = e.embed.full
 	}
 	if slot, tokens := e.w.Layout.Tokens(); tokens != nil {
 		e.embed.rows, e.embed.tokens = slot, tokens
@@ -272,20 +277,25 @@ func (m *Model) adapterGradients(e *ends, p *pass) ([]*tensors.Tensor, error) {
 	if e.norm >= 0 {
 		bySlot[e.norm], rest = rest[0], rest[1:]
 	}
+	var shared *tensors.Tensor // of the head, where it has what the embedding has
 	if e.head.full >= 0 {
-		bySlot[e.head.full], rest = rest[0], rest[1:]
+		g := rest[0]
+		if rest = rest[1:]; e.head.full == e.embed.full {
+			shared = g
+		} else {
+			bySlot[e.head.full] = g
+		}
 	}
 	if e.head.a >= 0 {
 		bySlot[e.head.a], bySlot[e.head.b], rest = rest[0], rest[1], rest[2:]
 	}
-	var tiedRows *tensors.Tensor
 	if e.tiedRows() {
-		tiedRows = rest[0]
+		shared = rest[0]
 	}
 	p.ends = nil
 	if e.trainsEmbedding() {
-		grads, err := m.embeddingGradients(e, p, tiedRows)
-		if err := errors.Join(err, backend.Free(tiedRows)); err != nil {
+		grads, err := m.embeddingGradients(e, p, shared)
+		if err := errors.Join(err, backend.Free(shared)); err != nil {
 			return nil, err
 		}
 		for i, slot := range e.embedSlots() {
@@ -316,8 +326,8 @@ func (e *ends) embedSlots() []int {
 	return []int{e.embed.a, e.embed.b}
 }
 
-// embeddingGradients are those at the embedding's adapters for p.dx, the gradient at what it puts out. head is what the tied
-// head adds to the gradient of rows, or nil.
+// embeddingGradients are those at the embedding's adapters for p.dx, the gradient at what it puts out. head is what a head
+// that has the same rows adds to their gradient, or nil.
 func (m *Model) embeddingGradients(e *ends, p *pass, head *tensors.Tensor) ([]*tensors.Tensor, error) {
 	if e.prompt >= 0 {
 		return m.promptGradient(e, p)
@@ -347,7 +357,11 @@ func (m *Model) embeddingGradients(e *ends, p *pass, head *tensors.Tensor) ([]*t
 		}
 		switch {
 		case e.embed.full >= 0:
-			return []*Node{scattered(m.Vocab, dx)}
+			table := scattered(m.Vocab, dx)
+			if len(in) > 2 {
+				table = Add(table, in[2])
+			}
+			return []*Node{table}
 		case e.embed.rows >= 0:
 			n := len(e.embed.tokens)
 			rows := scattered(n+1, dx)

@@ -27,7 +27,7 @@ func (m *Model) chunkTokens(tokens int) int {
 	return min(tokens, max(16, logitElements/m.Vocab/256*256))
 }
 
-// lossOutputs are the scalars of the loss program: Σ cross entropy, Σ entropy of the predictions in nats, number of
+// lossOutputs are the scores of the loss program, [rows] each: Σ cross entropy, Σ entropy of the predictions in nats, number of
 // labels that the model ranks first. All float32.
 const lossOutputs = 3
 
@@ -35,7 +35,7 @@ const lossOutputs = 3
 func (m *Model) scaled() bool { return m.Shape.Compute == dtypes.Float16 }
 
 // loss is the program x [B, S, hidden], labels [B, S] int32, norm, headTensors, with gradient also the scale of the loss if it is
-// scaled, and with dropout the rows' random streams → the scalars of lossOutputs and, with
+// scaled, and with dropout the rows' random streams → the scores of lossOutputs and, with
 // gradient, dx of the summed loss as the blocks take it; when the ends are trained, also the gradients of norm and head in float32.
 // Position t is scored against label t: the caller has shifted.
 func (m *Model) loss(loss *training.Loss, e *ends, gradient, dropout bool) *program {
@@ -60,10 +60,13 @@ func (m *Model) loss(loss *training.Loss, e *ends, gradient, dropout bool) *prog
 			l := nn.NewLayer(m.Shape, nn.Batch{RowKeys: rest[0]}, nil).At(Const(x.Graph(), uint32(headLayer)))
 			c.dropped = Reshape(l.Drop(Reshape(c.hidden, d...), HeadName, e.head.dropout), tokens, d[2])
 		}
-		sums := m.chunks(&c, Reshape(labels, tokens))
+		scores := m.chunks(&c, Reshape(labels, tokens))
+		for i, s := range scores {
+			scores[i] = ReduceSum(Reshape(s, d[0], d[1]), 1)
+		}
 		hidden, dHidden, dHead := c.hidden, c.dHidden, c.dHead
 		if !gradient {
-			return sums
+			return scores
 		}
 		wrt := []*Node{x}
 		if train || e.trainsNorm() {
@@ -77,7 +80,7 @@ func (m *Model) loss(loss *training.Loss, e *ends, gradient, dropout bool) *prog
 		if m.Shape.Fused(m.Device.Backend) {
 			grads[0] = nn.Record(nn.KeepNothing).AddRoom(grads[0])
 		}
-		out := append(sums, grads...)
+		out := append(scores, grads...)
 		if c.train {
 			out = append(out, dHead)
 		}
@@ -97,16 +100,17 @@ type chunked struct {
 	dHead             *Node
 }
 
-// chunks walks over the tokens, chunk after chunk, so that only one chunk's logits are alive.
-func (m *Model) chunks(c *chunked, labels *Node) (sums []*Node) {
+// chunks walks over the tokens, chunk after chunk, so that only one chunk's logits are alive. It returns what lossOutputs sum,
+// [tokens] each.
+func (m *Model) chunks(c *chunked, labels *Node) (scores []*Node) {
 	tokens, size := c.hidden.Shape().Dim(0), m.chunkTokens(c.hidden.Shape().Dim(0))
-	var parts, dropped []*Node
+	var parts, dropped, ahead []*Node
+	each := make([][]*Node, lossOutputs)
 	for at := 0; at < tokens; at += size {
 		rows := AxisRange(at, min(at+size, tokens))
 		h, l := SliceAxis(c.hidden, 0, rows), SliceAxis(labels, 0, rows)
-		if len(sums) > 0 { // not before the chunk ahead is done
-			after := OptimizationBarriers(append([]*Node{h}, sums...)...)
-			h, sums = after[0], after[1:]
+		if len(ahead) > 0 { // not before the chunk ahead is done
+			h = OptimizationBarriers(append([]*Node{h}, ahead...)...)[0]
 		}
 		seen := h
 		if c.dropped != nil {
@@ -123,13 +127,13 @@ func (m *Model) chunks(c *chunked, labels *Node) (sums []*Node) {
 				s, parts[len(parts)-1] = b[:lossOutputs], b[lossOutputs]
 			}
 		}
-		if sums == nil {
-			sums = s
-			continue
+		ahead = s
+		for i := range each {
+			each[i] = append(each[i], s[i])
 		}
-		for i := range sums {
-			sums[i] = Add(sums[i], s[i])
-		}
+	}
+	for _, vectors := range each {
+		scores = append(scores, joined(vectors))
 	}
 	if c.gradient {
 		c.dHidden = joined(parts)
@@ -137,7 +141,7 @@ func (m *Model) chunks(c *chunked, labels *Node) (sums []*Node) {
 			c.dDropped = joined(dropped)
 		}
 	}
-	return sums
+	return scores
 }
 
 // backward returns the gradients at a chunk's h and, where that is another node, at what adapters see of it; those of weights
@@ -176,27 +180,27 @@ func sum(a, b *Node) *Node {
 }
 
 // lossOf is crossEntropy, or the same of another loss.
-func (m *Model) lossOf(loss *training.Loss, logits, labels *Node, gradient bool) (sums []*Node, dLogits *Node) {
+func (m *Model) lossOf(loss *training.Loss, logits, labels *Node, gradient bool) (scores []*Node, dLogits *Node) {
 	if loss == nil {
 		return m.crossEntropy(logits, labels, gradient)
 	}
-	sums, _ = m.crossEntropy(logits, labels, false)
+	scores, _ = m.crossEntropy(logits, labels, false)
 	logits, slope := m.Logit.apply(ConvertDType(logits, dtypes.Float32))
 	per := loss.PerLabel(logits, labels)
 	if per.DType() != dtypes.Float32 || per.Rank() != 1 || per.Shape().Dim(0) != labels.Shape().Dim(0) {
 		exceptions.Panicf("the loss %q returns %s for logits %s; want one float32 per label, [%d]", loss.Name, per.Shape(), logits.Shape(), labels.Shape().Dim(0))
 	}
 	scored := NotEqual(labels, Const(labels.Graph(), int32(IgnoreIndex)))
-	sums[0] = ReduceAllSum(Where(scored, per, ZerosLike(per)))
+	scores[0] = Where(scored, per, ZerosLike(per))
 	if gradient {
-		dLogits = slope(Gradient(sums[0], logits)[0])
+		dLogits = slope(Gradient(ReduceAllSum(scores[0]), logits)[0])
 	}
-	return sums, dLogits
+	return scores, dLogits
 }
 
-// crossEntropy scores logits [n, vocab] against labels [n]: the sums of lossOutputs, and the gradient of the summed
+// crossEntropy scores logits [n, vocab] against labels [n]: what lossOutputs sum, [n] each, and the gradient of the summed
 // cross entropy, softmax minus one-hot through m.Logit, zero where there is no label. In float32.
-func (m *Model) crossEntropy(logits, labels *Node, gradient bool) (sums []*Node, dLogits *Node) {
+func (m *Model) crossEntropy(logits, labels *Node, gradient bool) (scores []*Node, dLogits *Node) {
 	g := logits.Graph()
 	logits, slope := m.Logit.apply(ConvertDType(logits, dtypes.Float32))
 	n, vocab := logits.Shape().Dim(0), logits.Shape().Dim(1)
@@ -212,10 +216,10 @@ func (m *Model) crossEntropy(logits, labels *Node, gradient bool) (sums []*Node,
 	entropy := Sub(logSum, Div(ReduceAndKeep(Mul(e, logits), ReduceSum, -1), z))
 	first := ConvertDType(GreaterOrEqual(picked, top), dtypes.Float32)
 	for _, v := range []*Node{Sub(logSum, picked), entropy, first} {
-		sums = append(sums, ReduceAllSum(Mul(v, scored)))
+		scores = append(scores, Reshape(Mul(v, scored), n))
 	}
 	if gradient {
 		dLogits = slope(Mul(Sub(Div(e, z), ConvertDType(hit, dtypes.Float32)), scored))
 	}
-	return sums, dLogits
+	return scores, dLogits
 }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -213,7 +214,7 @@ func TestRowsThatGoThroughInPartsTrainTheSame(t *testing.T) {
 				}
 				for _, at := range ways {
 					got, norm := run(at[0], at[1])
-					if got != want || math.Abs(norm/wantNorm-1) > 2e-6 {
+					if !reflect.DeepEqual(got, want) || math.Abs(norm/wantNorm-1) > 2e-6 {
 						t.Errorf("%d tokens at a time, %d of a row in the MLP: %+v and norm %v, all at once %+v and %v", at[0], at[1], got, norm, want, wantNorm)
 					}
 				}
@@ -236,6 +237,56 @@ func TestAccumulationAndPackingAreOneLargerBatch(t *testing.T) {
 		l, n := run(t, session(t, m, a, settings), 4, batches...)
 		same(t, name, l, n, loss, norm, 2e-5)
 	}
+}
+
+func TestJoinedBatchesScoreAndTrainAsTheyWouldOneByOne(t *testing.T) {
+	d := documents(4, 9, 4, 13, 7, 2, 14)
+	batches := []*training.Batch{packed(14, d[:2], d[2:3]), packed(14, d[3:5], d[5:])}
+	one := &training.Batch{Rows: 4, Length: 14, Joined: []int{2, 2}}
+	for _, b := range batches {
+		one.IDs, one.Labels = append(one.IDs, b.IDs...), append(one.Labels, b.Labels...)
+		one.Positions, one.Segments = append(one.Positions, b.Positions...), append(one.Segments, b.Segments...)
+		one.RowSeeds = append(one.RowSeeds, b.RowSeeds...)
+		one.NumLabels, one.NumTokens = one.NumLabels+b.NumLabels, one.NumTokens+b.NumTokens
+	}
+	reference.OnBackends(t, func(t *testing.T, backend string) {
+		m, a := trainee(t, models.Options{Backend: backend, DType: models.Float32}, 0.2)
+		apart, together := session(t, m, a, settings), session(t, m, a, settings)
+		layerwise.HeadTokens(together, 10) // chunks that cross rows and batches
+		var want []training.Stats
+		for _, b := range batches {
+			st, err := apart.MicroStep(t.Context(), b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, st)
+		}
+		got, err := together.MicroStep(t.Context(), one)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got.Joined) != 2 || got.Labels != want[0].Labels+want[1].Labels {
+			t.Fatalf("got %+v, want %+v", got, want)
+		}
+		for i, w := range want {
+			g := got.Joined[i]
+			if g.Labels != w.Labels || g.Correct != w.Correct || math.Abs(g.LossSum/w.LossSum-1) > 2e-6 || math.Abs(g.EntropySum/w.EntropySum-1) > 2e-6 {
+				t.Errorf("batch %d: got %+v, want %+v", i, g, w)
+			}
+		}
+		o := training.ApplyOptions{NumItems: float64(one.NumLabels)}
+		norm, err := together.Apply(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantNorm, err := apart.Apply(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if math.Abs(norm/wantNorm-1) > 1e-5 {
+			t.Errorf("gradient norm %v, one by one %v", norm, wantNorm)
+		}
+	})
 }
 
 func TestDropoutDropsWhileTrainingOnly(t *testing.T) {

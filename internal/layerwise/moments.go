@@ -26,6 +26,7 @@ type optimizer struct {
 	beta1, beta2, epsilon, weightDecay float64
 	loraPlus                           float64      // learning rate of a LoRA's B over that of its A
 	loraPlusEmbedding                  float64      // that of a LoRA at the embedding over the others' A
+	rankBeta1, rankBeta2               float64      // of AdaLoRA's importances; 0: they are not kept
 	search                             quant.Search // of 8-bit codes
 }
 
@@ -42,7 +43,11 @@ func newOptimizer(o training.SessionOptions, d *backend.Device) (optimizer, erro
 	if ratio == 0 {
 		ratio, embedding = 1, 1
 	}
-	return optimizer{kind, o.AdamBeta1, o.AdamBeta2, o.AdamEpsilon, o.WeightDecay, ratio, embedding, search}, nil
+	made := optimizer{kind, o.AdamBeta1, o.AdamBeta2, o.AdamEpsilon, o.WeightDecay, ratio, embedding, 0, 0, search}
+	if o.Triplets != nil {
+		made.rankBeta1, made.rankBeta2 = o.Triplets.Beta1, o.Triplets.Beta2
+	}
+	return made, nil
 }
 
 // form is what the program that updates a parameter depends on, beside the parameter's shape.
@@ -52,10 +57,11 @@ type form struct {
 	decay float64       // weight decay
 	rate  float64       // factor on the learning rate
 	rows  string        // of the tensors joined in it, where the rule takes each by itself
+	ranks bool          // its importance is kept: see ranks.go
 }
 
 func (o optimizer) form(p param) form {
-	f := form{rule: o.Rule, rate: 1}
+	f := form{rule: o.Rule, rate: 1, ranks: o.rankBeta1 > 0 && inTriplet(p.name)}
 	f.eight = o.EightBit && !p.fullMoments && (*p.at).Size() >= min8BitSize
 	if p.decay {
 		f.decay = o.weightDecay
@@ -63,7 +69,7 @@ func (o optimizer) form(p param) form {
 	if p.plus {
 		f.rate = o.loraPlus
 	}
-	if p.looked {
+	if p.embedding {
 		f.rate = o.loraPlusEmbedding
 	}
 	matrix := (*p.at).Rank() == 2
@@ -121,6 +127,10 @@ func (o optimizer) state(p param) (ts []held) {
 		}
 		ts = append(ts, held{m.name, shapes.Make(dtypes.Uint8, n)},
 			held{m.name + absmaxSuffix, shapes.Make(dtypes.Float32, (n+momentBlock-1)/momentBlock)})
+	}
+	if o.form(p).ranks {
+		dims := (*p.at).Shape().Dimensions
+		ts = append(ts, held{"importance", shapes.Make(dtypes.Float32, dims...)}, held{"uncertainty", shapes.Make(dtypes.Float32, dims...)})
 	}
 	return ts
 }

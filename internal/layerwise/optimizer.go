@@ -19,7 +19,8 @@ type param struct {
 	fullMoments bool             // its moments are float32 whatever the optimizer, as transformers' Trainer keeps those of embeddings
 	hidden      bool             // it belongs to a layer, not to the model's ends
 	plus        bool             // LoRA+ gives it another learning rate: a LoRA's B, or a vector (arXiv:2402.12354)
-	looked      bool             // it is A or B of a LoRA at the embedding, to which LoRA+ gives a learning rate of its own
+	embedding   bool             // it is A or B of a LoRA at the embedding, to which LoRA+ gives a learning rate of its own
+	name        string           // of a tensor of a layer, with the layer's number: "3.self_attn.q_proj.lora_A"
 	rows        []int            // of the checkpoint's tensors that are joined in it; nil: it is one
 }
 
@@ -122,8 +123,12 @@ func (g *group) update(m *Model, o optimizer, scalars, scale *tensors.Tensor) ([
 		for i, p := range values {
 			held, rest = decode(moments[i], forms[i].eight, p.Shape().Dimensions, rest)
 			values[i], held = o.step(forms[i], s, ConvertDType(p, dtypes.Float32), Mul(grads[i], in[1]), rows[i], held)
-			values[i] = ConvertDType(values[i], p.DType())
 			state = append(state, o.encode(moments[i], forms[i].eight, held)...)
+			if forms[i].ranks {
+				state = append(state, o.weigh(values[i], Mul(grads[i], in[1]), rest[0], rest[1])...)
+				rest = rest[2:]
+			}
+			values[i] = ConvertDType(values[i], p.DType())
 		}
 		return append(values, state...)
 	}).call(in...)

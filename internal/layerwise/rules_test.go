@@ -150,7 +150,7 @@ func TestLoRAPlusStepsAsPEFT(t *testing.T) {
 		s := bare(t, d, training.SessionOptions{AdamBeta1: r.Betas[0], AdamBeta2: r.Betas[1], AdamEpsilon: r.Eps, WeightDecay: r.WeightDecay, LoRAPlusLRRatio: 16, LoRAPlusEmbedding: 1.0 / 8}, initial, shapes)
 		for i, p := range r.LoRAPlus {
 			s.groups[0].params[i].plus = strings.Contains(p.Name, "lora_B")
-			s.groups[0].params[i].looked = strings.Contains(p.Name, "lora_embedding_")
+			s.groups[0].params[i].embedding = strings.Contains(p.Name, "lora_embedding_")
 		}
 		for step := range r.Steps {
 			var gradients [][]float32

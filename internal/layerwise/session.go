@@ -16,24 +16,26 @@ import (
 
 // Session trains the trainable tensors of a model: micro-steps sum gradients, Apply updates. It is for one goroutine.
 type Session struct {
-	model   *Model
-	spans   []span
-	ends    *group   // nil unless the model's ends are trained
-	edge    *ends    // adapters at the model's ends, nil if there are none
-	groups  []*group // of groupSpans spans each
-	optim   optimizer
-	steps   int // optimizer steps done
-	plan    planner
-	paged   bool    // see paging.go
-	scaler  *scaler // nil unless the loss is scaled
-	seed    int64
-	dropout bool                // some adapter drops inputs
-	noise   float64             // see neftune.go
-	loss    *training.Loss      // nil: cross entropy
-	index   []*tensors.Tensor   // number of each span's first layer, uint32 scalars
-	ahead   *pass               // what Prefetch has begun, or nil
-	trash   []*tensors.Tensor   // to be freed while the device works: some thousand, a few microseconds each
-	old     [][]*tensors.Tensor // values before the last update, by group, until it is known to have succeeded
+	model      *Model
+	spans      []span
+	ends       *group   // nil unless the model's ends are trained
+	prompt     *group   // nil unless an encoder computes embeddings: those
+	edge       *ends    // adapters at the model's ends, nil if there are none
+	groups     []*group // of groupSpans spans each
+	optim      optimizer
+	steps      int // optimizer steps done
+	plan       planner
+	paged      bool    // see paging.go
+	scaler     *scaler // nil unless the loss is scaled
+	seed       int64
+	dropout    bool                // some adapter drops inputs
+	noise      float64             // see neftune.go
+	orthogonal float64             // weight of AdaLoRA's regularization
+	loss       *training.Loss      // nil: cross entropy
+	index      []*tensors.Tensor   // number of each span's first layer, uint32 scalars
+	ahead      *pass               // what Prefetch has begun, or nil
+	trash      []*tensors.Tensor   // to be freed while the device works: some thousand, a few microseconds each
+	old        [][]*tensors.Tensor // values before the last update, by group, until it is known to have succeeded
 }
 
 // NewSession prepares training of base and adapters (nil: none). Moments start at zero.
@@ -55,6 +57,9 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		noise: o.NEFTuneNoiseAlpha,
 		loss:  o.Loss,
 	}
+	if o.Triplets != nil {
+		s.orthogonal = o.Triplets.Orthogonal
+	}
 	if m.scaled() {
 		s.scaler = newScaler()
 	}
@@ -62,11 +67,13 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 	for together := range slices.Chunk(s.spans, m.groupSpans()) {
 		g := &group{}
 		for _, sp := range together {
-			for _, l := range sp.layers {
+			for i, l := range sp.layers {
 				for _, w := range l.stores() {
 					s.dropout = s.dropout || w.Layout.HasDropout()
 					for _, t := range w.Layout.Trainable() {
-						g.params = append(g.params, slotParam(w, t))
+						p := slotParam(w, t)
+						p.name = fmt.Sprint(sp.first+i, ".", p.name)
+						g.params = append(g.params, p)
 					}
 				}
 			}
@@ -83,13 +90,17 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		}
 		s.dropout = s.dropout || s.edge.drops()
 		for _, t := range s.edge.w.Layout.Trainable() {
+			p := slotParam(s.edge.w, t)
+			p.hidden = false
+			if s.edge.encodes() && t == s.edge.prompt {
+				s.prompt = &group{params: []param{p}}
+				continue
+			}
 			if s.ends == nil {
 				s.ends = &group{}
 			}
-			p := slotParam(s.edge.w, t)
-			p.hidden = false
-			p.looked = t == s.edge.embed.a || t == s.edge.embed.b
-			p.plus = p.plus && !p.looked
+			p.embedding = t == s.edge.embed.a || t == s.edge.embed.b
+			p.plus = p.plus && !p.embedding
 			s.ends.params = append(s.ends.params, p)
 			trained++
 		}
@@ -123,6 +134,9 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 func slotParam(w *nn.Weights, slot int) param {
 	l := w.Layout.Slots[slot]
 	p := param{at: &w.Tensors[slot], decay: l.Decay, hidden: true, fullMoments: l.Embedding, plus: l.Shape.Rank() == 1}
+	if len(l.Parts) == 1 {
+		p.name = l.Parts[0].Name
+	}
 	for _, part := range l.Parts {
 		p.rows = append(p.rows, part.Rows)
 		p.plus = p.plus || strings.Contains(part.Name, "lora_B")
@@ -146,15 +160,10 @@ func (s *Session) all() []*group {
 	if s.ends == nil {
 		return s.groups
 	}
-	return append([]*group{s.ends}, s.groups...)
-}
-
-// learners are the groups that the optimizer updates: all, but for those whose values an encoder computes.
-func (s *Session) learners() []*group {
-	if s.edge.encodes() {
-		return []*group{s.ends}
+	if s.prompt != nil {
+		return append([]*group{s.ends, s.prompt}, s.groups...)
 	}
-	return s.all()
+	return append([]*group{s.ends}, s.groups...)
 }
 
 // Close frees gradients and moments; the weights stay. An error says, too, when the last update failed meanwhile: then
@@ -180,7 +189,7 @@ func (s *Session) Apply(ctx context.Context, o training.ApplyOptions) (gradNorm 
 	}
 	groups := s.all()
 	if s.edge.encodes() {
-		groups = s.groups
+		groups = s.computed()
 	}
 	for _, g := range groups {
 		if len(g.params) > 0 && g.grads == nil {
@@ -194,6 +203,13 @@ func (s *Session) Apply(ctx context.Context, o training.ApplyOptions) (gradNorm 
 }
 
 func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
+	items := o.NumItems
+	if s.scaler != nil {
+		items *= s.scaler.factor(0)
+	}
+	if err := s.regularize(items); err != nil {
+		return 0, err
+	}
 	var squares []*tensors.Tensor
 	defer func() { err = errors.Join(err, backend.Free(squares...)) }()
 	if s.edge.encodes() {
@@ -210,10 +226,6 @@ func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 			return 0, err
 		}
 		squares = append(squares, q)
-	}
-	items := o.NumItems
-	if s.scaler != nil {
-		items *= s.scaler.factor(0)
 	}
 	norm, scale, err := normAndScale(s.model, squares, items, o.MaxGradNorm)
 	if err != nil {

@@ -71,13 +71,13 @@ type pass struct {
 	sh     shared
 	lab    *tensors.Tensor
 
-	x       []*tensors.Tensor   // input of each span, and the last one's output
-	kept    [][]*tensors.Tensor // per span
-	left    []*tensors.Tensor   // on the device, of what has been copied to the host last
-	dx      *tensors.Tensor     // gradient at the place the backward pass has reached, [rows, length, hidden] or with room behind
-	scalars []*tensors.Tensor   // see lossOutputs
-	grads   [][]*tensors.Tensor // per span
-	ends    []*tensors.Tensor   // of norm and head
+	x      []*tensors.Tensor   // input of each span, and the last one's output
+	kept   [][]*tensors.Tensor // per span
+	left   []*tensors.Tensor   // on the device, of what has been copied to the host last
+	dx     *tensors.Tensor     // gradient at the place the backward pass has reached, [rows, length, hidden] or with room behind
+	scores []*tensors.Tensor   // see lossOutputs
+	grads  [][]*tensors.Tensor // per span
+	ends   []*tensors.Tensor   // of norm and head
 }
 
 func (s *Session) newPass(given *training.Batch, train bool) *pass {
@@ -224,7 +224,7 @@ func (p *pass) forward(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.scalars = out[:lossOutputs]
+	p.scores = out[:lossOutputs]
 	if p.train {
 		p.dx, p.ends = out[lossOutputs], out[lossOutputs+1:]
 	}
@@ -274,6 +274,15 @@ func (s *Session) collect(p *pass) error {
 			return errors.Join(err, backend.Free(grads...))
 		}
 	}
+	if s.prompt != nil {
+		grads, err := s.model.promptGradient(s.edge, p)
+		if err == nil {
+			err = s.prompt.accumulate(s.model, grads)
+		}
+		if err != nil {
+			return errors.Join(err, backend.Free(grads...))
+		}
+	}
 	n := s.model.groupSpans()
 	for i, g := range s.groups {
 		spans := p.grads[i*n : min((i+1)*n, len(p.grads))]
@@ -285,23 +294,40 @@ func (s *Session) collect(p *pass) error {
 	return nil
 }
 
-// stats reads the scalars.
+// stats reads the scores.
 func (p *pass) stats() (st training.Stats, err error) {
-	var v [lossOutputs]float64
-	for i, t := range p.scalars {
-		f, err := tensors.CopyFlatData[float32](t)
-		if err != nil {
+	var rows [lossOutputs][]float32
+	for i, t := range p.scores {
+		if rows[i], err = tensors.CopyFlatData[float32](t); err != nil {
 			return st, err
 		}
-		v[i] = float64(f[0])
 	}
-	return training.Stats{LossSum: v[0], EntropySum: v[1], Correct: int(v[2]), Labels: p.labels}, nil
+	of := func(from, to int) (st training.Stats) {
+		for r := from; r < to; r++ {
+			st.LossSum += float64(rows[0][r])
+			st.EntropySum += float64(rows[1][r])
+			st.Correct += int(rows[2][r])
+		}
+		for _, l := range p.batch.Labels[from*p.batch.Length : to*p.batch.Length] {
+			if l != IgnoreIndex {
+				st.Labels++
+			}
+		}
+		return st
+	}
+	st = of(0, p.batch.Rows)
+	at := 0
+	for _, n := range p.batch.Joined {
+		st.Joined = append(st.Joined, of(at, at+n))
+		at += n
+	}
+	return st, nil
 }
 
 // free releases what the pass still holds.
 func (p *pass) free() {
 	ts := append(append([]*tensors.Tensor{p.lab, p.dx}, p.x...), p.left...)
-	ts = append(append(ts, p.scalars...), p.ends...)
+	ts = append(append(ts, p.scores...), p.ends...)
 	for i := range p.kept {
 		ts = append(append(ts, p.kept[i]...), p.grads[i]...)
 	}

@@ -28,7 +28,14 @@ func virtualKinds(m *models.CausalLM) map[string][]models.LoRA {
 	const tokens, hidden = 3, 5
 	width := m.PrefixWidth()
 	out := 2 * tiny.NumHiddenLayers * width
-	e := &models.PrefixEncoder{Hidden: hidden, Embedding: values(tokens*width, 0), In: values(hidden*width, 0), InBias: values(hidden, 0), Out: values(out*hidden, 0), OutBias: values(out, 0)}
+	encoder := func(relu bool, sizes ...int) *models.VirtualEncoder {
+		e := &models.VirtualEncoder{Name: "mlp", Sizes: sizes, ReLU: relu, Embedding: values(tokens*sizes[0], 0)}
+		for i, in := range sizes[:len(sizes)-1] {
+			e.Weights, e.Biases = append(e.Weights, values(in*sizes[i+1], 0)), append(e.Biases, values(sizes[i+1], 0))
+		}
+		return e
+	}
+	e, p := encoder(false, width, hidden, out), encoder(true, tiny.HiddenSize, hidden, hidden, tiny.HiddenSize)
 	virtual := func(v models.Virtual) []models.LoRA {
 		v.Tokens = tokens
 		return []models.LoRA{{Path: models.VirtualPath, Virtual: &v}}
@@ -46,7 +53,7 @@ func virtualKinds(m *models.CausalLM) map[string][]models.LoRA {
 	}
 	return map[string][]models.LoRA{
 		"copies": copies, "embeddings": virtual(models.Virtual{Embeddings: values(tokens*tiny.HiddenSize, 0)}), "prefix": virtual(models.Virtual{Prefix: values(tokens*out, 0)}),
-		"encoder": virtual(models.Virtual{Prefix: e.Prefix(), Encoder: e}),
+		"prefix encoder": virtual(models.Virtual{Prefix: e.Output(), Encoder: e}), "encoder": virtual(models.Virtual{Embeddings: p.Output(), Encoder: p}),
 	}
 }
 
@@ -83,7 +90,7 @@ func firstLabels(b *training.Batch) *training.Batch {
 
 func TestCopiesAndVirtualTokensTrainTheSameInEveryForm(t *testing.T) {
 	nf4 := &quant.BitsAndBytesConfig{LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true}
-	for _, kind := range []string{"copies", "embeddings", "prefix", "encoder"} {
+	for _, kind := range []string{"copies", "embeddings", "prefix", "prefix encoder", "encoder"} {
 		t.Run(kind, func(t *testing.T) {
 			b := packed(13, documents(1, 9), documents(2, 13), documents(4, 5))
 			train := func(o models.Options, budget string, parts int, fused bool) (loss, norm []float64) {
@@ -119,7 +126,7 @@ func TestCopiesAndVirtualTokensTrainTheSameInEveryForm(t *testing.T) {
 
 func TestVirtualTokensGoOnBitForBitAndAccumulate(t *testing.T) {
 	reference.OnBackends(t, func(t *testing.T, backend string) {
-		for _, kind := range []string{"embeddings", "encoder"} {
+		for _, kind := range []string{"embeddings", "prefix encoder", "encoder"} {
 			t.Run(kind, func(t *testing.T) {
 				o := models.Options{Backend: backend, DType: models.Float32}
 				both, one, two := packed(8, documents(6, 8), documents(7, 5)), packed(8, documents(6, 8)), packed(8, documents(7, 5))

@@ -2,6 +2,7 @@ package nn
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/gomlx/compute/dtypes"
@@ -57,18 +58,21 @@ type Slot struct {
 
 // Layout says which tensors a layer has, in which form and order. Layers of one layout share their programs.
 type Layout struct {
-	Slots   []Slot
-	norms   map[string]int // name → slot
-	groups  []*group
-	adapter []*Adapter
-	shifts  []*OutputShift
-	tokens  []int32 // of rows in place of the embedding's, in slot rows
-	rows    int
-	prefix  int // one more than the slot of keys and values, 0: none
-	virtual int // see Virtual
-	encoder []int
-	kind    string
-	key     string
+	Slots    []Slot
+	norms    map[string]int // name → slot
+	groups   []*group
+	adapter  []*Adapter
+	shifts   []*OutputShift
+	tuned    []*tuned
+	tokens   []int32 // of rows in place of the embedding's, in slot rows
+	rows     int
+	prefix   int // one more than the slot of keys and values, 0: none
+	virtual  int // see Virtual
+	encoder  Encoder
+	encoding []int // slots of the encoder
+	tied     bool  // see TieHead
+	kind     string
+	key      string
 }
 
 // group is how a group of linears is stored.
@@ -204,6 +208,12 @@ func (b *LayoutBuilder) Tokens(tokens []int32, size int) {
 	b.l.rows = b.slot(Slot{Shape: shapes.Make(dtypes.Float32, len(tokens), size), Parts: []Part{{"token_adapter", len(tokens)}}, Trainable: true, Decay: true})
 }
 
+// TieHead says that the head is the layout's copy of the embedding, too.
+func (b *LayoutBuilder) TieHead() { b.l.tied = true }
+
+// TiedHead tells whether TieHead was called.
+func (l *Layout) TiedHead() bool { return l.tied }
+
 // Tokens are the tokens that have rows of their own, and the slot of these; nil if none have.
 func (l *Layout) Tokens() (slot int, tokens []int32) { return l.rows, l.tokens }
 
@@ -222,9 +232,12 @@ func (b *LayoutBuilder) Build() *Layout {
 	for _, a := range b.l.adapter {
 		fmt.Fprintf(&k, "%v;", *a)
 	}
-	fmt.Fprintf(&k, "%v;%d;", b.l.tokens, b.l.virtual)
+	fmt.Fprintf(&k, "%v;%d%v%v;", b.l.tokens, b.l.virtual, b.l.tied, b.l.encoder)
 	for _, s := range b.l.shifts {
 		fmt.Fprintf(&k, "%v;", *s)
+	}
+	for _, a := range b.l.tuned {
+		fmt.Fprintf(&k, "%s;", a.key())
 	}
 	b.l.key = k.String()
 	return b.l
@@ -269,7 +282,7 @@ func (l *Layout) HasDropout() bool {
 			return true
 		}
 	}
-	return false
+	return slices.ContainsFunc(l.tuned, func(a *tuned) bool { return a.dropout > 0 })
 }
 
 // Trainable returns the indices of the trainable slots.

@@ -172,7 +172,7 @@ func (l *Layer) factors(x *Node, names []string) *fused {
 		return nil
 	}
 	r, ok := l.run(names)
-	if !ok || !r.complete() {
+	if !ok || !r.complete() || l.hasTuned(r.linears) {
 		return nil
 	}
 	for _, slot := range []int{r.group.weight, r.group.bias} {

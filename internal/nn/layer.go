@@ -55,6 +55,7 @@ type Layer struct {
 	stores   []store // base weights, then adapters
 	adapters map[string]boundAdapter
 	shifts   map[string]boundShift
+	tuned    map[string]boundTuned
 	tape     *Tape
 	cache    *Cache
 	stacks   map[string]stacked // by a group's first linear
@@ -74,7 +75,7 @@ type store struct {
 
 // NewLayer starts a layer of the given shape. The tape may be nil: nothing is kept.
 func NewLayer(shape Shape, batch Batch, tape *Tape) *Layer {
-	l := &Layer{shape: shape, batch: batch, tape: tape, adapters: map[string]boundAdapter{}, shifts: map[string]boundShift{}}
+	l := &Layer{shape: shape, batch: batch, tape: tape, adapters: map[string]boundAdapter{}, shifts: map[string]boundShift{}, tuned: map[string]boundTuned{}}
 	if tape != nil {
 		l.fusion = tape.fusion
 	} else {
@@ -101,6 +102,9 @@ func (l *Layer) Bind(layout *Layout, nodes []*Node) *Layer {
 	}
 	if i := layout.Prefix(); i >= 0 {
 		l.prefix = nodes[i]
+	}
+	for _, a := range layout.tuned {
+		l.tuned[a.linear] = store{layout, nodes}.bindTuned(a)
 	}
 	for _, s := range layout.shifts {
 		l.shifts[s.Linear] = boundShift{s, nodes[s.slot]}

@@ -172,6 +172,7 @@ func (l *Layer) plainLinears(x *Node, r run) *Node {
 			}
 		}
 	}
+	ins = append(ins, l.trainedOf(r.linears)...)
 	return l.tape.plain(ins, func(in []*Node) []*Node {
 		is := func(n *Node) *Node { // n, or what autodiff is to see in its place
 			if i := slices.Index(ins, n); i >= 0 {
@@ -183,6 +184,9 @@ func (l *Layer) plainLinears(x *Node, r run) *Node {
 		var bias *Node
 		if r.group.bias >= 0 {
 			bias = r.rows(is(r.nodes[r.group.bias]))
+		}
+		if l.hasTuned(r.linears) {
+			return []*Node{l.applyTuned(in[0], w, bias, r.linears, is)}
 		}
 		if l.hasDora(r.linears) {
 			return []*Node{l.plainDora(in[0], w, bias, l.lowRank(in[0], r.linears, is), r.linears, is)}

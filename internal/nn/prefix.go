@@ -71,28 +71,3 @@ const PromptName = "prompt_embeddings"
 
 // Virtual is how many virtual tokens rows begin with.
 func (l *Layout) Virtual() int { return l.virtual }
-
-// Encoder adds what the prefixes of all layers, [tokens, out] side by side, are computed from where they are no parameters
-// themselves: tanh(E·W₀ᵀ + b₀)·W₂ᵀ + b₂ of E [tokens, width], W₀ [hidden, width] and W₂ [out, hidden]; float32, trainable.
-func (b *LayoutBuilder) Encoder(tokens, width, hidden, out int) {
-	add := func(name string, embedding bool, dims ...int) {
-		i := b.slot(Slot{
-			Shape: shapes.Make(dtypes.Float32, dims...), Parts: []Part{{"prompt_encoder." + name, dims[0]}}, Trainable: true, Decay: len(dims) == 2, Embedding: embedding,
-		})
-		b.l.encoder = append(b.l.encoder, i)
-	}
-	add("embedding.weight", true, tokens, width)
-	add("transform.0.weight", false, hidden, width)
-	add("transform.0.bias", false, hidden)
-	add("transform.2.weight", false, out, hidden)
-	add("transform.2.bias", false, out)
-}
-
-// Encoder are the slots of E, W₀, b₀, W₂ and b₂; nil if the layout has none.
-func (l *Layout) Encoder() []int { return l.encoder }
-
-// Encode is the function of an encoder's tensors, in the order of its slots: [tokens, out].
-func Encode(in []*Node) *Node {
-	h := Tanh(Add(Dense(in[0], in[1]), ExpandLeftToRank(in[2], 2)))
-	return Add(Dense(h, in[3]), ExpandLeftToRank(in[4], 2))
-}

@@ -15,6 +15,7 @@ type Batch struct {
 	RowSeeds     []uint64 // [Rows] what the random streams of a row are keyed by; nil: its index
 	NumLabels    int      // of Labels, those that are not -100
 	NumTokens    int      // tokens that are not padding
+	Joined       []int    // rows of each of the micro-batches that it was made of, if it was of several: see Joiner
 }
 
 // Stats are sums over a batch's labels.
@@ -23,6 +24,7 @@ type Stats struct {
 	EntropySum float64 // entropy of the predictions in nats
 	Correct    int     // labels ranked first
 	Labels     int     // labels scored
+	Joined     []Stats // of each of the batch's micro-batches, if it was made of several
 }
 
 // SessionOptions configure a session. AdamW's defaults are the caller's to set.
@@ -41,6 +43,25 @@ type SessionOptions struct {
 	// NEFTuneNoiseAlpha is the amount of noise that is added to embeddings while training; 0: none.
 	NEFTuneNoiseAlpha float64
 	Seed              int64 // of dropout and noise
+	// Triplets has the session weigh the triplets of AdaLoRA: it is a [Ranker]. nil: it does not.
+	Triplets *Triplets
+}
+
+// Triplets are AdaLoRA's settings (arXiv:2303.10512).
+type Triplets struct {
+	Beta1, Beta2 float64 // how much of the last step's importance and uncertainty stays
+	// Orthogonal is the weight of the regularization that is added to the mean loss of each optimizer step: the sum of ‖A Aᵀ - I‖
+	// and ‖Bᵀ B - I‖ over all A and B. Losses that are reported are without it.
+	Orthogonal float64
+}
+
+// Ranker is a Session that was told to weigh triplets. They go by the number of the layer and the name of the linear that they are
+// on: "3.self_attn.q_proj".
+type Ranker interface {
+	// RankScores tells what each triplet is worth after the last Apply.
+	RankScores() (map[string][]float32, error)
+	// MaskRanks makes the values E of triplets zero that are not to be kept.
+	MaskRanks(keep map[string][]bool) error
 }
 
 // ApplyOptions configure one optimizer step.
@@ -53,6 +74,10 @@ type ApplyOptions struct {
 // Prefetcher is a Session that can move a batch to the device while that works on what came before, for the next
 // MicroStep, over the same b. Until then b must stay as it is.
 type Prefetcher interface{ Prefetch(b *Batch) error }
+
+// Joiner is a Session that may run micro-batches of a step as one larger batch, which decodes weights less often: FitsWhole
+// tells whether one of that shape can keep all that its backward pass needs on the device, so that it costs no recomputation.
+type Joiner interface{ FitsWhole(rows, length int) bool }
 
 // LossScaler is a Session that may scale the loss: LossScale tells by how much, and whether the last Apply left values as
 // they were because gradients were not finite; its norm then is not either.

@@ -145,7 +145,6 @@ REFUSED = {
     "layer_replication": dict(layer_replication=[[0, 1], [0, 2]]),
     "alora_invocation_tokens": dict(alora_invocation_tokens=[1, 2]),
     "use_qalora": dict(use_qalora=True),
-    "ensure_weight_tying": dict(ensure_weight_tying=True),
     "monteclora_config": dict(monteclora_config=MontecloraConfig()),
     "init_lora_weights mica": dict(init_lora_weights="mica"),
     "task_type": dict(task_type="SEQ_CLS"),

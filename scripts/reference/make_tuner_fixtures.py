@@ -9,7 +9,7 @@ adapter_config.json, adapter_model.safetensors   what save_pretrained wrote afte
 case.json               base, quantization, ids, loss, versions; for EVA the batches
 reference.safetensors   logits with the adapter; merged.logits, those after merge_and_unload; base.logits without it;
                         grad.KEY of each tensor KEY of the adapter's file, of the mean cross entropy of ids;
-                        initial.KEY, what PEFT's initialization gave
+                        initial.KEY, what PEFT's initialization gave; of AdaLoRA, gradients are with the regularization
 converted/              where it applies: the adapter that save_pretrained(path_initial_model_for_weight_conversion) wrote
 
 The case "combined" is beside these folders, in ../combined: adapters, and what add_weighted_adapter makes of them.
@@ -33,7 +33,9 @@ import numpy
 import peft
 import torch
 import transformers
-from peft import EvaConfig, LoftQConfig, LoraConfig, get_peft_model, initialize_lora_eva_weights
+from peft import (AdaLoraConfig, BOFTConfig, EvaConfig, IA3Config, LoftQConfig, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, PeftModel, VeraConfig,
+                  get_peft_model, initialize_lora_eva_weights)
+from peft.tuners.boft import layer as boft_layer
 from peft.tuners.lora import eva
 from peft.tuners.lora import layer as lora_layer
 from peft.utils import loftq_utils
@@ -109,6 +111,52 @@ CASES = {
 }
 
 
+OTHERS = {
+    "ia3": dict(base="llama", tuner=IA3Config, config=dict()),
+    "ia3_gemma2": dict(base="gemma2", tuner=IA3Config, config=dict(init_ia3_weights=False, target_modules=r".*layers\.1\..*_proj", feedforward_modules=r".*(up|o)_proj")),
+    "ia3_qwen2": dict(base="qwen2", tuner=IA3Config, config=dict(target_modules=["q_proj", "v_proj", "gate_proj"], feedforward_modules=["gate_proj"])),
+    "ia3_phi3": dict(base="phi3", tuner=IA3Config, config=dict(target_modules=["qkv_proj", "down_proj", "gate_up_proj"], feedforward_modules=["down_proj"])),
+    "ia3_nf4": dict(base="llama", nf4=True, tuner=IA3Config, config=dict()),
+    "loha": dict(base="llama", tuner=LoHaConfig, config=dict(r=3, alpha=5, target_modules=ATTENTION_AND_DOWN, rank_pattern={"down_proj": 2}, alpha_pattern={"q_proj": 4})),
+    "loha_gemma2": dict(base="gemma2", tuner=LoHaConfig, config=dict(r=2, init_weights=False, target_modules=["v_proj", "o_proj"], layers_to_transform=[1])),
+    "loha_phi3": dict(base="phi3", tuner=LoHaConfig, config=dict(r=2, target_modules=PHI)),
+    "lokr": dict(base="llama", tuner=LoKrConfig, config=dict(r=2, alpha=3, target_modules=ATTENTION_AND_DOWN, rank_pattern={"down_proj": 3})),
+    "lokr_qwen2": dict(base="qwen2", tuner=LoKrConfig, config=dict(r=1, decompose_both=True, decompose_factor=4, init_weights="lycoris", target_modules=["k_proj", "gate_proj"])),
+    "lokr_gemma2": dict(base="gemma2", tuner=LoKrConfig, config=dict(r=1, decompose_both=True, init_weights=False, target_modules=["v_proj", "down_proj"])),
+    "lokr_phi3": dict(base="phi3", tuner=LoKrConfig, config=dict(r=16, target_modules=PHI)),
+    "oft": dict(base="llama", tuner=OFTConfig, config=dict(oft_block_size=4, target_modules=ATTENTION_AND_DOWN)),
+    "oft_gemma2": dict(base="gemma2", tuner=OFTConfig, config=dict(oft_block_size=5, block_share=True, init_weights=False, num_cayley_neumann_terms=3, target_modules=["v_proj", "o_proj"])),
+    "oft_qwen2": dict(base="qwen2", tuner=OFTConfig, std=0.3, config=dict(oft_block_size=8, use_cayley_neumann=False, target_modules=["k_proj", "v_proj", "down_proj"])),
+    "oft_phi3": dict(base="phi3", tuner=OFTConfig, config=dict(r=4, oft_block_size=0, target_modules=PHI)),
+    "oft_nf4": dict(base="llama", nf4=True, tuner=OFTConfig, config=dict(oft_block_size=4, target_modules=["q_proj", "k_proj"])),
+    "vera": dict(base="llama", tuner=VeraConfig, config=dict(r=5, target_modules=ATTENTION_AND_DOWN)),
+    "vera_gemma2": dict(base="gemma2", tuner=VeraConfig, config=dict(r=3, save_projection=False, projection_prng_key=77, d_initial=0.3, target_modules=["v_proj", "down_proj"])),
+    "vera_phi3": dict(base="phi3", tuner=VeraConfig, config=dict(r=4, init_weights=False, target_modules=PHI)),
+    "vera_nf4": dict(base="llama", nf4=True, tuner=VeraConfig, config=dict(r=4, target_modules=["v_proj"])),
+    "boft": dict(base="llama", tuner=BOFTConfig, config=dict(target_modules=ATTENTION_AND_DOWN)),
+    "boft_qwen2": dict(base="qwen2", tuner=BOFTConfig, std=0.2, config=dict(boft_block_size=2, boft_n_butterfly_factor=2, target_modules=["k_proj", "v_proj"])),
+    "boft_phi3": dict(base="phi3", tuner=BOFTConfig, config=dict(boft_block_size=0, boft_block_num=8, boft_n_butterfly_factor=4, init_weights=False, target_modules=["qkv_proj"])),
+    "adalora": dict(base="llama", tuner=AdaLoraConfig, config=dict(init_r=3, target_r=2, lora_alpha=5, total_step=10, target_modules=ATTENTION_AND_DOWN)),
+    "adalora_gemma2": dict(base="gemma2", tuner=AdaLoraConfig, config=dict(init_r=2, target_r=1, total_step=10, orth_reg_weight=0.0, init_lora_weights=False, target_modules=["v_proj", "o_proj"])),
+    "adalora_phi3": dict(base="phi3", tuner=AdaLoraConfig, config=dict(init_r=2, target_r=1, total_step=9, tinit=2, tfinal=3, deltaT=2, beta1=0.9, beta2=0.8, target_modules=PHI)),
+    "adalora_ranks": dict(base="llama", train=10, tuner=AdaLoraConfig, config=dict(init_r=4, target_r=2, total_step=9, tinit=1, tfinal=2, deltaT=2,
+                                                                                   target_modules=["q_proj", "v_proj", "down_proj"])),
+}
+CASES |= OTHERS
+
+
+class BlockDiagonal:
+    """FastBlockDiag without CUDA, so that PEFT computes the butterflies that the config asks for."""
+
+    @staticmethod
+    def apply(blocks):
+        return torch.stack([torch.block_diag(*torch.unbind(b)) for b in blocks])
+
+
+boft_layer.get_fbd_cuda = lambda: True
+boft_layer.FastBlockDiag = BlockDiagonal
+
+
 def load_base(case):
     path = os.path.join(MODELS, BASES[case["base"]])
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
@@ -128,6 +176,7 @@ def through_bnb(model):
                                 compress_statistics=True, quant_type="nf4")
         new.weight = bnb.nn.Params4bit(module.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4", module=new)
         new.bias = module.bias
+        new.support_avx512bf16_for_cpu = False  # its packed form wants larger weights
         parent = model.get_submodule(name.rpartition(".")[0])
         setattr(parent, name.rpartition(".")[2], new.to("cpu"))
 
@@ -149,11 +198,26 @@ def perturb(model, std):
                 p.add_(std * torch.randn(p.shape, generator=gen))
 
 
+def train_adalora(model, ids, steps):
+    """AdamW at a rate of 0.02 with update_and_allocate after each step; what the schedule has kept after each, or None."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02, weight_decay=0.0)
+    losses, kept = [], []
+    for step in range(steps):
+        losses.append(float(loss_of(model, ids)[1]))
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        model.base_model.update_and_allocate(step)
+        pattern = model.peft_config["default"].rank_pattern
+        kept.append(pattern and {k.replace(".default", ""): v for k, v in pattern.items()})
+        optimizer.zero_grad()
+    return dict(losses=losses, kept=kept)
+
+
 def file_keys(model):
     """The adapter's parameters by their keys in files."""
     for p in model.parameters():
         p.requires_grad_(p.requires_grad)
-    state = {n: p for n, p in model.named_parameters()}
+    state = dict(model.named_buffers(remove_duplicate=False)) | dict(model.named_parameters())
     return {k: p for k, p in get_peft_model_state_dict(model, state_dict=state).items()}
 
 
@@ -184,7 +248,7 @@ def write_case(name, case, out):
     tensors = {}
     with torch.no_grad():
         tensors["base.logits"] = base(input_ids=ids).logits
-    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **case["config"])).eval()
+    model = get_peft_model(base, case.get("tuner", LoraConfig)(task_type="CAUSAL_LM", **case["config"])).eval()
     if case.get("eva"):
         batches = eva_batches(base.config.vocab_size)
         if case.get("exact"):  # the components themselves, not svd_lowrank's approximation of them
@@ -203,16 +267,24 @@ def write_case(name, case, out):
             model.peft_config["default"].init_lora_weights, how = True, model.peft_config["default"].init_lora_weights
             model.save_pretrained(initial)
             model.peft_config["default"].init_lora_weights = how
-        perturb(model, case.get("std", 0.05))
-        model.save_pretrained(folder)
+        if case.get("train"):
+            meta["schedule"] = train_adalora(model, ids, case["train"])
+            model.save_pretrained(folder)
+            model = PeftModel.from_pretrained(load_base(case), folder, is_trainable=True).eval()
+        else:
+            perturb(model, case.get("std", 0.05))
+            model.save_pretrained(folder)
         logits, loss = loss_of(model, ids)
-        loss.backward()
+        if case.get("tuner") is AdaLoraConfig:
+            model(input_ids=ids, labels=ids).loss.backward()  # with the regularization
+        else:
+            loss.backward()
         meta["loss"] = float(loss)
         tensors["logits"] = logits.detach()
         for key, p in file_keys(model).items():
             if p.grad is not None:
                 tensors["grad." + key] = p.grad.clone()
-        if case["config"].get("use_dora") and not case.get("nf4"):
+        if (case["config"].get("use_dora") or "tuner" in case) and not case.get("nf4"):
             with torch.no_grad():
                 merged = copy.deepcopy(model)
                 merged.merge_adapter()

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """Writes the fixtures of package peft for what an adapter trains beside or in place of a model's modules, computed by PEFT on the
-CPU in float32: copies of modules (modules_to_save, LN tuning) and virtual tokens (prompt and prefix tuning).
+CPU in float32: copies of modules (modules_to_save, LN tuning) and virtual tokens (prompt, prefix and P-tuning).
 
     python scripts/reference/make_virtual_fixtures.py [--out peft/testdata/virtual] [CASE ...]
 
 Bases and files are as in make_tuner_fixtures.py. Beside them reference.safetensors has
 
 masked.logits           where rows are padded on the left and on the right, of ids and mask in case.json; virtual tokens cut off
-encoder.NAME            of a prefix with projection, the parameters that prompt_embeddings in the file was made with, and
+encoder.NAME            of a prefix with projection and of P-tuning, the parameters that prompt_embeddings in the file was made with, and
                         grad.NAME theirs; the file's own, grad.prompt_embeddings, where there are none
 
-and case.json generated: the likeliest tokens behind each row; quantized: PEFT's error for a copy of a quantized linear.
+and case.json trainable: how many parameters of how many; generated: the likeliest tokens behind each row; quantized: PEFT's error for a copy of a quantized linear.
 """
 
 import argparse
@@ -21,8 +21,9 @@ import shutil
 import peft
 import torch
 import transformers
-from make_tuner_fixtures import BASES, HERE, file_keys, load_base, loss_of, perturb, tidy, tokens
-from peft import LNTuningConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from make_tuner_fixtures import BASES, HERE, load_base, loss_of, perturb, tidy, tokens
+from peft import LNTuningConfig, LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
+from peft.utils.save_and_load import get_peft_model_state_dict
 from safetensors.torch import save_file
 
 TOKENIZER = os.path.join(HERE, "..", "..", "tokenizer", "testdata", "wordlevel")
@@ -33,6 +34,7 @@ CASES = {
     "save_llama": dict(base="llama", config=LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "gate_proj"], modules_to_save=["v_proj", "down_proj", "post_attention_layernorm"])),
     "save_qwen2": dict(base="qwen2", config=LoraConfig(r=2, target_modules=["v_proj"], modules_to_save=["k_proj", "mlp"])),
     "save_gemma2": dict(base="gemma2", config=LoraConfig(r=2, target_modules=["o_proj"], modules_to_save=["norm", "lm_head"])),
+    "save_tied": dict(base="gemma2", config=LoraConfig(r=2, target_modules=["o_proj"], modules_to_save=["lm_head"], ensure_weight_tying=True)),
     "save_phi3": dict(base="phi3", config=LoraConfig(r=2, target_modules=["down_proj"], modules_to_save=["qkv_proj", "model.norm", "embed_tokens"])),
     "save_nf4": dict(base="llama", nf4=True, quantized="v_proj", config=LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["input_layernorm", "model.norm"])),
     "ln_llama": dict(base="llama", config=LNTuningConfig()),
@@ -45,6 +47,8 @@ CASES = {
         num_virtual_tokens=VIRTUAL, prompt_tuning_init="TEXT", prompt_tuning_init_text="the cat sat", tokenizer_name_or_path=TOKENIZER)),
     "prompt_gemma2": dict(base="gemma2", config=PromptTuningConfig(num_virtual_tokens=VIRTUAL, prompt_tuning_init="SAMPLE_VOCAB")),
     "prompt_phi3": dict(base="phi3", config=PromptTuningConfig(num_virtual_tokens=VIRTUAL)),
+    "ptuning_llama": dict(base="llama", config=PromptEncoderConfig(num_virtual_tokens=VIRTUAL, encoder_hidden_size=6)),
+    "ptuning_gemma2": dict(base="gemma2", config=PromptEncoderConfig(num_virtual_tokens=VIRTUAL)),
     "prompt_nf4": dict(base="llama", nf4=True, config=PromptTuningConfig(num_virtual_tokens=VIRTUAL)),
     "prefix_llama": dict(base="llama", config=PrefixTuningConfig(num_virtual_tokens=VIRTUAL)),
     "prefix_gemma2": dict(base="gemma2", config=PrefixTuningConfig(num_virtual_tokens=VIRTUAL)),
@@ -93,12 +97,16 @@ def error_of(case, module):
     return ""
 
 
+def encoded(config):
+    return getattr(config, "prefix_projection", False) or isinstance(config, PromptEncoderConfig)
+
+
 def parameters(model, virtual):
     """What is trained, by its key in files; of an encoder, by its names."""
     if not virtual:
-        return file_keys(model)
+        return get_peft_model_state_dict(model, state_dict=dict(model.named_parameters(remove_duplicate=False)))
     encoder = model.prompt_encoder["default"]
-    if getattr(model.peft_config["default"], "prefix_projection", False):
+    if encoded(model.peft_config["default"]):
         return dict(encoder.named_parameters())
     return {"prompt_embeddings": encoder.embedding.weight}
 
@@ -127,12 +135,13 @@ def write_case(name, case, out):
         tensors["base.logits"] = base(input_ids=ids).logits
     model = get_peft_model(base, config).eval()
     if not virtual:
-        for key, value in file_keys(model).items():
+        for key, value in parameters(model, virtual).items():
             tensors["initial." + key] = value.detach().clone()
     elif name in ("prompt_text", "prompt_gemma2"):
         tensors["initial.prompt_embeddings"] = model.prompt_encoder["default"].embedding.weight.detach().clone()
+    meta["trainable"] = model.get_nb_trainable_parameters()
     perturb(model, 0.05)
-    if getattr(config, "prefix_projection", False):
+    if encoded(config):
         for key, value in parameters(model, virtual).items():
             tensors["encoder." + key] = value.detach().clone()
     model.save_pretrained(folder)

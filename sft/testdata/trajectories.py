@@ -3,7 +3,8 @@ rate, number of tokens and accuracy of every step. Run: python trajectories.py [
 whose tokenizer and rows it uses; with names, it prints only)
 
 The models are in the repository: "lora" is the adapter of internal/reference/testdata/llama_a, "qlora" the same on four
-bits (NF4, double quantization), "full" all of its weights, "tiny" all of examples/tiny. TRL rounds a quantized model's
+bits (NF4, double quantization), "full" all of its weights, "wide" the same with rows for all tokens of the tokenizer, "tiny" all of
+examples/tiny. TRL rounds a quantized model's
 adapter to bfloat16; it is put back to what it was, in float32, here.
 """
 
@@ -80,10 +81,10 @@ CASES = [
     ("full training", "full", IDS, SLOW),
     ("full training, adafactor", "full", IDS, SLOW | {"optim": "adafactor"}),
     ("full training, sgd", "full", IDS, {"learning_rate": 0.03, "optim": "sgd", "optim_args": "momentum=0.8,nesterov=true"}),
-    ("text", "tiny", TEXT, SLOW),
+    ("text", "wide", TEXT, SLOW),
     ("completion only", "tiny", PAIRS, SLOW),
-    ("assistant only", "tiny", CHATS, SLOW | {"assistant_only_loss": True, "max_length": 128}),
-    ("assistant only, packing", "tiny", CHATS, SLOW | {"assistant_only_loss": True, "packing": True, "max_length": 160, "per_device_train_batch_size": 1}),
+    ("assistant only", "wide", CHATS, SLOW | {"assistant_only_loss": True, "max_length": 128}),
+    ("assistant only, packing", "wide", CHATS, SLOW | {"assistant_only_loss": True, "packing": True, "max_length": 160, "per_device_train_batch_size": 1}),
 ]
 SCHEDULES = {
     "cosine": {},
@@ -96,12 +97,22 @@ SCHEDULES = {
     "inverse_sqrt": {},
     "warmup_stable_decay": {"num_decay_steps": 20, "min_lr_ratio": 0.1},
     "reduce_lr_on_plateau": {"patience": 0, "factor": 0.5, "threshold": 0.1},
+    "greedy": {"patience": 0, "factor": 0.5, "threshold": 0.1, "min_lr": 1e-5, "max_lr": 8e-3},
 }
 for name, kwargs in SCHEDULES.items():
     options = {"lr_scheduler_type": name, "lr_scheduler_kwargs": kwargs, "warmup_steps": 7}
-    if name == "reduce_lr_on_plateau":
+    if name in ("reduce_lr_on_plateau", "greedy"):
         options |= {"eval_strategy": "steps", "eval_steps": 5, "per_device_eval_batch_size": 4}
     CASES.append((name, "lora", IDS, options))
+
+
+def widen(model):
+    """Gives embedding and head 330 rows: theirs again and again, 5/4, 6/4 … as large."""
+    for layer in (model.model.embed_tokens, model.lm_head):
+        w = layer.weight.data
+        n = len(w)
+        layer.weight.data = torch.stack([w[i % n] * (1 + 0.25 * (i // n)) for i in range(330)])
+    model.config.vocab_size = model.vocab_size = model.model.embed_tokens.num_embeddings = model.lm_head.out_features = 330
 
 
 def load(kind):
@@ -113,7 +124,9 @@ def load(kind):
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
         )
     model = transformers.AutoModelForCausalLM.from_pretrained(LLAMA, dtype=torch.float32, quantization_config=quantization)
-    if kind == "full":
+    if kind == "wide":
+        widen(model)
+    if kind in ("full", "wide"):
         return model
     return peft.PeftModel.from_pretrained(model, LLAMA / "adapter", is_trainable=True)
 

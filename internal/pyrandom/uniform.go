@@ -1,0 +1,16 @@
+package pyrandom
+
+// Uniform draws float32 numbers from [from, to) as torch's Tensor.uniform_ does on the CPU, with a generator of its own.
+type Uniform struct{ g *mt19937 }
+
+// NewUniform is torch.Generator().manual_seed(seed).
+func NewUniform(seed int64) *Uniform { return &Uniform{newMT19937(uint32(seed))} }
+
+// Fill is dst.uniform_(from, to).
+func (u *Uniform) Fill(dst []float32, from, to float64) {
+	low := float32(from)
+	width := float32(to) - low
+	for i := range dst {
+		dst[i] = float32(u.g.next()&(1<<24-1))*0x1p-24*width + low
+	}
+}

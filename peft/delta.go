@@ -1,0 +1,50 @@
+package peft
+
+import (
+	"github.com/loris-ml/loris/internal/safetensors/floats"
+	"github.com/loris-ml/loris/models"
+)
+
+// What tuners share whose adapter is something that is added to the weight, on the host.
+
+// addsDelta adds a change of the weight [out, in], sign times, which row returns row by row.
+func addsDelta(t Target, sign float32, row func(o int, dst []float32)) models.LinearChange {
+	return models.LinearChange{Weight: func(w []float32) {
+		floats.InParallel(t.Out, 16, func(lo, hi int) {
+			delta := make([]float32, t.In)
+			for o := lo; o < hi; o++ {
+				clear(delta)
+				row(o, delta)
+				for i, d := range delta {
+					w[o*t.In+i] += sign * d
+				}
+			}
+		})
+	}}
+}
+
+// deltas are the merge and the unmerge of a change that row returns of the tensors' values.
+func deltas(t Target, row func(values [][]float32) func(o int, dst []float32)) (merge, unmerge func([][]float32) models.LinearChange) {
+	return func(v [][]float32) models.LinearChange { return addsDelta(t, 1, row(v)) },
+		func(v [][]float32) models.LinearChange { return addsDelta(t, -1, row(v)) }
+}
+
+// addProductRow adds row o of a·b to dst, of a [_, k] and b [k, len(dst)].
+func addProductRow(dst []float32, o int, a, b []float32) {
+	n := len(dst)
+	k := len(b) / n
+	for j, f := range a[o*k : (o+1)*k] {
+		for i, v := range b[j*n : (j+1)*n] {
+			dst[i] += f * v
+		}
+	}
+}
+
+// productOf is a·b of a [m, k] and b [k, n].
+func productOf(a, b []float32, m, n int) []float32 {
+	c := make([]float32, m*n)
+	for o := range m {
+		addProductRow(c[o*n:(o+1)*n], o, a, b)
+	}
+	return c
+}
