@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Repeats the GPU tables of bench/RESULTS.md on the card at hand: one line of JSON per row.
+#
+#   usage: bench/gpu.sh [PART…]      parts: fast lean float8 small trainer variants attention decode first long; default: all but long
+#
+# Each row of "fast" and "float8" has a process of its own: what one leaves in XLA's pool is not there for the next. "first" needs
+# MODEL, a folder of a Llama-3-8B in bfloat16, and 30 GB of disk under OUT; "long" takes ten minutes. OUT (default: a new temporary folder)
+# gets profiles. Programs are built if BIN, a folder with step, trainer and decode, is not given.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export GOTOOLCHAIN=go1.27.3 GOEXPERIMENT=simd
+out=${OUT:-$(mktemp -d)}
+bin=${BIN:-$out/bin}
+if [ -z "${BIN:-}" ]; then
+  mkdir -p "$bin"
+  for p in step trainer decode; do go build -o "$bin/$p" "./bench/$p"; done
+fi
+eval "$(scripts/link-cuda-plugin.sh)"
+nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
+
+step() { "$bin/step" -backend xla:cuda "$@"; }
+long() { # GiB of the card, tokens: XLA's pool and CUDA's 0.6 GiB stay within the card
+  local total
+  total=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -1)
+  step -backend "xla:cuda,memory_fraction=$(awk -v cap="$1" -v mib="$total" 'BEGIN { print (cap - 0.6) / (mib / 1024) }')" \
+    -optim adamw_8bit -warmup 0 -steps 1 "1x$2:0"
+}
+
+for part in "${@:-fast lean float8 small trainer variants attention decode}"; do
+  for p in $part; do
+    echo "== $p"
+    case $p in
+      fast) for rows in 2 4 8; do step -steps 15 -profile "$out/fast$rows.csv" "${rows}x2048:auto"; done ;;
+      lean) step -steps 6 -optim adamw_8bit 2x2048:0 8x2048:0 ;;
+      float8) for rows in 2 4 8; do step -steps 15 -compute fp8 -profile "$out/float8-$rows.csv" "${rows}x2048:auto"; done ;;
+      small)
+        for base in 16bit full; do
+          step -shape smollm2-135m -base $base -steps 10 16x1024:auto
+          python3 bench/peers/torch_step.py --shape smollm2-135m --base $base --device cuda --dtype bfloat16 --batch 16 --length 1024 --steps 10
+        done ;;
+      trainer) "$bin/trainer" -backend xla:cuda -turns 2 2>/dev/null ;;
+      variants)
+        step -steps 12 -dropout 0.05 2x2048:auto
+        step -steps 12 -dora 2x2048:auto
+        step -steps 6 -dtype float16 -tiled -cap 16106127360 -optim adamw_8bit 1x2048:auto ;;
+      attention)
+        LORIS_TEST_BACKENDS=xla:cuda go test ./attention -run xxx -bench 'Attend/.*/docs=1$/cudnn$' -benchtime 15x
+        python3 bench/peers/sdpa.py --backend cudnn ;;
+      decode)
+        "$bin/decode" -backend xla:cuda -batch 1,32 -prompt 128 -new 128
+        python3 bench/peers/decode.py --shape llama-3-8b --device cuda --batch 1,32 --prompt 128 --new 64 ;;
+      first)
+        step -model "${MODEL:?}" -steps 1 -warmup 1 2x2048:auto
+        "$bin/step" -model "$MODEL" -save "$out/nf4"
+        for _ in cold warm; do step -model "$out/nf4" -cache "$out/programs" -steps 1 -warmup 1 2x2048:auto; done ;;
+      long) long 16 57344; long 24 98304; long 48 200704; long 78 344064 ;;
+      *) echo "unknown part $p" >&2; exit 2 ;;
+    esac
+  done
+done
