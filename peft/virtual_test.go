@@ -362,6 +362,21 @@ func TestCopyOfAQuantizedLinearIsRefusedAsInPEFT(t *testing.T) {
 	}
 }
 
+func TestAdaptersWithCopiesAreSavedAsTheyWereLoaded(t *testing.T) {
+	for _, name := range virtualNames(t, "save_") {
+		c := readCase(t, "virtual", name)
+		cfg, weights, _, err := LoadAdapter(c.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		if err := SaveAdapter(dir, cfg, weights); err != nil {
+			t.Fatal(err)
+		}
+		checkFolder(t, dir, c.dir, 0)
+	}
+}
+
 func TestTiedHeadCannotHaveTheEmbeddingsLoRA(t *testing.T) {
 	m := readCase(t, "virtual", "save_tied").load(t, "", models.Options{})
 	_, err := GetPeftModel(m, LoraConfig{TargetModules: Modules("embed_tokens"), EnsureWeightTying: true})

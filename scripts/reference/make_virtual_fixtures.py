@@ -32,7 +32,7 @@ VIRTUAL = 3
 CASES = {
     # Copies: linears of groups that the base stores as one, with and without biases, whole sublayers, norms by the end of their names.
     "save_llama": dict(base="llama", config=LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "gate_proj"], modules_to_save=["v_proj", "down_proj", "post_attention_layernorm"])),
-    "save_qwen2": dict(base="qwen2", config=LoraConfig(r=2, target_modules=["v_proj"], modules_to_save=["k_proj", "mlp"])),
+    "save_qwen2": dict(base="qwen2", config=LoraConfig(r=2, target_modules=["v_proj", "down_proj"], modules_to_save=["k_proj", "mlp"])),
     "save_gemma2": dict(base="gemma2", config=LoraConfig(r=2, target_modules=["o_proj"], modules_to_save=["norm", "lm_head"])),
     "save_tied": dict(base="gemma2", config=LoraConfig(r=2, target_modules=["o_proj"], modules_to_save=["lm_head"], ensure_weight_tying=True)),
     "save_phi3": dict(base="phi3", config=LoraConfig(r=2, target_modules=["down_proj"], modules_to_save=["qkv_proj", "model.norm", "embed_tokens"])),
