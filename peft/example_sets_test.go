@@ -205,7 +205,8 @@ func ExampleConfig() {
 			}
 		}
 		return nil
-	}) // Output:
+	})
+	// Output:
 	// LORA    trainable params: 1,920 || all params: 25,284 || trainable%: 7.5937
 	// IA3     trainable params: 152 || all params: 23,516 || trainable%: 0.6464
 	// LOHA    trainable params: 8,064 || all params: 31,428 || trainable%: 25.6586
