@@ -267,7 +267,7 @@ func TestConfigsOfOtherTunersComeBackFromJSON(t *testing.T) {
 	dir := t.TempDir()
 	for text, want := range map[string]string{
 		`{"peft_type": "LOHA", "r": null}`:                            "r null: must be an integer",
-		`{"peft_type": "LOHA", "modules_to_save": ["norm"]}`:          `modules_to_save ["norm"]: not supported yet`,
+		`{"peft_type": "LOHA", "modules_to_save": [""]}`:              `modules_to_save [""] holds an empty name`,
 		`{"peft_type": "OFT", "bias": "all"}`:                         `bias "all": not supported yet`,
 		`{"peft_type": "VERA", "vera_dropout": "much"}`:               "vera_dropout \"much\": must be a number",
 		`{"peft_type": "ADALORA", "total_step": 5, "use_dora": true}`: "use_dora true: not supported yet",

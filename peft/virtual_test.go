@@ -84,6 +84,8 @@ func copyKeys(p *PeftModel) (keys []string) {
 	switch s := p.first().tuner.(type) {
 	case *loraSet:
 		targets, copies = s.targets, s.saved
+	case *methodSet:
+		copies = s.saved
 	case *lnSet:
 		copies, infix = append(slices.Clone(s.tuned), s.saved...), s.infix
 	}
@@ -112,6 +114,15 @@ func copyKeys(p *PeftModel) (keys []string) {
 		for _, l := range linears {
 			if strings.HasPrefix(l.Path, layer) {
 				add(l.Path)
+			}
+		}
+		if s, ok := p.first().tuner.(*methodSet); ok {
+			for i, t := range s.targets {
+				for _, n := range s.forms[i].tensors {
+					if strings.HasPrefix(t.Path, layer) && n.shared == nil {
+						keys = append(keys, keyPrefix+t.Path+"."+n.name)
+					}
+				}
 			}
 		}
 		for _, t := range targets {
@@ -365,6 +376,9 @@ func TestCopyOfAQuantizedLinearIsRefusedAsInPEFT(t *testing.T) {
 func TestAdaptersWithCopiesAreSavedAsTheyWereLoaded(t *testing.T) {
 	for _, name := range virtualNames(t, "save_") {
 		c := readCase(t, "virtual", name)
+		if read, _, err := ReadConfig(c.dir); err != nil || read.Type() != peftTypeLora {
+			continue
+		}
 		cfg, weights, _, err := LoadAdapter(c.dir)
 		if err != nil {
 			t.Fatal(err)
@@ -435,8 +449,8 @@ func TestConfigsOfVirtualTokensNameTheFieldThatIsWrong(t *testing.T) {
 		`task_type "SEQ_CLS"`:                                     PrefixTuningConfig{Prompts: Prompts{NumVirtualTokens: 2, TaskType: "SEQ_CLS"}},
 		`encoder_reparameterization_type "LSTM" is not supported`: PromptEncoderConfig{Prompts: two, EncoderReparameterizationType: "LSTM"},
 		"num_transformer_submodules is 2":                         PromptTuningConfig{Prompts: Prompts{NumVirtualTokens: 2, NumTransformerSubmodules: 2}},
-		"modules_to_save [\"foo\"]: the model has no":             LNTuningConfig{ModulesToSave: []string{"foo"}},
-		"modules_to_save \"ayers\" is the list":                   LNTuningConfig{TargetModules: Modules("model.norm"), ModulesToSave: []string{"ayers"}},
+		"modules_to_save [\"foo\"]: the model has no":             LNTuningConfig{Origin: Origin{ModulesToSave: []string{"foo"}}},
+		"modules_to_save \"ayers\" is the list":                   LNTuningConfig{TargetModules: Modules("model.norm"), Origin: Origin{ModulesToSave: []string{"ayers"}}},
 		"Target modules [\"foo\"] not found":                      LNTuningConfig{TargetModules: Modules("foo")},
 	} {
 		if _, err := GetPeftModel(m, cfg); err == nil || !strings.Contains(err.Error(), want) {
