@@ -26,6 +26,8 @@ func (o Origin) of(base string) Origin {
 	return o
 }
 
+func (o Origin) base() string { return o.BaseModelNameOrPath }
+
 func (o Origin) validate() error {
 	return LoraConfig{TaskType: o.TaskType, BaseModelNameOrPath: o.BaseModelNameOrPath, Revision: o.Revision}.Validate()
 }
