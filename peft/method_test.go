@@ -11,6 +11,7 @@ import (
 
 	"github.com/loris-ml/loris/internal/training"
 	"github.com/loris-ml/loris/models"
+	"github.com/loris-ml/loris/quant"
 )
 
 // methodNames are the cases of tuners other than LoRA.
@@ -121,7 +122,7 @@ func TestOtherTunersLearnOverEveryBase(t *testing.T) {
 			ids := []int{1, 17, 40, 12, 63, 5, 40, 12}
 			var firsts []float64
 			for _, o := range []models.Options{{DType: models.Float32}, {DType: models.BFloat16}, {DType: models.Float32, Quantization: nf4()},
-				{DType: models.Float32, Quantization: nf4(), KeepPacked: true}} {
+				{DType: models.Float32, Quantization: nf4(), KeepPacked: true}, {DType: models.Float32, Quantization: &quant.BitsAndBytesConfig{LoadIn8Bit: true}}} {
 				p, err := GetPeftModel(loadTiny(t, filepath.Join("..", "models", "testdata", "bnb_none"), o), cfg, Seed(3), quiet)
 				if err != nil {
 					t.Fatal(err)
@@ -137,6 +138,37 @@ func TestOtherTunersLearnOverEveryBase(t *testing.T) {
 				t.Errorf("losses before and after in float32, bfloat16, NF4 and packed NF4: %v", firsts)
 			}
 		})
+	}
+}
+
+// Inputs are dropped while training, and at no other time.
+func TestOtherTunersDropInputsWhileTraining(t *testing.T) {
+	ids := []int{1, 17, 40, 12, 63, 5, 40, 12}
+	first := func(cfg Config) (evaluated, trained float64) {
+		p, err := GetPeftModel(loadTiny(t, filepath.Join("..", "models", "testdata", "bnb_none"), models.Options{DType: models.Float32}), cfg, Seed(3), quiet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		logProbs, err := p.LogProbs(context.Background(), [][]int{ids})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range logProbs[0] {
+			evaluated -= v / float64(len(ids)-1)
+		}
+		trained, _ = teach(t, p, ids)
+		return evaluated, trained
+	}
+	for name, cfgs := range map[string][2]Config{
+		"VeRA":    {VeraConfig{R: 8, InitWeights: new(bool)}, VeraConfig{R: 8, InitWeights: new(bool), VeraDropout: 0.5}},
+		"AdaLoRA": {AdaLoraConfig{TotalStep: 9, InitLoraWeights: new(bool)}, AdaLoraConfig{TotalStep: 9, InitLoraWeights: new(bool), LoraDropout: 0.5}},
+	} {
+		plain, same := first(cfgs[0])
+		evaluated, dropped := first(cfgs[1])
+		if math.Abs(plain-same) > 1e-4 || evaluated != plain || math.Abs(dropped-plain) < 1e-3 {
+			t.Errorf("%s: losses %v and %v without, %v and %v with dropout", name, plain, same, evaluated, dropped)
+		}
 	}
 }
 
@@ -161,6 +193,9 @@ func TestWhatLoRAAloneCanSaysSo(t *testing.T) {
 	}
 	_, rows := p.ForRows(DefaultAdapter, "lora")
 	_, vllm := p.CheckExport(ExportVLLM)
+	if r, err := p.CheckExport(ExportTransformers); err != nil || !r.OK() {
+		t.Errorf("%v, %v", r, err)
+	}
 	for what, err := range map[string]error{
 		"joined":    p.SetAdapter(DefaultAdapter, "lora"),
 		"weighted":  p.AddWeightedAdapter("w", []string{"lora", DefaultAdapter}, []float64{1, 1}, WeightedOptions{}),

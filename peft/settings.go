@@ -30,6 +30,8 @@ func (o Origin) of(base string) Origin {
 
 func (o Origin) modulesToSave() []string { return o.ModulesToSave }
 
+func (o Origin) base() string { return o.BaseModelNameOrPath }
+
 func (o Origin) validate() error {
 	return LoraConfig{TaskType: o.TaskType, BaseModelNameOrPath: o.BaseModelNameOrPath, Revision: o.Revision, ModulesToSave: o.ModulesToSave}.Validate()
 }
