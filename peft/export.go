@@ -67,6 +67,9 @@ func (p *PeftModel) CheckExport(target ExportTarget) (ExportReport, error) {
 	}
 	if target == ExportTransformers {
 		r.note(p.Config().base() == "", "base_model_name_or_path is empty: from_pretrained on the adapter's folder will not find the base; use load_adapter on the base")
+		_, virtual := p.first().tuner.(*promptSet)
+		r.problem(virtual, ExportProblem{Field: "peft_type", Value: fmt.Sprintf("%q", p.Config().Type()), Problem: "load_adapter takes no virtual tokens",
+			Remedy: "load it with PEFT's PeftModel.from_pretrained"})
 		return r, nil
 	}
 	s, err := p.first().lora(fmt.Sprintf("%s knows LoRA alone; merge (SaveMerged)", target))

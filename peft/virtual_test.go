@@ -415,6 +415,9 @@ func TestWhatVirtualTokensCannotDoIsAnErrorThatSaysWhatElse(t *testing.T) {
 	wants("merge and save", p.SaveMerged(t.TempDir(), MergeOptions{}), "SavePretrained")
 	_, err = p.CheckExport(ExportVLLM)
 	wants("export", err, "vllm knows LoRA alone")
+	if r, err := p.CheckExport(ExportTransformers); err != nil || r.OK() || !strings.Contains(r.String(), "virtual tokens") {
+		t.Errorf("transformers: %v, %v", r, err)
+	}
 
 	fresh, err := GetPeftModel(m, PromptTuningConfig{Prompts: Prompts{NumVirtualTokens: 2}})
 	if err != nil {
