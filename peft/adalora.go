@@ -106,8 +106,8 @@ func (c *AdaLoraConfig) settings() []setting {
 			return json.Unmarshal(v, &c.RankPattern)
 		}, func() any { return rankObject(c.RankPattern) }},
 		idleSetting("r", DefaultR), idleSetting("alpha_pattern", object{}), idleSetting("fan_in_fan_out", false),
-		refusedSetting("bias", BiasNone), refusedSetting("modules_to_save", nil))
-	for _, key := range slices.Concat(refusedKeys, []string{"use_dora", "lora_bias", "target_parameters", "trainable_token_indices", "loftq_config"}) {
+		refusedSetting("bias", BiasNone))
+	for _, key := range slices.Concat(refusedKeys, []string{"ensure_weight_tying", "use_dora", "lora_bias", "target_parameters", "trainable_token_indices", "loftq_config"}) {
 		s := refusedSetting(key, nil)
 		s.value = nil
 		all = append(all, s)

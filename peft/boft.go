@@ -64,7 +64,7 @@ func (c *BOFTConfig) settings() []setting {
 	all := append(targetSettings(&c.TargetModules, &c.ExcludeModules), layerSettings(&c.LayersToTransform, &c.LayersPattern)...)
 	return append(all, intSetting("boft_block_size", &c.BOFTBlockSize), intSetting("boft_block_num", &c.BOFTBlockNum),
 		intSetting("boft_n_butterfly_factor", &c.BOFTNButterflyFactor), floatSetting("boft_dropout", &c.BOFTDropout), yesSetting("init_weights", &c.InitWeights),
-		idleSetting("fan_in_fan_out", false), refusedSetting("bias", "none"), refusedSetting("modules_to_save", nil))
+		idleSetting("fan_in_fan_out", false), refusedSetting("bias", "none"))
 }
 
 func (c BOFTConfig) withDefaults() BOFTConfig {

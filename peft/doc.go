@@ -1,4 +1,4 @@
-// Package peft attaches LoRA adapters to models and reads and writes PEFT's adapter folders. Names, defaults, formulas and
+// Package peft attaches LoRA adapters, and those of PEFT's other tuners, to models and reads and writes PEFT's adapter folders. Names, defaults, formulas and
 // files are those of huggingface/peft 0.21.
 //
 // [LoraConfig] says which linear modules get adapters and how they scale; [ResolveTargets] applies it to the modules of a
@@ -11,8 +11,8 @@
 // batch its own. [PeftModel.CheckExport] says whether other programs take them.
 //
 // It is not for the arithmetic of an adapted linear (models, and the primitives below it, do that), nor for training (sft).
-// What PEFT has and this package has not (other tuners than LoRA, target_parameters, …)
-// is refused by name, never ignored.
+// What PEFT has and this package has not (target_parameters, P-tuning's LSTM, …) is refused by name, never ignored.
 //
-// Start at [LoraConfig]. match.go is who is targeted, files.go what lies on the disk.
+// Start at [LoraConfig]. match.go is who is targeted, files.go what lies on the disk; tuner.go is what tuners have in common,
+// method.go what those on linears have that are no LoRA, each of which is a file: ia3.go, loha.go and others.
 package peft

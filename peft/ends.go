@@ -138,6 +138,10 @@ func (s *adapterSet) refuseEnds(what string) error {
 	switch l := s.tuner.(type) {
 	case *loraSet:
 		return l.refuseEnds(what)
+	case *methodSet:
+		if len(l.saved) > 0 {
+			return fmt.Errorf("modules_to_save %v: %s", moduleNames(l.cfg.modulesToSave()), what)
+		}
 	case *lnSet, *promptSet:
 		return fmt.Errorf("peft_type %s: %s", s.config().Type(), what)
 	}

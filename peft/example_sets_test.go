@@ -182,3 +182,37 @@ func ExamplePeftModel_InitializeEVA() {
 	})
 	// Output: 8
 }
+
+func ExampleConfig() {
+	withModel(func(model *models.CausalLM) error {
+		for _, cfg := range []Config{
+			LoraConfig{R: 8},
+			IA3Config{},
+			LoHaConfig{R: 4, TargetModules: AllLinear},
+			LoKrConfig{R: 4, TargetModules: AllLinear},
+			OFTConfig{OFTBlockSize: 4},
+			VeraConfig{R: 64},
+			BOFTConfig{},
+			AdaLoraConfig{InitR: 12, TargetR: 8, TotalStep: 1000},
+		} {
+			p, err := GetPeftModel(model, cfg)
+			if err != nil {
+				return err
+			}
+			fmt.Printf("%-8s%s\n", cfg.Type(), p.TrainableParameters())
+			if err := p.Close(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	// Output:
+	// LORA    trainable params: 1,920 || all params: 25,284 || trainable%: 7.5937
+	// IA3     trainable params: 152 || all params: 23,516 || trainable%: 0.6464
+	// LOHA    trainable params: 8,064 || all params: 31,428 || trainable%: 25.6586
+	// LOKR    trainable params: 1,056 || all params: 24,420 || trainable%: 4.3243
+	// OFT     trainable params: 216 || all params: 23,580 || trainable%: 0.9160
+	// VERA    trainable params: 352 || all params: 23,716 || trainable%: 1.4842
+	// BOFT    trainable params: 672 || all params: 24,036 || trainable%: 2.7958
+	// ADALORA trainable params: 2,928 || all params: 26,292 || trainable%: 11.1365
+}

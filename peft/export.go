@@ -65,6 +65,13 @@ func (p *PeftModel) CheckExport(target ExportTarget) (ExportReport, error) {
 	if len(p.active) > 1 {
 		return r, fmt.Errorf("adapters %q are active together: choose the one to check with SetAdapter, or make one of them with AddWeightedAdapter", p.active)
 	}
+	if target == ExportTransformers {
+		r.note(p.Config().base() == "", "base_model_name_or_path is empty: from_pretrained on the adapter's folder will not find the base; use load_adapter on the base")
+		_, virtual := p.first().tuner.(*promptSet)
+		r.problem(virtual, ExportProblem{Field: "peft_type", Value: fmt.Sprintf("%q", p.Config().Type()), Problem: "load_adapter takes no virtual tokens",
+			Remedy: "load it with PEFT's PeftModel.from_pretrained"})
+		return r, nil
+	}
 	s, err := p.first().lora(fmt.Sprintf("%s knows LoRA alone; merge (SaveMerged)", target))
 	if err != nil {
 		return r, err
@@ -74,8 +81,6 @@ func (p *PeftModel) CheckExport(target ExportTarget) (ExportReport, error) {
 		r.vllm(s)
 	case ExportLlamaCpp:
 		r.llamaCpp(p, s)
-	case ExportTransformers:
-		r.note(s.cfg.BaseModelNameOrPath == "", "base_model_name_or_path is empty: from_pretrained on the adapter's folder will not find the base; use load_adapter on the base")
 	default:
 		return r, fmt.Errorf("export target %q is unknown; use %q, %q or %q", string(target), string(ExportVLLM), string(ExportLlamaCpp), string(ExportTransformers))
 	}

@@ -73,7 +73,7 @@ func (c *IA3Config) settings() []setting {
 	feed := setting{"feedforward_modules", func(v jsontext.Value) error { return decodeTargets(v, &c.FeedforwardModules) },
 		func() any { return targetsOrNull(c.FeedforwardModules) }}
 	return append(targetSettings(&c.TargetModules, &c.ExcludeModules), feed, yesSetting("init_ia3_weights", &c.InitIA3Weights),
-		idleSetting("fan_in_fan_out", false), refusedSetting("modules_to_save", nil))
+		idleSetting("fan_in_fan_out", false))
 }
 
 func (c IA3Config) fields() object { return settingsObject(&c) }

@@ -19,8 +19,6 @@ type LNTuningConfig struct {
 	// type: all norms of most, none for types that are not in it.
 	TargetModules  TargetModules `json:"target_modules"`
 	ExcludeModules TargetModules `json:"exclude_modules"`
-	ModulesToSave  []string      `json:"modules_to_save"` // trained in full beside them, as LoraConfig.ModulesToSave
-
 	Origin
 }
 
@@ -32,7 +30,7 @@ func (c LNTuningConfig) Validate() error {
 	if err := c.Origin.validate(); err != nil {
 		return err
 	}
-	return LoraConfig{TargetModules: c.TargetModules, ExcludeModules: c.ExcludeModules, ModulesToSave: c.ModulesToSave}.Validate()
+	return LoraConfig{TargetModules: c.TargetModules, ExcludeModules: c.ExcludeModules}.Validate()
 }
 
 func (c LNTuningConfig) of(base string) Config {
@@ -43,7 +41,7 @@ func (c LNTuningConfig) of(base string) Config {
 func (c *LNTuningConfig) origin() *Origin { return &c.Origin }
 
 func (c *LNTuningConfig) settings() []setting {
-	return append(targetSettings(&c.TargetModules, &c.ExcludeModules), namesSetting("modules_to_save", &c.ModulesToSave))
+	return targetSettings(&c.TargetModules, &c.ExcludeModules)
 }
 
 func (c LNTuningConfig) fields() object { return settingsObject(&c) }

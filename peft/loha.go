@@ -58,7 +58,7 @@ func (c *LoHaConfig) settings() []setting {
 	all = append(all, patternSettings(&c.RankPattern, &c.AlphaPattern)...)
 	return append(all, intSetting("r", &c.R), numberSetting("alpha", &c.Alpha), floatSetting("rank_dropout", &c.RankDropout),
 		floatSetting("module_dropout", &c.ModuleDropout), yesSetting("init_weights", &c.InitWeights),
-		idleSetting("use_effective_conv2d", false), refusedSetting("modules_to_save", nil))
+		idleSetting("use_effective_conv2d", false))
 }
 
 func (c LoHaConfig) withDefaults() LoHaConfig {

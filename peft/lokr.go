@@ -93,7 +93,7 @@ func (c *LoKrConfig) settings() []setting {
 	}, func() any { return c.InitWeights.json() }}
 	return append(all, intSetting("r", &c.R), numberSetting("alpha", &c.Alpha), intSetting("decompose_factor", &c.DecomposeFactor),
 		flagSetting("decompose_both", &c.DecomposeBoth), floatSetting("rank_dropout", &c.RankDropout), flagSetting("rank_dropout_scale", &c.RankDropoutScale),
-		floatSetting("module_dropout", &c.ModuleDropout), begin, idleSetting("use_effective_conv2d", false), refusedSetting("modules_to_save", nil))
+		floatSetting("module_dropout", &c.ModuleDropout), begin, idleSetting("use_effective_conv2d", false))
 }
 
 func (c LoKrConfig) withDefaults() LoKrConfig {

@@ -28,6 +28,8 @@ func (c LoraConfig) of(base string) Config {
 	return c
 }
 
+func (c LoraConfig) base() string { return c.BaseModelNameOrPath }
+
 func (c LoraConfig) attach(p *PeftModel, from *weightsFile) (tuner, []models.LoRA, error) {
 	if from == nil {
 		return asTuner(p.makeLora(c, nil))

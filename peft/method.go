@@ -16,6 +16,7 @@ import (
 type method interface {
 	Config
 	targeting() targeting
+	modulesToSave() []string
 	// resolved is the config with its defaults filled in, and its targets as they were found in a model.
 	resolved(modelType string, targets TargetModules) (method, error)
 	// fields are what adapter_config.json holds.
@@ -66,13 +67,16 @@ func (t formTensor) size() int {
 type methodSet struct {
 	cfg     method
 	targets []Target
+	saved   []moduleCopy // of modules_to_save
 	plan
 }
 
 // attachMethod makes the adapters of a method on the base of p: new ones, or those of a file.
 func attachMethod(p *PeftModel, cfg method, from *weightsFile) (tuner, []models.LoRA, error) {
 	modelType := p.base.Config().ModelType()
-	r, err := cfg.targeting().resolve(modelType, p.modules())
+	want := cfg.targeting()
+	want.ModulesToSave = cfg.modulesToSave()
+	r, err := want.resolve(modelType, p.modules())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -92,6 +96,18 @@ func attachMethod(p *PeftModel, cfg method, from *weightsFile) (tuner, []models.
 	if s.plan, err = s.cfg.plan(s.targets, p.opts.seed); err != nil {
 		return nil, nil, err
 	}
+	if s.saved, err = p.saved(want.ModulesToSave); err != nil {
+		return nil, nil, err
+	}
+	copies, err := p.copies(s.saved, func(m moduleCopy) (weight, bias []float32, err error) {
+		if from == nil {
+			return p.ofBase(m)
+		}
+		return from.readCopy(m, "")
+	})
+	if err != nil {
+		return nil, nil, err
+	}
 	if from != nil {
 		warnings, err := s.read(from.File)
 		if err != nil {
@@ -107,7 +123,7 @@ func attachMethod(p *PeftModel, cfg method, from *weightsFile) (tuner, []models.
 			first[i] = append(first[i], t.values)
 		}
 	}
-	return s, s.with(first), nil
+	return s, append(s.with(first), copies...), nil
 }
 
 // with is what the model takes, with the values of each target's tensors.
@@ -141,11 +157,18 @@ func (s *methodSet) parameters() (n int64) {
 			}
 		}
 	}
+	for _, m := range s.saved {
+		n += m.parameters()
+	}
 	return n
 }
 
 func (s *methodSet) state(values map[string]models.LoRA) []models.LoRA {
-	return s.with(s.inOrder(values))
+	all := s.with(s.inOrder(values))
+	for _, m := range s.saved {
+		all = append(all, m.lora(values[m.path].Full, values[m.path].FullBias))
+	}
+	return all
 }
 
 // inOrder are the values of each target's tensors; those of shared ones are nil.
@@ -186,6 +209,9 @@ func (s *methodSet) save(dir string, values map[string]models.LoRA) error {
 		if n.key != "" {
 			put(n.key, n.shape, n.values)
 		}
+	}
+	for _, m := range s.saved {
+		all = append(all, m.tensors("", values[m.path])...)
 	}
 	return saveFields(dir, s.cfg.Type(), s.cfg.fields(), all)
 }
@@ -251,6 +277,12 @@ func (s *methodSet) read(file *safetensors.File) (warnings []string, err error) 
 			return nil, err
 		}
 		copy(n.values, values)
+	}
+	for key := range rest {
+		parts := copyKey.FindStringSubmatch(key)
+		if parts != nil && slices.ContainsFunc(s.saved, func(m moduleCopy) bool { return m.path == parts[1] }) {
+			delete(rest, key)
+		}
 	}
 	more, err := s.leftOver(slices.Sorted(maps.Keys(rest)))
 	return append(warnings, more...), err

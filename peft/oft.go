@@ -78,7 +78,7 @@ func (c *OFTConfig) settings() []setting {
 	return append(all, intSetting("r", &c.R), intSetting("oft_block_size", &c.OFTBlockSize), yesSetting("use_cayley_neumann", &c.UseCayleyNeumann),
 		intSetting("num_cayley_neumann_terms", &c.NumCayleyNeumannTerms), flagSetting("block_share", &c.BlockShare), floatSetting("module_dropout", &c.ModuleDropout),
 		yesSetting("init_weights", &c.InitWeights), flagSetting("coft", &c.COFT), idleSetting("eps", defaultCOFTEps), idleSetting("fan_in_fan_out", false),
-		idleSetting("peft_version", oftVersion), refusedSetting("bias", "none"), refusedSetting("modules_to_save", nil))
+		idleSetting("peft_version", oftVersion), refusedSetting("bias", "none"))
 }
 
 // oftVersion is the PEFT whose rotations these are; PEFT warns of files that do not say so.

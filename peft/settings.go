@@ -16,6 +16,8 @@ type Origin struct {
 	BaseModelNameOrPath string `json:"base_model_name_or_path"` // folder or hub id that the adapter belongs to
 	Revision            string `json:"revision"`                // of the base model on the hub
 	InferenceMode       bool   `json:"inference_mode"`          // true in every file, as PEFT writes it
+	// ModulesToSave are trained in full beside what the tuner trains, as LoraConfig's.
+	ModulesToSave []string `json:"modules_to_save"`
 }
 
 // of is the origin of adapters of a base, for those that do not name theirs.
@@ -26,8 +28,12 @@ func (o Origin) of(base string) Origin {
 	return o
 }
 
+func (o Origin) modulesToSave() []string { return o.ModulesToSave }
+
+func (o Origin) base() string { return o.BaseModelNameOrPath }
+
 func (o Origin) validate() error {
-	return LoraConfig{TaskType: o.TaskType, BaseModelNameOrPath: o.BaseModelNameOrPath, Revision: o.Revision}.Validate()
+	return LoraConfig{TaskType: o.TaskType, BaseModelNameOrPath: o.BaseModelNameOrPath, Revision: o.Revision, ModulesToSave: o.ModulesToSave}.Validate()
 }
 
 // setting is a key of adapter_config.json with the place that its value has in a config.
@@ -53,6 +59,7 @@ func allSettings[C Config, P configured[C]](c P) []setting {
 		textSetting("base_model_name_or_path", &o.BaseModelNameOrPath),
 		textSetting("revision", &o.Revision),
 		flagSetting("inference_mode", &o.InferenceMode),
+		namesSetting("modules_to_save", &o.ModulesToSave),
 		setting{"peft_type", func(v jsontext.Value) error { return checkType((*c).Type(), v) }, func() any { return (*c).Type() }},
 	)
 	for _, key := range metadataKeys {

@@ -14,8 +14,9 @@ type Config interface {
 	// Validate reports the first field with a value that PEFT rejects or that is not supported here, under its PEFT name.
 	Validate() error
 
-	// of is the config of adapters of a base, for those that do not name theirs.
+	// of is the config of adapters of a base, for those that do not name theirs; base is the name of the base.
 	of(base string) Config
+	base() string
 	// attach makes the adapters on the base of p: new ones, or those that a file holds. The latter are what the model takes,
 	// with the values that they begin with.
 	attach(p *PeftModel, from *weightsFile) (tuner, []models.LoRA, error)

@@ -75,7 +75,7 @@ func (c *VeraConfig) settings() []setting {
 	all := append(targets, layerSettings(&c.LayersToTransform, &c.LayersPattern)...)
 	return append(all, intSetting("r", &c.R), intSetting("projection_prng_key", &c.ProjectionPRNGKey), yesSetting("save_projection", &c.SaveProjection),
 		floatSetting("vera_dropout", &c.VeraDropout), floatSetting("d_initial", &c.DInitial), yesSetting("init_weights", &c.InitWeights),
-		idleSetting("fan_in_fan_out", false), refusedSetting("bias", "none"), refusedSetting("modules_to_save", nil))
+		idleSetting("fan_in_fan_out", false), refusedSetting("bias", "none"))
 }
 
 func (c VeraConfig) withDefaults() VeraConfig {

@@ -1,8 +1,6 @@
 package peft
 
 import (
-	"encoding/json/jsontext"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -81,6 +79,8 @@ func (c Prompts) validate() error {
 		return fmt.Errorf("num_virtual_tokens is %d, want how many virtual tokens each row begins with, one or more", c.NumVirtualTokens)
 	case c.NumTransformerSubmodules != 0 && c.NumTransformerSubmodules != 1:
 		return fmt.Errorf("num_transformer_submodules is %d, want 1: models here are decoders", c.NumTransformerSubmodules)
+	case len(c.ModulesToSave) > 0:
+		return fmt.Errorf("modules_to_save %v is not supported beside virtual tokens, which are all that is trained: leave it out", moduleNames(c.ModulesToSave))
 	}
 	return c.Origin.validate()
 }
@@ -108,14 +108,8 @@ func (c *Prompts) origin() *Origin { return &c.Origin }
 
 // promptSettings are those of PromptLearningConfig.
 func (c *Prompts) promptSettings() []setting {
-	saved := setting{"modules_to_save", func(v jsontext.Value) error {
-		if off(v) {
-			return nil
-		}
-		return errors.New("not supported beside virtual tokens, which are all that is trained: leave it out")
-	}, func() any { return nil }}
 	return []setting{
-		saved, sizeSetting("num_virtual_tokens", &c.NumVirtualTokens), sizeSetting("token_dim", &c.TokenDim), sizeSetting("num_transformer_submodules", &c.NumTransformerSubmodules),
+		sizeSetting("num_virtual_tokens", &c.NumVirtualTokens), sizeSetting("token_dim", &c.TokenDim), sizeSetting("num_transformer_submodules", &c.NumTransformerSubmodules),
 		sizeSetting("num_attention_heads", &c.NumAttentionHeads), sizeSetting("num_layers", &c.NumLayers),
 	}
 }

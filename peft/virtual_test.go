@@ -33,14 +33,14 @@ func virtualNames(t *testing.T, prefixes ...string) (names []string) {
 	return names
 }
 
-// deviceCases are the ones that are run on XLA too, where their programs are compiled; virtual embeddings are in package layerwise.
+// deviceCases are the ones that are run on XLA's CPU backend too, where their programs are compiled; virtual embeddings are in package layerwise.
 var deviceCases = []string{"save_qwen2", "projection_llama"}
 
 // onVirtual runs a test over the cases that begin so.
 func onVirtual(t *testing.T, test func(t *testing.T, c *tunerCase, m *models.CausalLM, p *PeftModel), prefixes ...string) {
 	reference.OnBackends(t, func(t *testing.T, backend string) {
 		for _, name := range virtualNames(t, prefixes...) {
-			if backend != "" && !slices.Contains(deviceCases, name) {
+			if backend == "xla:cpu" && !slices.Contains(deviceCases, name) {
 				continue
 			}
 			t.Run(name, func(t *testing.T) {
@@ -84,6 +84,8 @@ func copyKeys(p *PeftModel) (keys []string) {
 	switch s := p.first().tuner.(type) {
 	case *loraSet:
 		targets, copies = s.targets, s.saved
+	case *methodSet:
+		copies = s.saved
 	case *lnSet:
 		copies, infix = append(slices.Clone(s.tuned), s.saved...), s.infix
 	}
@@ -112,6 +114,15 @@ func copyKeys(p *PeftModel) (keys []string) {
 		for _, l := range linears {
 			if strings.HasPrefix(l.Path, layer) {
 				add(l.Path)
+			}
+		}
+		if s, ok := p.first().tuner.(*methodSet); ok {
+			for i, t := range s.targets {
+				for _, n := range s.forms[i].tensors {
+					if strings.HasPrefix(t.Path, layer) && n.shared == nil {
+						keys = append(keys, keyPrefix+t.Path+"."+n.name)
+					}
+				}
 			}
 		}
 		for _, t := range targets {
@@ -362,6 +373,24 @@ func TestCopyOfAQuantizedLinearIsRefusedAsInPEFT(t *testing.T) {
 	}
 }
 
+func TestAdaptersWithCopiesAreSavedAsTheyWereLoaded(t *testing.T) {
+	for _, name := range virtualNames(t, "save_") {
+		c := readCase(t, "virtual", name)
+		if read, _, err := ReadConfig(c.dir); err != nil || read.Type() != peftTypeLora {
+			continue
+		}
+		cfg, weights, _, err := LoadAdapter(c.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		if err := SaveAdapter(dir, cfg, weights); err != nil {
+			t.Fatal(err)
+		}
+		checkFolder(t, dir, c.dir, 0)
+	}
+}
+
 func TestTiedHeadCannotHaveTheEmbeddingsLoRA(t *testing.T) {
 	m := readCase(t, "virtual", "save_tied").load(t, "", models.Options{})
 	_, err := GetPeftModel(m, LoraConfig{TargetModules: Modules("embed_tokens"), EnsureWeightTying: true})
@@ -386,6 +415,9 @@ func TestWhatVirtualTokensCannotDoIsAnErrorThatSaysWhatElse(t *testing.T) {
 	wants("merge and save", p.SaveMerged(t.TempDir(), MergeOptions{}), "SavePretrained")
 	_, err = p.CheckExport(ExportVLLM)
 	wants("export", err, "vllm knows LoRA alone")
+	if r, err := p.CheckExport(ExportTransformers); err != nil || r.OK() || !strings.Contains(r.String(), "virtual tokens") {
+		t.Errorf("transformers: %v, %v", r, err)
+	}
 
 	fresh, err := GetPeftModel(m, PromptTuningConfig{Prompts: Prompts{NumVirtualTokens: 2}})
 	if err != nil {
@@ -420,8 +452,8 @@ func TestConfigsOfVirtualTokensNameTheFieldThatIsWrong(t *testing.T) {
 		`task_type "SEQ_CLS"`:                                     PrefixTuningConfig{Prompts: Prompts{NumVirtualTokens: 2, TaskType: "SEQ_CLS"}},
 		`encoder_reparameterization_type "LSTM" is not supported`: PromptEncoderConfig{Prompts: two, EncoderReparameterizationType: "LSTM"},
 		"num_transformer_submodules is 2":                         PromptTuningConfig{Prompts: Prompts{NumVirtualTokens: 2, NumTransformerSubmodules: 2}},
-		"modules_to_save [\"foo\"]: the model has no":             LNTuningConfig{ModulesToSave: []string{"foo"}},
-		"modules_to_save \"ayers\" is the list":                   LNTuningConfig{TargetModules: Modules("model.norm"), ModulesToSave: []string{"ayers"}},
+		"modules_to_save [\"foo\"]: the model has no":             LNTuningConfig{Origin: Origin{ModulesToSave: []string{"foo"}}},
+		"modules_to_save \"ayers\" is the list":                   LNTuningConfig{TargetModules: Modules("model.norm"), Origin: Origin{ModulesToSave: []string{"ayers"}}},
 		"Target modules [\"foo\"] not found":                      LNTuningConfig{TargetModules: Modules("foo")},
 	} {
 		if _, err := GetPeftModel(m, cfg); err == nil || !strings.Contains(err.Error(), want) {

@@ -22,12 +22,12 @@ type Collator func(c Collation) (*Batch, error)
 
 // CollateRows is the default Collator:
 //
-//	IDs        the documents of a row one after the other, then padding
-//	Labels     at t the label of t+1 if that is in the same document and trained, else Ignored
-//	Positions  restart at 0 with each document; 0 in padding
-//	Segments   1, 2, … per document; 0 in padding
-//	FirstLabels the label of the row's first token, which prompt tuning trains
-//	RowSeeds   the row's number, so that random streams follow rows and not their place
+//	IDs          the documents of a row one after the other, then padding
+//	Labels       at t the label of t+1 if that is in the same document and trained, else Ignored
+//	FirstLabels  the label of the row's first token, which counts behind trained embeddings of virtual tokens only
+//	Positions    restart at 0 with each document; 0 in padding
+//	Segments     1, 2, … per document; 0 in padding
+//	RowSeeds     the row's number, so that random streams follow rows and not their place
 //
 // Rows beyond the given ones are all padding: a short last batch keeps the shape that is compiled already.
 func CollateRows(c Collation) (*Batch, error) {

@@ -56,10 +56,10 @@ func (t *SFTTrainer) score(ctx context.Context, session Session, d *dataset, tok
 		if !finite(stats.LossSum) {
 			return nil, fmt.Errorf("sft: evaluate rows %d to %d: the loss is %v", numbers[0]+1, numbers[len(numbers)-1]+1, stats.LossSum)
 		}
-		weight := float64(len(numbers))
-		sum += weight * stats.LossSum / float64(max(1, b.NumLabels))
+		weight, scored := float64(len(numbers)), max(b.NumLabels, stats.Labels) // more with labels of first tokens
+		sum += weight * stats.LossSum / float64(max(1, scored))
 		weights += weight
-		avg.micro(stats.EntropySum, stats.Correct, b.NumLabels)
+		avg.micro(stats.EntropySum, stats.Correct, scored)
 	}
 	seconds := time.Since(start).Seconds()
 	n := len(d.rows)

@@ -234,7 +234,7 @@ func (r *run) step(ctx context.Context, s optimizerStep) error {
 			return r.blame(ctx, e, batches[i:i+1])
 		}
 		loss, labels, tokens = loss+stats.LossSum, labels+b.NumLabels, tokens+b.NumTokens
-		m.batch(stats, b.NumLabels)
+		m.batch(stats, max(b.NumLabels, stats.Labels))
 		if err := r.prefetch(s, i+1); err != nil {
 			return fmt.Errorf("sft: step %d, batch behind micro-step %d of %d: %w", number, i+1, len(batches), err)
 		}

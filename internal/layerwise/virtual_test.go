@@ -124,6 +124,24 @@ func TestCopiesAndVirtualTokensTrainTheSameInEveryForm(t *testing.T) {
 	}
 }
 
+// In 16 bits the form is the one that a GPU's kernels have.
+func TestCopiesAndVirtualTokensTrainInSixteenBits(t *testing.T) {
+	reference.OnBackends(t, func(t *testing.T, backend string) {
+		if backend == "xla:cpu" {
+			t.Skip("ten more programs to compile, of operations that the Go backend and CUDA run")
+		}
+		for _, kind := range []string{"copies", "embeddings", "prefix", "prefix encoder", "encoder"} {
+			b := packed(16, documents(1, 9), documents(2, 13), documents(4, 16))
+			train := func(dtype models.DType, backend string) []float64 {
+				m, a := virtualTrainee(t, models.Options{Backend: backend, DType: dtype}, kind)
+				loss, _ := run(t, session(t, m, a, settings), 3, b)
+				return loss
+			}
+			reference.CheckCurve(t, kind, train(models.BFloat16, backend), train(models.Float32, ""), 2e-3)
+		}
+	})
+}
+
 func TestVirtualTokensGoOnBitForBitAndAccumulate(t *testing.T) {
 	reference.OnBackends(t, func(t *testing.T, backend string) {
 		for _, kind := range []string{"embeddings", "prefix encoder", "encoder"} {

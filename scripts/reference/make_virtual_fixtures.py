@@ -22,7 +22,7 @@ import peft
 import torch
 import transformers
 from make_tuner_fixtures import BASES, HERE, load_base, loss_of, perturb, tidy, tokens
-from peft import LNTuningConfig, LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
+from peft import IA3Config, LNTuningConfig, LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, VeraConfig, get_peft_model
 from peft.utils.save_and_load import get_peft_model_state_dict
 from safetensors.torch import save_file
 
@@ -32,10 +32,12 @@ VIRTUAL = 3
 CASES = {
     # Copies: linears of groups that the base stores as one, with and without biases, whole sublayers, norms by the end of their names.
     "save_llama": dict(base="llama", config=LoraConfig(r=2, lora_alpha=3, target_modules=["q_proj", "gate_proj"], modules_to_save=["v_proj", "down_proj", "post_attention_layernorm"])),
-    "save_qwen2": dict(base="qwen2", config=LoraConfig(r=2, target_modules=["v_proj"], modules_to_save=["k_proj", "mlp"])),
+    "save_qwen2": dict(base="qwen2", config=LoraConfig(r=2, target_modules=["v_proj", "down_proj"], modules_to_save=["k_proj", "mlp"])),
     "save_gemma2": dict(base="gemma2", config=LoraConfig(r=2, target_modules=["o_proj"], modules_to_save=["norm", "lm_head"])),
     "save_tied": dict(base="gemma2", config=LoraConfig(r=2, target_modules=["o_proj"], modules_to_save=["lm_head"], ensure_weight_tying=True)),
     "save_phi3": dict(base="phi3", config=LoraConfig(r=2, target_modules=["down_proj"], modules_to_save=["qkv_proj", "model.norm", "embed_tokens"])),
+    "save_ia3": dict(base="qwen2", config=IA3Config(target_modules=["v_proj", "down_proj"], feedforward_modules=["down_proj"], modules_to_save=["k_proj", "model.norm"])),
+    "save_vera": dict(base="gemma2", config=VeraConfig(r=3, target_modules=["v_proj"], modules_to_save=["post_feedforward_layernorm", "lm_head"])),
     "save_nf4": dict(base="llama", nf4=True, quantized="v_proj", config=LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["input_layernorm", "model.norm"])),
     "ln_llama": dict(base="llama", config=LNTuningConfig()),
     "ln_gemma2": dict(base="gemma2", config=LNTuningConfig()),
@@ -104,7 +106,7 @@ def encoded(config):
 def parameters(model, virtual):
     """What is trained, by its key in files; of an encoder, by its names."""
     if not virtual:
-        return get_peft_model_state_dict(model, state_dict=dict(model.named_parameters(remove_duplicate=False)))
+        return get_peft_model_state_dict(model, state_dict=dict(model.named_buffers(remove_duplicate=False)) | dict(model.named_parameters(remove_duplicate=False)))
     encoder = model.prompt_encoder["default"]
     if encoded(model.peft_config["default"]):
         return dict(encoder.named_parameters())
