@@ -173,6 +173,9 @@ func (p *PeftModel) NewSession(o training.SessionOptions) (training.Session, err
 			return nil, err
 		}
 	}
+	if c, ok := p.Config().(OFTConfig); ok {
+		o.Constraint = c.constraint()
+	}
 	start := func(o training.SessionOptions) (training.Session, error) {
 		return p.base.SessionWith(p.first().weights, o)
 	}

@@ -121,6 +121,7 @@ OTHERS = {
     "lokr_phi3": dict(base="phi3", tuner=LoKrConfig, config=dict(r=16, target_modules=PHI)),
     "oft": dict(base="llama", tuner=OFTConfig, config=dict(oft_block_size=4, target_modules=ATTENTION_AND_DOWN)),
     "oft_gemma2": dict(base="gemma2", tuner=OFTConfig, config=dict(oft_block_size=5, block_share=True, init_weights=False, num_cayley_neumann_terms=3, target_modules=["v_proj", "o_proj"])),
+    "oft_coft": dict(base="llama", tuner=OFTConfig, steps=4, config=dict(oft_block_size=4, coft=True, eps=0.6, init_weights=False, target_modules=ATTENTION_AND_DOWN)),
     "oft_qwen2": dict(base="qwen2", tuner=OFTConfig, std=0.3, config=dict(oft_block_size=8, use_cayley_neumann=False, target_modules=["k_proj", "v_proj", "down_proj"])),
     "oft_phi3": dict(base="phi3", tuner=OFTConfig, config=dict(r=4, oft_block_size=0, target_modules=PHI)),
     "oft_nf4": dict(base="llama", nf4=True, tuner=OFTConfig, config=dict(oft_block_size=4, target_modules=["q_proj", "k_proj"])),
@@ -208,6 +209,19 @@ def train_adalora(model, ids, steps):
     return dict(losses=losses, kept=kept)
 
 
+def losses_of_training(model, ids, steps):
+    """AdamW at a rate of 0.02; the loss before each step."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02, weight_decay=0.0)
+    losses = []
+    for _ in range(steps):
+        loss = loss_of(model, ids)[1]
+        losses.append(float(loss))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses
+
+
 def file_keys(model):
     """The adapter's parameters by their keys in files."""
     for p in model.parameters():
@@ -266,6 +280,8 @@ def write_case(name, case, out):
         else:
             perturb(model, case.get("std", 0.05))
             model.save_pretrained(folder)
+        if case.get("steps"):
+            meta["schedule"] = dict(losses=losses_of_training(copy.deepcopy(model), ids, case["steps"]))
         logits, loss = loss_of(model, ids)
         if case.get("tuner") is AdaLoraConfig:
             model(input_ids=ids, labels=ids).loss.backward()  # with the regularization
