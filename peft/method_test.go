@@ -185,8 +185,11 @@ func TestOtherTunersDropInputsWhileTraining(t *testing.T) {
 		return evaluated, trained
 	}
 	for name, cfgs := range map[string][2]Config{
-		"VeRA":    {VeraConfig{R: 8, InitWeights: new(bool)}, VeraConfig{R: 8, InitWeights: new(bool), VeraDropout: 0.5}},
-		"AdaLoRA": {AdaLoraConfig{TotalStep: 9, InitLoraWeights: new(bool)}, AdaLoraConfig{TotalStep: 9, InitLoraWeights: new(bool), LoraDropout: 0.5}},
+		"VeRA":            {VeraConfig{R: 8, InitWeights: new(bool)}, VeraConfig{R: 8, InitWeights: new(bool), VeraDropout: 0.5}},
+		"LoHa":            {LoHaConfig{InitWeights: new(bool)}, LoHaConfig{InitWeights: new(bool), RankDropout: 0.5}},
+		"LoHa, all of it": {LoHaConfig{InitWeights: new(bool)}, LoHaConfig{InitWeights: new(bool), ModuleDropout: 0.5}},
+		"LoKr":            {LoKrConfig{InitWeights: LoKrInitFalse}, LoKrConfig{InitWeights: LoKrInitFalse, RankDropout: 0.5, RankDropoutScale: true}},
+		"AdaLoRA":         {AdaLoraConfig{TotalStep: 9, InitLoraWeights: new(bool)}, AdaLoraConfig{TotalStep: 9, InitLoraWeights: new(bool), LoraDropout: 0.5}},
 	} {
 		plain, same := first(cfgs[0])
 		evaluated, dropped := first(cfgs[1])
@@ -292,7 +295,7 @@ func TestConfigsOfOtherTunersAreChecked(t *testing.T) {
 			t.Errorf("%+v: error %v, want %s", cfg, err, want)
 		}
 	}
-	for want, cfg := range map[string]Config{"rank_dropout 0.1": LoHaConfig{RankDropout: 0.1}, "module_dropout 0.2": LoKrConfig{ModuleDropout: 0.2}, "boft_dropout 0.3": BOFTConfig{BOFTDropout: 0.3}} {
+	for want, cfg := range map[string]Config{"boft_dropout 0.3": BOFTConfig{BOFTDropout: 0.3}} {
 		p, err := GetPeftModel(m, cfg, quiet)
 		if err != nil {
 			t.Fatal(err)

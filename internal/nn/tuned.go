@@ -25,6 +25,9 @@ type Operands struct {
 	Product func(x *Node) *Node // x Wᵀ [B, S, Out] for x of X's shape and dtype; that of X itself is shared with linears beside it
 	Bias    *Node               // [Out], or nil
 	Dropped func() *Node        // X after the adapter's dropout, while training
+	// Kept draws what each row of the batch keeps of n things that it may lose with probability p: float32 [B, n], zeros and ones. It
+	// is nil but while training. Draws of different names are independent.
+	Kept func(name string, n int, p float64) *Node
 }
 
 // Plain is x Wᵀ + b.
@@ -135,6 +138,9 @@ func (l *Layer) applyTuned(x, w, bias *Node, linears []Linear, is func(*Node) *N
 		}
 		for _, n := range a.nodes {
 			o.Tensors = append(o.Tensors, is(n))
+		}
+		if l.batch.RowKeys != nil {
+			o.Kept = func(what string, n int, p float64) *Node { return l.keptOf(lin.Name+" "+what, n, p) }
 		}
 		o.Dropped = func() *Node { return l.Drop(x, lin.Name, a.dropout) }
 		parts = append(parts, a.tuner.Apply(o))
