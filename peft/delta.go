@@ -5,6 +5,7 @@ import (
 
 	. "github.com/gomlx/gomlx/core/graph"
 
+	"github.com/loris-ml/loris/internal/draw"
 	"github.com/loris-ml/loris/internal/nn"
 	"github.com/loris-ml/loris/internal/safetensors/floats"
 	"github.com/loris-ml/loris/models"
@@ -26,18 +27,19 @@ func (d lycorisDropout) probability() float64 { return max(d.rank, d.module) }
 
 // apply is delta [B, S, Out], what the change of the weight puts out, as far as it is kept.
 func (d lycorisDropout) apply(o nn.Operands, delta *Node) *Node {
-	if o.Kept == nil {
+	if o.Draws == nil {
 		return delta
 	}
+	kept := func(what string, n int, p float64) *Node { return inFloat32(draw.Keep(o.Draws(what, n), p)) }
 	if d.rank > 0 {
-		keep := o.Kept("rank", delta.Shape().Dim(2), d.rank)
+		keep := kept("rank", delta.Shape().Dim(2), d.rank)
 		if d.scaled {
 			keep = Div(keep, MaxScalar(ReduceAndKeep(keep, ReduceMean, 1), 1e-30))
 		}
 		delta = Mul(delta, ConvertDType(InsertAxes(keep, 1), delta.DType()))
 	}
 	if d.module > 0 {
-		delta = Mul(delta, ConvertDType(InsertAxes(o.Kept("module", 1, d.module), 1), delta.DType()))
+		delta = Mul(delta, ConvertDType(InsertAxes(kept("module", 1, d.module), 1), delta.DType()))
 	}
 	return delta
 }

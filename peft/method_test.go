@@ -295,16 +295,6 @@ func TestConfigsOfOtherTunersAreChecked(t *testing.T) {
 			t.Errorf("%+v: error %v, want %s", cfg, err, want)
 		}
 	}
-	for want, cfg := range map[string]Config{"boft_dropout 0.3": BOFTConfig{BOFTDropout: 0.3}} {
-		p, err := GetPeftModel(m, cfg, quiet)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer p.Close()
-		if _, err := p.NewSession(training.SessionOptions{}); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("error %v, want %s", err, want)
-		}
-	}
 }
 
 // Configs come back from their JSON; keys that none knows are warned about in files, and what is not there is refused by name.

@@ -168,11 +168,6 @@ func (p *PeftModel) NewSession(o training.SessionOptions) (training.Session, err
 	case len(p.merged) > 0:
 		return nil, fmt.Errorf("adapters %q are merged into the base: call UnmergeAdapter before training", p.merged)
 	}
-	if c, ok := p.Config().(interface{ untrainable() error }); ok {
-		if err := c.untrainable(); err != nil {
-			return nil, err
-		}
-	}
 	if c, ok := p.Config().(OFTConfig); ok {
 		o.Constraint = c.constraint()
 	}

@@ -38,11 +38,6 @@ func (l *Layer) rowKeys(name string) *Node {
 	return draw.Mix(BitwiseXor(l.batch.RowKeys, draw.Mix(BitwiseXor(l.index, Const(l.batch.RowKeys.Graph(), h.Sum32())))))
 }
 
-// keptOf draws for each row of the batch which of n things it keeps, each lost with probability p: float32 [B, n].
-func (l *Layer) keptOf(name string, n int, p float64) *Node {
-	return ConvertDType(draw.Keep(draw.Columns(l.rowKeys(name), n), p), dtypes.Float32)
-}
-
 // Drop is the dropout of x [B, S, in] at the given rate before the adapter of a linear outside of the layers, where the batch
 // has random streams.
 func (l *Layer) Drop(x *Node, linear string, rate float64) *Node {

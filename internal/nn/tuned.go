@@ -7,6 +7,8 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/loris-ml/loris/internal/draw"
 )
 
 // Tuner is what an adapter that is no LoRA makes of its linear; package peft has PEFT's. Linears that have one take the plain
@@ -25,9 +27,9 @@ type Operands struct {
 	Product func(x *Node) *Node // x Wᵀ [B, S, Out] for x of X's shape and dtype; that of X itself is shared with linears beside it
 	Bias    *Node               // [Out], or nil
 	Dropped func() *Node        // X after the adapter's dropout, while training
-	// Kept draws what each row of the batch keeps of n things that it may lose with probability p: float32 [B, n], zeros and ones. It
-	// is nil but while training. Draws of different names are independent.
-	Kept func(name string, n int, p float64) *Node
+	// Draws are uniform uint32 [B, n], n for each row of the batch; those of different names are independent. It is nil but while
+	// training with dropout.
+	Draws func(name string, n int) *Node
 }
 
 // Plain is x Wᵀ + b.
@@ -140,7 +142,7 @@ func (l *Layer) applyTuned(x, w, bias *Node, linears []Linear, is func(*Node) *N
 			o.Tensors = append(o.Tensors, is(n))
 		}
 		if l.batch.RowKeys != nil {
-			o.Kept = func(what string, n int, p float64) *Node { return l.keptOf(lin.Name+" "+what, n, p) }
+			o.Draws = func(what string, n int) *Node { return draw.Columns(l.rowKeys(lin.Name+" "+what), n) }
 		}
 		o.Dropped = func() *Node { return l.Drop(x, lin.Name, a.dropout) }
 		parts = append(parts, a.tuner.Apply(o))
