@@ -168,14 +168,13 @@ func (p *PeftModel) NewSession(o training.SessionOptions) (training.Session, err
 	case len(p.merged) > 0:
 		return nil, fmt.Errorf("adapters %q are merged into the base: call UnmergeAdapter before training", p.merged)
 	}
-	if c, ok := p.Config().(OFTConfig); ok {
-		o.Constraint = c.constraint()
-	}
 	start := func(o training.SessionOptions) (training.Session, error) {
 		return p.base.SessionWith(p.first().weights, o)
 	}
-	if c, ok := p.Config().(AdaLoraConfig); ok {
-		return c.session(p.first().tuner.(*methodSet), start, o)
+	if s, ok := p.first().tuner.(*methodSet); ok {
+		if c, ok := s.cfg.(trainedMethod); ok {
+			return c.session(s, start, o)
+		}
 	}
 	return start(o)
 }

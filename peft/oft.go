@@ -202,13 +202,13 @@ func (t oft) within(v *Node) *Node {
 	return Mul(v, MinScalar(MulScalar(Inverse(MaxScalar(norm, 1e-30)), most), 1))
 }
 
-// constraint is COFT's in training.
-func (c OFTConfig) constraint() *training.Constraint {
-	if !c.COFT {
-		return nil
+// session constrains the weights of COFT before each step.
+func (c OFTConfig) session(_ *methodSet, start func(training.SessionOptions) (training.Session, error), o training.SessionOptions) (training.Session, error) {
+	if c.COFT {
+		o.Constraint = &training.Constraint{Name: fmt.Sprint("coft ", c.Eps), Applies: func(tensor string) bool { return strings.HasSuffix(tensor, ".oft_R.weight") },
+			Project: oft{most: c.Eps}.within}
 	}
-	return &training.Constraint{Name: fmt.Sprint("coft ", c.Eps), Applies: func(tensor string) bool { return strings.HasSuffix(tensor, ".oft_R.weight") },
-		Project: oft{most: c.Eps}.within}
+	return start(o)
 }
 
 func (t oft) Key() string { return fmt.Sprint("oft ", t) }
