@@ -37,7 +37,7 @@ func (s *Session) page(g *group) error {
 // updated is g.update, which takes the moments from where they lie, and leaves the new ones there.
 func (s *Session) updated(g *group, scalars, scale *tensors.Tensor) (fresh []*tensors.Tensor, err error) {
 	if !s.paged || len(g.state) == 0 {
-		return g.update(s.model, s.optim, scalars, scale)
+		return g.update(s.model, s.optim, s.bound, scalars, scale)
 	}
 	if err := s.pace(g); err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ func (s *Session) updated(g *group, scalars, scale *tensors.Tensor) (fresh []*te
 		g.state = far
 		return nil, err
 	}
-	fresh, err = g.update(s.model, s.optim, scalars, scale)
+	fresh, err = g.update(s.model, s.optim, s.bound, scalars, scale)
 	err = errors.Join(err, backend.Free(g.state...))
 	g.state = far
 	if err != nil {

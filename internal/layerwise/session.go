@@ -28,14 +28,15 @@ type Session struct {
 	paged      bool    // see paging.go
 	scaler     *scaler // nil unless the loss is scaled
 	seed       int64
-	dropout    bool                // some adapter drops inputs
-	noise      float64             // see neftune.go
-	orthogonal float64             // weight of AdaLoRA's regularization
-	loss       *training.Loss      // nil: cross entropy
-	index      []*tensors.Tensor   // number of each span's first layer, uint32 scalars
-	ahead      *pass               // what Prefetch has begun, or nil
-	trash      []*tensors.Tensor   // to be freed while the device works: some thousand, a few microseconds each
-	old        [][]*tensors.Tensor // values before the last update, by group, until it is known to have succeeded
+	dropout    bool                 // some adapter drops inputs
+	noise      float64              // see neftune.go
+	orthogonal float64              // weight of AdaLoRA's regularization
+	bound      *training.Constraint // by which values are projected before each step, or nil
+	loss       *training.Loss       // nil: cross entropy
+	index      []*tensors.Tensor    // number of each span's first layer, uint32 scalars
+	ahead      *pass                // what Prefetch has begun, or nil
+	trash      []*tensors.Tensor    // to be freed while the device works: some thousand, a few microseconds each
+	old        [][]*tensors.Tensor  // values before the last update, by group, until it is known to have succeeded
 }
 
 // NewSession prepares training of base and adapters (nil: none). Moments start at zero.
@@ -56,6 +57,7 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		seed:  o.Seed,
 		noise: o.NEFTuneNoiseAlpha,
 		loss:  o.Loss,
+		bound: o.Constraint,
 	}
 	if o.Triplets != nil {
 		s.orthogonal = o.Triplets.Orthogonal
