@@ -104,7 +104,6 @@ CASES = {
     # The padding token among the ids: its row gets no gradient of being looked up, but one of a tied head.
     "padding_lora": dict(base="gemma2", padding=True, unmerged=True, config=dict(r=2, lora_alpha=3, target_modules=["embed_tokens", "q_proj"])),
     "padding_full": dict(base="llama", padding=True, config=dict(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"])),
-    "padding_tokens": dict(base="llama", padding=True, config=dict(r=2, target_modules=["q_proj"], trainable_token_indices=[7, 0, 42])),
     "padding_tokens_gemma2": dict(base="gemma2", padding=True, config=dict(r=2, target_modules=["q_proj"], trainable_token_indices=[0, 5])),
     "eva_whiten": dict(base="phi3", eva=True, exact=True, config=dict(init_lora_weights="eva", r=2, target_modules="all-linear",
                                                           eva_config=EvaConfig(rho=1.5, tau=0.98, whiten=True, adjust_scaling_factors=False))),
