@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/gomlx/compute/dtypes"
 	. "github.com/gomlx/gomlx/core/graph"
 	"gonum.org/v1/gonum/mat"
 
@@ -23,7 +24,7 @@ type BOFTConfig struct {
 	BOFTBlockSize        int     `json:"boft_block_size"`         // 0 with BOFTBlockNum 0: 4; it must divide the inputs
 	BOFTBlockNum         int     `json:"boft_block_num"`          // number of blocks, in place of their size
 	BOFTNButterflyFactor int     `json:"boft_n_butterfly_factor"` // 0: 1
-	BOFTDropout          float64 `json:"boft_dropout"`            // of blocks, while training: adapters that have it are used, but not trained here
+	BOFTDropout          float64 `json:"boft_dropout"`            // share of the blocks of one factor that do not turn, while training
 	InitWeights          *bool   `json:"init_weights"`            // nil: true: no rotation; false: normal numbers, for tests
 
 	TargetModules     TargetModules `json:"target_modules"` // and the three below as LoraConfig's
@@ -94,13 +95,6 @@ func (c BOFTConfig) resolved(_ string, targets TargetModules) (method, error) {
 	return c, nil
 }
 
-func (c BOFTConfig) untrainable() error {
-	if c.BOFTDropout != 0 {
-		return fmt.Errorf("boft_dropout %v: training with it is not supported yet; use 0", c.BOFTDropout)
-	}
-	return nil
-}
-
 // blocks are the number and the size of the blocks on so many inputs; errors as those of update_layer of
 // peft/tuners/boft/layer.py.
 func (c BOFTConfig) blocks(in int) (n, size int, err error) {
@@ -133,8 +127,8 @@ func (c BOFTConfig) plan(targets []Target, seed int64) (p plan, err error) {
 		for i := range s.values {
 			s.values[i]++
 		}
-		b := boft{factors: c.BOFTNButterflyFactor, blocks: n, size: size}
-		p.forms = append(p.forms, form{tuner: b, tensors: []formTensor{r, s},
+		b := boft{factors: c.BOFTNButterflyFactor, blocks: n, size: size, still: int(c.BOFTDropout * float64(n))}
+		p.forms = append(p.forms, form{tuner: b, dropout: c.BOFTDropout, tensors: []formTensor{r, s},
 			merge: func(v [][]float32) models.LinearChange {
 				return models.LinearChange{Weight: func(w []float32) { b.merge(w, v) }}
 			},
@@ -146,7 +140,10 @@ func (c BOFTConfig) plan(targets []Target, seed int64) (p plan, err error) {
 }
 
 // boft is the tuner of inputs that are turned by a product of block-diagonal matrices, and outputs that are scaled.
-type boft struct{ factors, blocks, size int }
+type boft struct {
+	factors, blocks, size int
+	still                 int // blocks of one factor that dropout leaves as they are
+}
 
 func (t boft) Key() string { return fmt.Sprint("boft ", t) }
 
@@ -158,10 +155,29 @@ func (t boft) Apply(o nn.Operands) *Node {
 	x := inFloat32(o.X)
 	for i := t.factors - 1; i >= 0; i-- {
 		own := SliceAxis(turns, 0, AxisRange(i*t.blocks, (i+1)*t.blocks))
-		x = t.together(rotateBlocks(t.apart(x, i), own), i)
+		before := t.apart(x, i)
+		x = t.together(t.drop(o, i, before, rotateBlocks(before, own)), i)
 	}
 	y := o.Product(ConvertDType(x, o.X.DType()))
 	return o.WithBias(rescaled(y, Reshape(s, -1)))
+}
+
+// drop is after [B, S, in], but before in some blocks of one factor, each row of the batch drawing for itself which; in PEFT all rows
+// of a forward pass share the draw.
+func (t boft) drop(o nn.Operands, factor int, before, after *Node) *Node {
+	if o.Draws == nil || t.still == 0 {
+		return after
+	}
+	draws := o.Draws("blocks", t.blocks)
+	less := LessThan(InsertAxes(draws, 1), InsertAxes(draws, 2))
+	place := ReduceSum(inFloat32(less), 2) // how many draws are less than a block's
+	still := LessThan(place, Scalar(place.Graph(), dtypes.Float32, t.still))
+	chosen := Mod(o.Draws("factor", 1), Const(draws.Graph(), uint32(t.factors)))
+	still = LogicalAnd(still, Equal(BroadcastToDims(chosen, still.Shape().Dimensions...), Const(draws.Graph(), uint32(factor))))
+	d := before.Shape().Dimensions
+	split := func(x *Node) *Node { return Reshape(x, d[0], d[1], t.blocks, t.size) }
+	still = BroadcastToDims(Reshape(still, d[0], 1, t.blocks, 1), d[0], d[1], t.blocks, t.size)
+	return Reshape(Where(still, split(before), split(after)), d...)
 }
 
 // together puts the features of x [B, S, in] in the order of the butterfly of factor i: of each run of blocks, the halves with even

@@ -1,11 +1,48 @@
 package peft
 
 import (
+	"fmt"
+
+	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/loris-ml/loris/internal/draw"
+	"github.com/loris-ml/loris/internal/nn"
 	"github.com/loris-ml/loris/internal/safetensors/floats"
 	"github.com/loris-ml/loris/models"
 )
 
 // What tuners share whose adapter is something that is added to the weight, on the host.
+
+// lycorisDropout is what LoHa and LoKr drop while training: features of what the change of the weight puts out, and all of it. Each
+// row of a batch draws for itself; in PEFT all rows of a forward pass share the draw.
+type lycorisDropout struct {
+	rank, module float64
+	scaled       bool // what is left of the features grows by what was lost
+}
+
+func (d lycorisDropout) Key() string { return fmt.Sprint(d.rank, d.module, d.scaled) }
+
+// probability is not 0 where anything is dropped.
+func (d lycorisDropout) probability() float64 { return max(d.rank, d.module) }
+
+// apply is delta [B, S, Out], what the change of the weight puts out, as far as it is kept.
+func (d lycorisDropout) apply(o nn.Operands, delta *Node) *Node {
+	if o.Draws == nil {
+		return delta
+	}
+	kept := func(what string, n int, p float64) *Node { return inFloat32(draw.Keep(o.Draws(what, n), p)) }
+	if d.rank > 0 {
+		keep := kept("rank", delta.Shape().Dim(2), d.rank)
+		if d.scaled {
+			keep = Div(keep, MaxScalar(ReduceAndKeep(keep, ReduceMean, 1), 1e-30))
+		}
+		delta = Mul(delta, ConvertDType(InsertAxes(keep, 1), delta.DType()))
+	}
+	if d.module > 0 {
+		delta = Mul(delta, ConvertDType(InsertAxes(kept("module", 1, d.module), 1), delta.DType()))
+	}
+	return delta
+}
 
 // addsDelta adds a change of the weight [out, in], sign times, which row returns row by row.
 func addsDelta(t Target, sign float32, row func(o int, dst []float32)) models.LinearChange {

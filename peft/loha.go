@@ -17,8 +17,8 @@ const peftTypeLoHa = "LOHA"
 type LoHaConfig struct {
 	R     int     `json:"r"`     // 0: 8
 	Alpha float64 `json:"alpha"` // 0: 8
-	// RankDropout drops rows of the change, ModuleDropout the adapter, each with this probability, while training: adapters
-	// that have either are loaded and used, but not trained here.
+	// RankDropout drops rows of the change, and scales the others up for it, ModuleDropout drops the adapter, each with this
+	// probability, while training.
 	RankDropout   float64 `json:"rank_dropout"`
 	ModuleDropout float64 `json:"module_dropout"`
 	InitWeights   *bool   `json:"init_weights"` // nil: true: the model starts unchanged; false: for tests
@@ -95,19 +95,10 @@ func (c LoHaConfig) resolved(_ string, targets TargetModules) (method, error) {
 	return c, nil
 }
 
-// untrainable says why the adapters cannot be trained.
-func (c LoHaConfig) untrainable() error { return refuseDropouts(c.RankDropout, c.ModuleDropout) }
-
-func refuseDropouts(rank, module float64) error {
-	if rank != 0 || module != 0 {
-		return fmt.Errorf("rank_dropout %v, module_dropout %v: training with them is not supported yet; use 0", rank, module)
-	}
-	return nil
-}
-
 func (c LoHaConfig) plan(targets []Target, seed int64) (p plan, err error) {
 	for _, t := range targets {
-		f := form{tuner: loha{t.Scaling}, tensors: []formTensor{
+		drop := lycorisDropout{c.RankDropout, c.ModuleDropout, true}
+		f := form{tuner: loha{t.Scaling, drop}, dropout: drop.probability(), tensors: []formTensor{
 			kaiming(seed, t.Path, "hada_w1_a", t.Out, t.R), kaiming(seed, t.Path, "hada_w1_b", t.R, t.In),
 			kaiming(seed, t.Path, "hada_w2_a", t.Out, t.R), kaiming(seed, t.Path, "hada_w2_b", t.R, t.In),
 		}}
@@ -130,15 +121,18 @@ func (c LoHaConfig) plan(targets []Target, seed int64) (p plan, err error) {
 }
 
 // loha is the tuner of a product of two low ranks, element by element.
-type loha struct{ scaling float64 }
+type loha struct {
+	scaling float64
+	dropout lycorisDropout
+}
 
-func (t loha) Key() string { return fmt.Sprint("loha ", t.scaling) }
+func (t loha) Key() string { return fmt.Sprint("loha ", t.scaling, " ", t.dropout.Key()) }
 
 // Apply implements [nn.Tuner]. The change is made in float32 and rounded once.
 func (t loha) Apply(o nn.Operands) *Node {
 	v := o.Tensors
 	delta := MulScalar(Mul(nn.Dense(v[0], Transpose(v[1], 0, 1)), nn.Dense(v[2], Transpose(v[3], 0, 1))), t.scaling)
-	return Add(o.Plain(o.X), nn.Dense(o.X, ConvertDType(delta, o.X.DType())))
+	return Add(o.Plain(o.X), t.dropout.apply(o, nn.Dense(o.X, ConvertDType(delta, o.X.DType()))))
 }
 
 func inFloat32(x *Node) *Node { return ConvertDType(x, dtypes.Float32) }

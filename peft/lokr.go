@@ -32,7 +32,7 @@ type LoKrConfig struct {
 	DecomposeFactor int  `json:"decompose_factor"`
 	DecomposeBoth   bool `json:"decompose_both"`
 	// RankDropout drops rows of the change, RankDropoutScale scales the others up for it, and ModuleDropout drops the adapter, while
-	// training: adapters that have them are loaded and used, but not trained here.
+	// training.
 	RankDropout      float64 `json:"rank_dropout"`
 	RankDropoutScale bool    `json:"rank_dropout_scale"`
 	ModuleDropout    float64 `json:"module_dropout"`
@@ -122,8 +122,6 @@ func (c LoKrConfig) resolved(_ string, targets TargetModules) (method, error) {
 	return c, nil
 }
 
-func (c LoKrConfig) untrainable() error { return refuseDropouts(c.RankDropout, c.ModuleDropout) }
-
 // factorization splits a dimension into m ≤ n: factor and the rest where it divides, else the pair whose sum is least with m up to
 // factor (any, where that is -1). Source: factorization of peft/tuners/lokr/layer.py.
 func factorization(dimension, factor int) (m, n int) {
@@ -149,7 +147,7 @@ func factorization(dimension, factor int) (m, n int) {
 
 func (c LoKrConfig) plan(targets []Target, seed int64) (p plan, err error) {
 	for _, t := range targets {
-		k := kronecker{scaling: t.Scaling}
+		k := kronecker{scaling: t.Scaling, dropout: lycorisDropout{c.RankDropout, c.ModuleDropout, c.RankDropoutScale}}
 		k.c, k.d = factorization(t.In, c.DecomposeFactor)
 		k.a, k.b = factorization(t.Out, c.DecomposeFactor)
 		k.low1 = c.DecomposeBoth && 2*t.R < max(k.a, k.c)
@@ -162,7 +160,7 @@ func (c LoKrConfig) plan(targets []Target, seed int64) (p plan, err error) {
 		case c.InitWeights == LoKrInitLycoris:
 			clear(second.values)
 		}
-		f.tuner = k
+		f.tuner, f.dropout = k, k.dropout.probability()
 		f.merge, f.unmerge = deltas(t, k.row)
 		p.forms = append(p.forms, f)
 	}
@@ -182,9 +180,12 @@ type kronecker struct {
 	scaling    float64
 	a, b, c, d int
 	low1, low2 bool // the factor is a product of low rank
+	dropout    lycorisDropout
 }
 
-func (k kronecker) Key() string { return fmt.Sprint("lokr ", k) }
+func (k kronecker) Key() string {
+	return fmt.Sprint("lokr ", k.scaling, k.a, k.b, k.c, k.d, k.low1, k.low2, " ", k.dropout.Key())
+}
 
 // Apply implements [nn.Tuner]: with x as [c, d], the change makes s · W₁ x W₂ᵀ of it, [a, b], without the matrix [Out, In].
 func (k kronecker) Apply(o nn.Operands) *Node {
@@ -201,7 +202,7 @@ func (k kronecker) Apply(o nn.Operands) *Node {
 	x := Reshape(o.X, batch*seq, k.c, k.d)
 	x = nn.Dense(x, ConvertDType(w2, o.X.DType()))              // [n, c, b]
 	x = TransposeAllAxes(matmul.Contract(x, 1, w1, 1), 0, 2, 1) // [n, b, a]
-	return Add(o.Plain(o.X), Reshape(x, batch, seq, k.a*k.b))
+	return Add(o.Plain(o.X), k.dropout.apply(o, Reshape(x, batch, seq, k.a*k.b)))
 }
 
 // row makes row o of the change.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/loris-ml/loris/internal/nn"
 	"github.com/loris-ml/loris/internal/safetensors"
+	"github.com/loris-ml/loris/internal/training"
 	"github.com/loris-ml/loris/models"
 )
 
@@ -23,6 +24,20 @@ type method interface {
 	fields() object
 	// plan says what there is to its adapters on the targets.
 	plan(targets []Target, seed int64) (plan, error)
+}
+
+// trainedMethod is a method that has a part in training.
+type trainedMethod interface {
+	method
+	// session trains the adapters by what start begins.
+	session(s *methodSet, start func(training.SessionOptions) (training.Session, error), o training.SessionOptions) (training.Session, error)
+}
+
+// compactMethod is a method that writes less into files than there is on the device.
+type compactMethod interface {
+	method
+	// forFile are the forms and the values of each target's tensors as a file has them.
+	forFile(targets []Target, forms []form, values [][][]float32) ([]form, [][][]float32)
 }
 
 // plan is what a method makes of the targets of a model.
@@ -195,7 +210,7 @@ func (s *methodSet) save(dir string, values map[string]models.LoRA) error {
 		all = append(all, safetensors.Tensor{Name: key, DType: "F32", Shape: shape, Data: littleEndian(values)})
 	}
 	forms, current := s.forms, s.inOrder(values)
-	if c, ok := s.cfg.(AdaLoraConfig); ok {
+	if c, ok := s.cfg.(compactMethod); ok {
 		forms, current = c.forFile(s.targets, forms, current)
 	}
 	for i, own := range current {

@@ -171,16 +171,13 @@ func (p *PeftModel) NewSession(o training.SessionOptions) (training.Session, err
 	if s, ok := p.first().tuner.(*promptSet); ok && s.frozen != "" {
 		return nil, errors.New(s.frozen)
 	}
-	if c, ok := p.Config().(interface{ untrainable() error }); ok {
-		if err := c.untrainable(); err != nil {
-			return nil, err
-		}
-	}
 	start := func(o training.SessionOptions) (training.Session, error) {
 		return p.base.SessionWith(p.first().weights, o)
 	}
-	if c, ok := p.Config().(AdaLoraConfig); ok {
-		return c.session(p.first().tuner.(*methodSet), start, o)
+	if s, ok := p.first().tuner.(*methodSet); ok {
+		if c, ok := s.cfg.(trainedMethod); ok {
+			return c.session(s, start, o)
+		}
 	}
 	return start(o)
 }

@@ -4,6 +4,9 @@ import (
 	"encoding/json/v2"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
+	"strings"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -11,6 +14,7 @@ import (
 	"gonum.org/v1/gonum/mat"
 
 	"github.com/loris-ml/loris/internal/nn"
+	"github.com/loris-ml/loris/internal/training"
 	"github.com/loris-ml/loris/models"
 )
 
@@ -20,7 +24,7 @@ const peftTypeOFT = "OFT"
 const (
 	DefaultOFTBlockSize = 32
 	DefaultNeumannTerms = 5
-	defaultCOFTEps      = 6e-5
+	DefaultCOFTEps      = 6e-5
 )
 
 // OFTConfig configures OFT (arXiv:2306.07280, with rotated inputs as arXiv:2506.19847): y = W (x R) + b with a block-diagonal R of
@@ -35,7 +39,10 @@ type OFTConfig struct {
 	BlockShare            bool    `json:"block_share"`              // one rotation for all blocks of a linear
 	ModuleDropout         float64 `json:"module_dropout"`           // PEFT 0.21 does not use it on linears
 	InitWeights           *bool   `json:"init_weights"`             // nil: true: no rotation; false: normal numbers, for tests
-	COFT                  bool    `json:"coft"`                     // refused unless false
+	// COFT keeps the norm of a block's skew-symmetric matrix within Eps over the root of the number of matrices: what is computed is
+	// projected there, and weights are before each step of training, as in PEFT, whose files thus may hold others.
+	COFT bool    `json:"coft"`
+	Eps  float64 `json:"eps"` // 0: 6e-5
 
 	TargetModules     TargetModules `json:"target_modules"` // and the three below as LoraConfig's
 	ExcludeModules    TargetModules `json:"exclude_modules"`
@@ -57,8 +64,8 @@ func (c OFTConfig) Validate() error {
 		return fmt.Errorf("r %d and oft_block_size %d: give one of them, their product is the number of inputs", c.R, c.OFTBlockSize)
 	case c.NumCayleyNeumannTerms < 1:
 		return fmt.Errorf("num_cayley_neumann_terms %d: must be positive", c.NumCayleyNeumannTerms)
-	case c.COFT:
-		return unsupported("coft", "true", "rotations are not constrained; "+dissolveRemedy)
+	case !(c.Eps > 0) || !finite(c.Eps):
+		return fmt.Errorf("eps %v: must be a positive number", c.Eps)
 	}
 	return errors.Join(c.Origin.validate(), c.targeting().validateRanked("", 0, c.ModuleDropout))
 }
@@ -77,7 +84,7 @@ func (c *OFTConfig) settings() []setting {
 	all := append(targetSettings(&c.TargetModules, &c.ExcludeModules), layerSettings(&c.LayersToTransform, &c.LayersPattern)...)
 	return append(all, intSetting("r", &c.R), intSetting("oft_block_size", &c.OFTBlockSize), yesSetting("use_cayley_neumann", &c.UseCayleyNeumann),
 		intSetting("num_cayley_neumann_terms", &c.NumCayleyNeumannTerms), flagSetting("block_share", &c.BlockShare), floatSetting("module_dropout", &c.ModuleDropout),
-		yesSetting("init_weights", &c.InitWeights), flagSetting("coft", &c.COFT), idleSetting("eps", defaultCOFTEps), idleSetting("fan_in_fan_out", false),
+		yesSetting("init_weights", &c.InitWeights), flagSetting("coft", &c.COFT), floatSetting("eps", &c.Eps), idleSetting("fan_in_fan_out", false),
 		idleSetting("peft_version", oftVersion), refusedSetting("bias", "none"))
 }
 
@@ -103,7 +110,7 @@ func (c OFTConfig) withDefaults() OFTConfig {
 	if c.R == 0 {
 		c.OFTBlockSize = orDefault(c.OFTBlockSize, DefaultOFTBlockSize)
 	}
-	c.NumCayleyNeumannTerms = orDefault(c.NumCayleyNeumannTerms, DefaultNeumannTerms)
+	c.NumCayleyNeumannTerms, c.Eps = orDefault(c.NumCayleyNeumannTerms, DefaultNeumannTerms), orDefault(c.Eps, DefaultCOFTEps)
 	return c
 }
 
@@ -165,6 +172,9 @@ func (c OFTConfig) plan(targets []Target, seed int64) (p plan, err error) {
 			return p, fmt.Errorf("module %q: blocks of one input, of %d, cannot turn; use another oft_block_size or r", t.Path, t.In)
 		}
 		o := oft{size: size, neumann: yes(c.UseCayleyNeumann), terms: c.NumCayleyNeumannTerms}
+		if c.COFT {
+			o.most = c.Eps
+		}
 		weight := formTensor{name: "oft_R.weight", shape: []int{n, size * (size - 1) / 2}}
 		if weight.values = make([]float32, weight.size()); !yes(c.InitWeights) {
 			newStream(seed, t.Path+".oft_R").normal(weight.values, 0.1)
@@ -181,13 +191,35 @@ type oft struct {
 	size    int
 	neumann bool
 	terms   int
+	most    float64 // COFT's eps; 0: any rotation
+}
+
+// within are weights v [n, _] of COFT: those of blocks that turn by too much are made smaller (_project_batch of
+// peft/tuners/oft/layer.py). The norm is that of the skew-symmetric matrix, which has each weight twice.
+func (t oft) within(v *Node) *Node {
+	most := t.most / math.Sqrt(float64(v.Shape().Dim(0)))
+	norm := Sqrt(MulScalar(ReduceAndKeep(Mul(v, v), ReduceSum, 1), 2))
+	return Mul(v, MinScalar(MulScalar(Inverse(MaxScalar(norm, 1e-30)), most), 1))
+}
+
+// session constrains the weights of COFT before each step.
+func (c OFTConfig) session(_ *methodSet, start func(training.SessionOptions) (training.Session, error), o training.SessionOptions) (training.Session, error) {
+	if c.COFT {
+		o.Constraint = &training.Constraint{Name: fmt.Sprint("coft ", c.Eps), Applies: func(tensor string) bool { return strings.HasSuffix(tensor, ".oft_R.weight") },
+			Project: oft{most: c.Eps}.within}
+	}
+	return start(o)
 }
 
 func (t oft) Key() string { return fmt.Sprint("oft ", t) }
 
 // Apply implements [nn.Tuner]. Inputs are rotated in float32 and rounded once.
 func (t oft) Apply(o nn.Operands) *Node {
-	q := t.skew(o.Tensors[0])
+	v := o.Tensors[0]
+	if t.most > 0 { // as PEFT, which changes the weights themselves: the gradient is that of where they are then
+		v = Add(v, StopGradient(Sub(t.within(v), v)))
+	}
+	q := t.skew(v)
 	r := q
 	if t.neumann {
 		r = t.series(q)
@@ -240,7 +272,11 @@ func (t oft) series(q *Node) *Node {
 // host are the rotations of the blocks.
 func (t oft) host(values [][]float32) (blocks []*mat.Dense) {
 	v := values[0]
-	for n := t.size * (t.size - 1) / 2; len(v) > 0; v = v[n:] {
+	blockSize := t.size * (t.size - 1) / 2
+	if t.most > 0 {
+		v = t.hostWithin(v, len(v)/blockSize)
+	}
+	for ; len(v) > 0; v = v[blockSize:] {
 		q, next := mat.NewDense(t.size, t.size, nil), 0
 		for i := range t.size {
 			for j := i + 1; j < t.size; j++ {
@@ -256,6 +292,23 @@ func (t oft) host(values [][]float32) (blocks []*mat.Dense) {
 		}
 	}
 	return blocks
+}
+
+// hostWithin is within on the host.
+func (t oft) hostWithin(v []float32, blocks int) []float32 {
+	out, most, n := slices.Clone(v), t.most/math.Sqrt(float64(blocks)), len(v)/blocks
+	for own := range slices.Chunk(out, n) {
+		norm := 0.0
+		for _, x := range own {
+			norm += 2 * float64(x) * float64(x)
+		}
+		if norm = math.Sqrt(norm); norm > most {
+			for i := range own {
+				own[i] *= float32(most / norm)
+			}
+		}
+	}
+	return out
 }
 
 func (t oft) hostSeries(q *mat.Dense) *mat.Dense {

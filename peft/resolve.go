@@ -15,7 +15,8 @@ type Module struct {
 	IsEmbed bool   // the input embedding, of In tokens and Out features, which is no linear but may be targeted
 }
 
-// Target is a module that gets an adapter with A [R, In] and B [Out, R], which adds Scaling · B·A to its weight.
+// Target is a module that gets an adapter with A [R, In] and B [Out, R], which adds Scaling · B·A to its weight. Of tuners that have
+// neither rank nor alpha, R, Alpha and Scaling are 1.
 type Target struct {
 	Path           string
 	R, In, Out     int

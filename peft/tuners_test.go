@@ -282,8 +282,8 @@ func TestTunersMadeByPEFTAreItsEqual(t *testing.T) {
 				}
 				const limit = 2e-5
 				c.checkLogits(t, p, "logits", limit)
-				c.checkGradients(t, p, 10*limit)
 				c.checkSaved(t, p)
+				c.checkGradients(t, p, 10*limit)
 				if c.NF4 || backend != "" {
 					return
 				}

@@ -57,6 +57,7 @@ type form struct {
 	rate  float64       // factor on the learning rate
 	rows  string        // of the tensors joined in it, where the rule takes each by itself
 	ranks bool          // its importance is kept: see ranks.go
+	bound string        // the name of the constraint on it, "" if there is none
 }
 
 func (o optimizer) form(p param) form {

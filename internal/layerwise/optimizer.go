@@ -10,6 +10,7 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/loris-ml/loris/internal/backend"
+	"github.com/loris-ml/loris/internal/training"
 )
 
 // param is a trainable tensor.
@@ -107,12 +108,16 @@ func (m *Model) squares(ts []*tensors.Tensor) (*tensors.Tensor, error) {
 }
 
 // update runs one step of the optimizer on the group. scalars are optimizer.scalars, scale is a float32 scalar by which
-// gradients are multiplied. It returns the new values and moments; the group still has the old ones.
-func (g *group) update(m *Model, o optimizer, scalars, scale *tensors.Tensor) ([]*tensors.Tensor, error) {
+// gradients are multiplied; bound is what values are projected by before, or nil. It returns the new values and moments; the group
+// still has the old ones.
+func (g *group) update(m *Model, o optimizer, bound *training.Constraint, scalars, scale *tensors.Tensor) ([]*tensors.Tensor, error) {
 	n := len(g.params)
 	forms, moments, rows := make([]form, n), make([][]moment, n), make([][]int, n)
 	for i, p := range g.params {
 		forms[i], moments[i], rows[i] = o.form(p), o.moments(p), p.joined()
+		if bound != nil && p.name != "" && bound.Applies(p.name) {
+			forms[i].bound = bound.Name
+		}
 	}
 	in := slices.Concat([]*tensors.Tensor{scalars, scale}, g.values(), g.grads, g.state)
 	return m.programs.get(m.Device, o.String(), fmt.Sprint(o, forms), func(in []*Node) []*Node {
@@ -121,7 +126,11 @@ func (g *group) update(m *Model, o optimizer, scalars, scale *tensors.Tensor) ([
 		var state, held []*Node
 		for i, p := range values {
 			held, rest = decode(moments[i], forms[i].eight, p.Shape().Dimensions, rest)
-			values[i], held = o.step(forms[i], s, ConvertDType(p, dtypes.Float32), Mul(grads[i], in[1]), rows[i], held)
+			from := ConvertDType(p, dtypes.Float32)
+			if forms[i].bound != "" {
+				from = bound.Project(from)
+			}
+			values[i], held = o.step(forms[i], s, from, Mul(grads[i], in[1]), rows[i], held)
 			state = append(state, o.encode(moments[i], forms[i].eight, held)...)
 			if forms[i].ranks {
 				state = append(state, o.weigh(values[i], Mul(grads[i], in[1]), rest[0], rest[1])...)

@@ -27,14 +27,15 @@ type Session struct {
 	plan       planner
 	scaler     *scaler // nil unless the loss is scaled
 	seed       int64
-	dropout    bool                // some adapter drops inputs
-	noise      float64             // see neftune.go
-	orthogonal float64             // weight of AdaLoRA's regularization
-	loss       *training.Loss      // nil: cross entropy
-	index      []*tensors.Tensor   // number of each span's first layer, uint32 scalars
-	ahead      *pass               // what Prefetch has begun, or nil
-	trash      []*tensors.Tensor   // to be freed while the device works: some thousand, a few microseconds each
-	old        [][]*tensors.Tensor // values before the last update, by group, until it is known to have succeeded
+	dropout    bool                 // some adapter drops inputs
+	noise      float64              // see neftune.go
+	orthogonal float64              // weight of AdaLoRA's regularization
+	bound      *training.Constraint // by which values are projected before each step, or nil
+	loss       *training.Loss       // nil: cross entropy
+	index      []*tensors.Tensor    // number of each span's first layer, uint32 scalars
+	ahead      *pass                // what Prefetch has begun, or nil
+	trash      []*tensors.Tensor    // to be freed while the device works: some thousand, a few microseconds each
+	old        [][]*tensors.Tensor  // values before the last update, by group, until it is known to have succeeded
 }
 
 // NewSession prepares training of base and adapters (nil: none). Moments start at zero.
@@ -55,6 +56,7 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		seed:  o.Seed,
 		noise: o.NEFTuneNoiseAlpha,
 		loss:  o.Loss,
+		bound: o.Constraint,
 	}
 	if o.Triplets != nil {
 		s.orthogonal = o.Triplets.Orthogonal
@@ -281,7 +283,7 @@ func (s *Session) update(o training.ApplyOptions, scale *tensors.Tensor) (fresh 
 		if len(g.params) == 0 {
 			continue
 		}
-		if fresh[i], err = g.update(s.model, s.optim, scalars, scale); err != nil {
+		if fresh[i], err = g.update(s.model, s.optim, s.bound, scalars, scale); err != nil {
 			return nil, errors.Join(err, freeAll(fresh))
 		}
 	}

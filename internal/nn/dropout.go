@@ -26,11 +26,16 @@ func (l *Layer) dropRate(a boundAdapter) float64 {
 // tokenKeys are the adapter's random streams of length tokens in each of the batch's rows, uint32 [B·length].
 func (l *Layer) tokenKeys(a boundAdapter, length int) *Node {
 	g := l.batch.RowKeys.Graph()
-	h := fnv.New32a()
-	h.Write([]byte(a.Linear))
-	row := draw.Mix(BitwiseXor(l.batch.RowKeys, draw.Mix(BitwiseXor(l.index, Const(g, h.Sum32())))))
+	row := l.rowKeys(a.Linear)
 	token := draw.Mix(Iota(g, shapes.Make(dtypes.Uint32, 1, length), 1))
 	return Reshape(draw.Mix(Add(InsertAxes(row, 1), token)), -1)
+}
+
+// rowKeys are the random streams of that name of the batch's rows in this layer, uint32 [B].
+func (l *Layer) rowKeys(name string) *Node {
+	h := fnv.New32a()
+	h.Write([]byte(name))
+	return draw.Mix(BitwiseXor(l.batch.RowKeys, draw.Mix(BitwiseXor(l.index, Const(l.batch.RowKeys.Graph(), h.Sum32())))))
 }
 
 // Drop is the dropout of x [B, S, in] at the given rate before the adapter of a linear outside of the layers, where the batch

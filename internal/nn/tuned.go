@@ -7,6 +7,8 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
+
+	"github.com/loris-ml/loris/internal/draw"
 )
 
 // Tuner is what an adapter that is no LoRA makes of its linear; package peft has PEFT's. Linears that have one take the plain
@@ -25,6 +27,9 @@ type Operands struct {
 	Product func(x *Node) *Node // x Wᵀ [B, S, Out] for x of X's shape and dtype; that of X itself is shared with linears beside it
 	Bias    *Node               // [Out], or nil
 	Dropped func() *Node        // X after the adapter's dropout, while training
+	// Draws are uniform uint32 [B, n], n for each row of the batch; those of different names are independent. It is nil but while
+	// training with dropout.
+	Draws func(name string, n int) *Node
 }
 
 // Plain is x Wᵀ + b.
@@ -135,6 +140,9 @@ func (l *Layer) applyTuned(x, w, bias *Node, linears []Linear, is func(*Node) *N
 		}
 		for _, n := range a.nodes {
 			o.Tensors = append(o.Tensors, is(n))
+		}
+		if l.batch.RowKeys != nil {
+			o.Draws = func(what string, n int) *Node { return draw.Columns(l.rowKeys(lin.Name+" "+what), n) }
 		}
 		o.Dropped = func() *Node { return l.Drop(x, lin.Name, a.dropout) }
 		parts = append(parts, a.tuner.Apply(o))

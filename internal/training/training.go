@@ -2,7 +2,11 @@
 // gradient norms out. It keeps package sft free of devices and the layer-wise runner free of data sets.
 package training
 
-import "context"
+import (
+	"context"
+
+	"github.com/gomlx/gomlx/core/graph"
+)
 
 // Batch is Rows sequences of Length tokens, row after row.
 type Batch struct {
@@ -41,6 +45,15 @@ type SessionOptions struct {
 	Seed              int64 // of dropout and noise
 	// Triplets has the session weigh the triplets of AdaLoRA: it is a [Ranker]. nil: it does not.
 	Triplets *Triplets
+	// Constraint is what some trained tensors are made to satisfy before each optimizer step. nil: nothing.
+	Constraint *Constraint
+}
+
+// Constraint projects trained tensors of layers.
+type Constraint struct {
+	Name    string                              // tells constraints apart: programs are shared between sessions whose constraints have one name
+	Applies func(tensor string) bool            // to a tensor of that name: "3.self_attn.q_proj.oft_R.weight"
+	Project func(value *graph.Node) *graph.Node // builds the tensor, float32, that takes the place of value
 }
 
 // Triplets are AdaLoRA's settings (arXiv:2303.10512).

@@ -114,6 +114,7 @@ OTHERS = {
     "ia3_nf4": dict(base="llama", nf4=True, tuner=IA3Config, config=dict()),
     "loha": dict(base="llama", tuner=LoHaConfig, config=dict(r=3, alpha=5, target_modules=ATTENTION_AND_DOWN, rank_pattern={"down_proj": 2}, alpha_pattern={"q_proj": 4})),
     "loha_gemma2": dict(base="gemma2", tuner=LoHaConfig, config=dict(r=2, init_weights=False, target_modules=["v_proj", "o_proj"], layers_to_transform=[1])),
+    "loha_qwen2": dict(base="qwen2", tuner=LoHaConfig, config=dict(r=1, alpha=2, target_modules=["k_proj", "gate_proj"], exclude_modules=["layers.0.mlp.gate_proj"])),
     "loha_phi3": dict(base="phi3", tuner=LoHaConfig, config=dict(r=2, target_modules=PHI)),
     "lokr": dict(base="llama", tuner=LoKrConfig, config=dict(r=2, alpha=3, target_modules=ATTENTION_AND_DOWN, rank_pattern={"down_proj": 3})),
     "lokr_qwen2": dict(base="qwen2", tuner=LoKrConfig, config=dict(r=1, decompose_both=True, decompose_factor=4, init_weights="lycoris", target_modules=["k_proj", "gate_proj"])),
@@ -121,18 +122,22 @@ OTHERS = {
     "lokr_phi3": dict(base="phi3", tuner=LoKrConfig, config=dict(r=16, target_modules=PHI)),
     "oft": dict(base="llama", tuner=OFTConfig, config=dict(oft_block_size=4, target_modules=ATTENTION_AND_DOWN)),
     "oft_gemma2": dict(base="gemma2", tuner=OFTConfig, config=dict(oft_block_size=5, block_share=True, init_weights=False, num_cayley_neumann_terms=3, target_modules=["v_proj", "o_proj"])),
+    "oft_coft": dict(base="llama", tuner=OFTConfig, steps=4, config=dict(oft_block_size=4, coft=True, eps=0.6, init_weights=False, target_modules=ATTENTION_AND_DOWN)),
     "oft_qwen2": dict(base="qwen2", tuner=OFTConfig, std=0.3, config=dict(oft_block_size=8, use_cayley_neumann=False, target_modules=["k_proj", "v_proj", "down_proj"])),
     "oft_phi3": dict(base="phi3", tuner=OFTConfig, config=dict(r=4, oft_block_size=0, target_modules=PHI)),
     "oft_nf4": dict(base="llama", nf4=True, tuner=OFTConfig, config=dict(oft_block_size=4, target_modules=["q_proj", "k_proj"])),
     "vera": dict(base="llama", tuner=VeraConfig, config=dict(r=5, target_modules=ATTENTION_AND_DOWN)),
     "vera_gemma2": dict(base="gemma2", tuner=VeraConfig, config=dict(r=3, save_projection=False, projection_prng_key=77, d_initial=0.3, target_modules=["v_proj", "down_proj"])),
+    "vera_qwen2": dict(base="qwen2", tuner=VeraConfig, config=dict(r=3, target_modules=["q_proj", "v_proj", "up_proj"], layers_to_transform=[0])),
     "vera_phi3": dict(base="phi3", tuner=VeraConfig, config=dict(r=4, init_weights=False, target_modules=PHI)),
     "vera_nf4": dict(base="llama", nf4=True, tuner=VeraConfig, config=dict(r=4, target_modules=["v_proj"])),
     "boft": dict(base="llama", tuner=BOFTConfig, config=dict(target_modules=ATTENTION_AND_DOWN)),
+    "boft_gemma2": dict(base="gemma2", tuner=BOFTConfig, config=dict(boft_block_size=2, target_modules=["v_proj", "down_proj"])),
     "boft_qwen2": dict(base="qwen2", tuner=BOFTConfig, std=0.2, config=dict(boft_block_size=2, boft_n_butterfly_factor=2, target_modules=["k_proj", "v_proj"])),
     "boft_phi3": dict(base="phi3", tuner=BOFTConfig, config=dict(boft_block_size=0, boft_block_num=8, boft_n_butterfly_factor=4, init_weights=False, target_modules=["qkv_proj"])),
     "adalora": dict(base="llama", tuner=AdaLoraConfig, config=dict(init_r=3, target_r=2, lora_alpha=5, total_step=10, target_modules=ATTENTION_AND_DOWN)),
     "adalora_gemma2": dict(base="gemma2", tuner=AdaLoraConfig, config=dict(init_r=2, target_r=1, total_step=10, orth_reg_weight=0.0, init_lora_weights=False, target_modules=["v_proj", "o_proj"])),
+    "adalora_qwen2": dict(base="qwen2", tuner=AdaLoraConfig, config=dict(init_r=2, target_r=1, lora_alpha=3, total_step=5, target_modules=["k_proj", "v_proj"])),
     "adalora_phi3": dict(base="phi3", tuner=AdaLoraConfig, config=dict(init_r=2, target_r=1, total_step=9, tinit=2, tfinal=3, deltaT=2, beta1=0.9, beta2=0.8, target_modules=PHI)),
     "adalora_ranks": dict(base="llama", train=10, tuner=AdaLoraConfig, config=dict(init_r=4, target_r=2, total_step=9, tinit=1, tfinal=2, deltaT=2,
                                                                                    target_modules=["q_proj", "v_proj", "down_proj"])),
@@ -208,6 +213,19 @@ def train_adalora(model, ids, steps):
     return dict(losses=losses, kept=kept)
 
 
+def losses_of_training(model, ids, steps):
+    """AdamW at a rate of 0.02; the loss before each step."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02, weight_decay=0.0)
+    losses = []
+    for _ in range(steps):
+        loss = loss_of(model, ids)[1]
+        losses.append(float(loss))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses
+
+
 def file_keys(model):
     """The adapter's parameters by their keys in files."""
     for p in model.parameters():
@@ -266,6 +284,8 @@ def write_case(name, case, out):
         else:
             perturb(model, case.get("std", 0.05))
             model.save_pretrained(folder)
+        if case.get("steps"):
+            meta["schedule"] = dict(losses=losses_of_training(copy.deepcopy(model), ids, case["steps"]))
         logits, loss = loss_of(model, ids)
         if case.get("tuner") is AdaLoraConfig:
             model(input_ids=ids, labels=ids).loss.backward()  # with the regularization
