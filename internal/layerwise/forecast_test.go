@@ -12,25 +12,32 @@ import (
 	"github.com/loris-ml/loris/models"
 )
 
+// counted is a model with adapters on a device that counts its memory; others skip the test.
+func counted(t *testing.T, p *seam.Plugin, cfg *models.LlamaConfig, o models.Options) (*models.CausalLM, models.Adapters) {
+	t.Helper()
+	m, err := models.NewRandom(t.Context(), cfg, 3, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Close() })
+	if memory, err := p.Memory(0); err != nil || memory.Peak < 0 {
+		t.Skip("the device does not count its memory")
+	}
+	a, err := m.NewAdapters(adapters(m, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close() })
+	return m, a
+}
+
 // On a device that counts its memory, the most that was in use is what was forecast, the leanest plan first.
 func TestForecastIsWhatIsUsed(t *testing.T) {
 	// Without the host's memory: how many copies are on their way at once is a matter of the machine's speed.
 	cfg := models.LlamaConfig{VocabSize: 4000, HiddenSize: 1024, IntermediateSize: 2816, NumHiddenLayers: 24, NumAttentionHeads: 16,
 		NumKeyValueHeads: 4, MaxPositionEmbeddings: 4096}
 	reference.OnXLA(t, 16, func(t *testing.T, spec string, p *seam.Plugin) {
-		m, err := models.NewRandom(t.Context(), &cfg, 3, models.Options{Backend: spec})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer m.Close()
-		if m, err := p.Memory(0); err != nil || m.Peak < 0 {
-			t.Skip("the device does not count its memory")
-		}
-		a, err := m.NewAdapters(adapters(m, 0))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer a.Close()
+		m, a := counted(t, p, &cfg, models.Options{Backend: spec})
 		for _, budget := range []string{"0", "1GiB", "auto"} {
 			o := settings
 			o.ResidualBudget = budget
@@ -61,21 +68,9 @@ func TestForecastIsWhatIsUsed(t *testing.T) {
 func TestBatchThatNeedsMoreThanTheLimitIsRefused(t *testing.T) {
 	cfg := models.LlamaConfig{VocabSize: 4000, HiddenSize: 256, IntermediateSize: 512, NumHiddenLayers: 4, NumAttentionHeads: 4, MaxPositionEmbeddings: 4096}
 	reference.OnXLA(t, 16, func(t *testing.T, spec string, p *seam.Plugin) {
-		m, err := models.NewRandom(t.Context(), &cfg, 3, models.Options{Backend: spec, MaxDeviceMemory: 64 << 20})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer m.Close()
-		if m, err := p.Memory(0); err != nil || m.Peak < 0 {
-			t.Skip("the device does not count its memory")
-		}
-		a, err := m.NewAdapters(adapters(m, 0))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer a.Close()
+		m, a := counted(t, p, &cfg, models.Options{Backend: spec, MaxDeviceMemory: 64 << 20})
 		s := session(t, m, a, settings)
-		_, err = s.MicroStep(t.Context(), packed(4096, documents(1, 4096), documents(2, 4096)))
+		_, err := s.MicroStep(t.Context(), packed(4096, documents(1, 4096), documents(2, 4096)))
 		if err == nil || !strings.Contains(err.Error(), "MaxDeviceMemory") {
 			t.Errorf("got %v", err)
 		}
