@@ -100,7 +100,7 @@ func (l *Layer) hasTuned(linears []Linear) bool {
 	return slices.ContainsFunc(linears, func(lin Linear) bool { _, ok := l.tuned[lin.Name]; return ok })
 }
 
-// trained are the adapters' tensors that gradients are wanted of.
+// trainedOf are the tensors of the linears' adapters that gradients are wanted of.
 func (l *Layer) trainedOf(linears []Linear) (nodes []*Node) {
 	for _, lin := range linears {
 		a := l.tuned[lin.Name]
