@@ -93,6 +93,7 @@ type planner struct {
 	mlp    int   // see mlpTokens
 	plans  map[[2]int][]spanPlan
 	peaks  map[[2]int]Forecast // for them
+	whole  map[[2]int]bool     // see Session.FitsWhole
 }
 
 // plan says what each span keeps for batches of the pass's shape. The first plan for a shape stands.
@@ -111,7 +112,8 @@ func (p *planner) plan(s *Session, ps *pass) ([]spanPlan, error) {
 	if budget == Auto {
 		budget, room = s.model.spare(ps.tokens()), s.model.room()
 	}
-	plan := p.spend(s, budget, shape[0], shape[1])
+	size := p.sizes(s, shape[0], shape[1])
+	plan := p.spend(s, size, budget, shape[0], shape[1])
 	peak, ok, err := s.forecast(ps, plan)
 	if err != nil {
 		return nil, err
@@ -123,7 +125,7 @@ func (p *planner) plan(s *Session, ps *pass) ([]spanPlan, error) {
 		}
 		lower, upper := plan, peak
 		if budget += left; budget > 0 || left < 0 {
-			plan = p.spend(s, max(0, budget), shape[0], shape[1])
+			plan = p.spend(s, size, max(0, budget), shape[0], shape[1])
 		}
 		if slices.Equal(plan, lower) {
 			break
@@ -145,16 +147,24 @@ func (p *planner) plan(s *Session, ps *pass) ([]spanPlan, error) {
 }
 
 // FitsWhole tells whether a batch of that shape can keep on a GPU all that its backward pass needs. On the host larger batches
-// are no faster.
+// are no faster. The first answer for a shape stands: it is asked in every step, and what is free then differs.
 func (s *Session) FitsWhole(rows, length int) bool {
 	if s.model.Device.Kind != backend.CUDA {
 		return false
+	}
+	shape := [2]int{rows, length}
+	if fits, asked := s.plan.whole[shape]; asked {
+		return fits
 	}
 	budget := s.plan.budget
 	if budget == Auto {
 		budget = s.model.spare(rows * length)
 	}
-	return full(s.plan.spend(s, budget, rows, length))
+	if s.plan.whole == nil {
+		s.plan.whole = map[[2]int]bool{}
+	}
+	s.plan.whole[shape] = full(s.plan.spend(s, s.plan.sizes(s, rows, length), budget, rows, length))
+	return s.plan.whole[shape]
 }
 
 // full tells whether all is kept on the device.
@@ -162,26 +172,32 @@ func full(plan []spanPlan) bool {
 	return !slices.ContainsFunc(plan, func(s spanPlan) bool { return s.keep != levels[len(levels)-1] })
 }
 
-// spend makes the plan for a budget in bytes. A span's input is always kept. Where the host's memory can be used, a span to
-// which the budget gives nothing goes there with the residual stream inside it and with its attention, if there is room for
-// that of all; the copies run beside the matrix products, and cost no memory of the device. Where there is room for the
-// inputs of some spans only, those go.
-func (p *planner) spend(s *Session, budget int64, rows, length int) []spanPlan {
-	m, spans := s.model, s.spans
-	at := func(keep nn.Keep) spanPlan {
-		if keep&nn.KeepGate != 0 {
-			return spanPlan{keep: keep, parts: 1}
-		}
-		return spanPlan{keep: keep, parts: parts(rows, length, p.tokens), tokens: tokensAtOnce(length, p.mlp)}
+// at is the plan of a span that keeps so much.
+func (p *planner) at(keep nn.Keep, rows, length int) spanPlan {
+	if keep&nn.KeepGate != 0 {
+		return spanPlan{keep: keep, parts: 1}
 	}
-	var size []int64 // by level, of one span; spans of a model differ at most by their adapters
+	return spanPlan{keep: keep, parts: parts(rows, length, p.tokens), tokens: tokensAtOnce(length, p.mlp)}
+}
+
+// sizes are the bytes that a span keeps, by level; spans of a model differ at most by their adapters.
+func (p *planner) sizes(s *Session, rows, length int) (size []int64) {
 	for _, l := range levels {
 		var bytes int64
-		for _, k := range m.keptShapes(spans[0], at(l), rows, length) {
+		for _, k := range s.model.keptShapes(s.spans[0], p.at(l, rows, length), rows, length) {
 			bytes += int64(k.ByteSize())
 		}
 		size = append(size, bytes)
 	}
+	return size
+}
+
+// spend makes the plan for a budget in bytes, where size is what sizes tells. A span's input is always kept. Where the host's memory can be used, a span to
+// which the budget gives nothing goes there with the residual stream inside it and with its attention, if there is room for
+// that of all; the copies run beside the matrix products, and cost no memory of the device. Where there is room for the
+// inputs of some spans only, those go.
+func (p *planner) spend(s *Session, size []int64, budget int64, rows, length int) []spanPlan {
+	m, spans := s.model, s.spans
 	input := int64(rows*length*m.Shape.Hidden) * int64(m.Shape.Compute.Size())
 	least, far := levels[0], 0
 	if n := len(spans) - nearEnd(rows*length); n > 1 {
@@ -194,7 +210,7 @@ func (p *planner) spend(s *Session, budget int64, rows, length int) []spanPlan {
 	}
 	plan := make([]spanPlan, len(spans))
 	for j := range plan {
-		plan[j] = at(least)
+		plan[j] = p.at(least, rows, length)
 		plan[j].host = j < far
 	}
 	for i := 1; i < len(levels); i++ {
@@ -204,7 +220,7 @@ func (p *planner) spend(s *Session, budget int64, rows, length int) []spanPlan {
 				cost = input + size[i]
 			}
 			if !slices.Contains(levels[i:], was.keep) && cost <= budget {
-				plan[j], budget = at(levels[i]), budget-cost
+				plan[j], budget = p.at(levels[i], rows, length), budget-cost
 			}
 		}
 	}
