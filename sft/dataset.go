@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/loris-ml/loris/internal/mapfile"
+	"github.com/loris-ml/loris/internal/training"
 )
 
 // DataReport says what preparation made of a data set.
@@ -157,22 +158,13 @@ func (r *DataReport) fit(e example, c SFTConfig, packing bool) (fitted example, 
 		} else {
 			e.ids, e.labels = e.ids[:c.MaxLength], e.labels[:c.MaxLength]
 		}
-		r.LabelsLost += countLabels(cut)
+		r.LabelsLost += training.CountLabels(cut)
 	}
 	if !packing && !e.trained() { // packed, it stays as TRL keeps it: the row's other documents have labels
 		r.FullyMasked++
 		return e, false, nil
 	}
 	return e, true, nil
-}
-
-func countLabels(labels []int32) (n int) {
-	for _, l := range labels {
-		if l != Ignored {
-			n++
-		}
-	}
-	return n
 }
 
 // measure counts what the rows hold.

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	source "github.com/loris-ml/loris/dataset"
+	"github.com/loris-ml/loris/internal/training"
 	"github.com/loris-ml/loris/tokenizer"
 )
 
@@ -22,7 +23,7 @@ func digestOf(d *dataset) digested {
 	for _, row := range d.rows {
 		for _, e := range row {
 			g.Tokens += len(e.ids)
-			g.Labels += countLabels(e.labels)
+			g.Labels += training.CountLabels(e.labels)
 		}
 	}
 	return g

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/loris-ml/loris/internal/training"
 	"github.com/loris-ml/loris/tokenizer"
 )
 
@@ -31,7 +32,7 @@ type Tokenizer interface {
 var _ Tokenizer = (*tokenizer.Tokenizer)(nil)
 
 // Ignored is the label of a token that is not trained.
-const Ignored = -100
+const Ignored = training.IgnoreIndex
 
 // example is one tokenized row. A label is the token's own id, or Ignored: batches shift them.
 type example struct {

@@ -13,9 +13,6 @@ import (
 	"github.com/loris-ml/loris/internal/training"
 )
 
-// IgnoreIndex marks a position without a label.
-const IgnoreIndex = -100
-
 // logitElements bounds the logits of one chunk: 2^27 elements are 512 MB in float32.
 const logitElements = 1 << 27
 
@@ -190,7 +187,7 @@ func (m *Model) lossOf(loss *training.Loss, logits, labels *Node, gradient bool)
 	if per.DType() != dtypes.Float32 || per.Rank() != 1 || per.Shape().Dim(0) != labels.Shape().Dim(0) {
 		exceptions.Panicf("the loss %q returns %s for logits %s; want one float32 per label, [%d]", loss.Name, per.Shape(), logits.Shape(), labels.Shape().Dim(0))
 	}
-	scored := NotEqual(labels, Const(labels.Graph(), int32(IgnoreIndex)))
+	scored := NotEqual(labels, Const(labels.Graph(), int32(training.IgnoreIndex)))
 	scores[0] = Where(scored, per, ZerosLike(per))
 	if gradient {
 		dLogits = slope(Gradient(ReduceAllSum(scores[0]), logits)[0])
@@ -205,7 +202,7 @@ func (m *Model) crossEntropy(logits, labels *Node, gradient bool) (scores []*Nod
 	logits, slope := m.Logit.apply(ConvertDType(logits, dtypes.Float32))
 	n, vocab := logits.Shape().Dim(0), logits.Shape().Dim(1)
 	labels = Reshape(labels, n, 1)
-	scored := ConvertDType(NotEqual(labels, Const(g, int32(IgnoreIndex))), dtypes.Float32) // [n, 1]
+	scored := ConvertDType(NotEqual(labels, Const(g, int32(training.IgnoreIndex))), dtypes.Float32) // [n, 1]
 	hit := Equal(Iota(g, shapes.Make(dtypes.Int32, n, vocab), 1), labels)
 	top := ReduceAndKeep(logits, ReduceMax, -1)
 	e := Exp(Sub(logits, top))

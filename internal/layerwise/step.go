@@ -86,11 +86,7 @@ func (s *Session) newPass(given *training.Batch, train bool) *pass {
 	for i := range p.plan {
 		p.plan[i].tokens = tokensAtOnce(b.Length, s.plan.mlp)
 	}
-	for _, l := range b.Labels {
-		if l != IgnoreIndex {
-			p.labels++
-		}
-	}
+	p.labels = training.CountLabels(b.Labels)
 	return p
 }
 
@@ -308,17 +304,15 @@ func (p *pass) stats() (st training.Stats, err error) {
 			st.EntropySum += float64(rows[1][r])
 			st.Correct += int(rows[2][r])
 		}
-		for _, l := range p.batch.Labels[from*p.batch.Length : to*p.batch.Length] {
-			if l != IgnoreIndex {
-				st.Labels++
-			}
-		}
 		return st
 	}
 	st = of(0, p.batch.Rows)
+	st.Labels = p.labels
 	at := 0
 	for _, n := range p.batch.Joined {
-		st.Joined = append(st.Joined, of(at, at+n))
+		part := of(at, at+n)
+		part.Labels = training.CountLabels(p.batch.Labels[at*p.batch.Length : (at+n)*p.batch.Length])
+		st.Joined = append(st.Joined, part)
 		at += n
 	}
 	return st, nil

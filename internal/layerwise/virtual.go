@@ -45,7 +45,7 @@ func (e *ends) widened(values []int32, length int, virtual func(i int) int32) []
 }
 
 func virtualID(i int) int32    { return int32(-1 - i) }
-func virtualLabel(int) int32   { return IgnoreIndex }
+func virtualLabel(int) int32   { return training.IgnoreIndex }
 func virtualSegment(int) int32 { return 1 } // that of the tokens, as masks and batches of whole documents have it
 
 // errPackedVirtual refuses rows of several documents.

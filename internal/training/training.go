@@ -8,6 +8,19 @@ import (
 	"github.com/gomlx/gomlx/core/graph"
 )
 
+// IgnoreIndex marks a position without a label.
+const IgnoreIndex = -100
+
+// CountLabels is how many of labels are such.
+func CountLabels(labels []int32) (n int) {
+	for _, l := range labels {
+		if l != IgnoreIndex {
+			n++
+		}
+	}
+	return n
+}
+
 // Batch is Rows sequences of Length tokens, row after row.
 type Batch struct {
 	Rows, Length int
