@@ -146,12 +146,16 @@ func TestKernelsEqualTheirTwinsOnTheGPU(t *testing.T) {
 			if p.launch == nil && !p.composite || strings.HasPrefix(p.name, "float8") && Float8(d.Backend) != nil {
 				continue
 			}
-			var want [][]float64
-			for _, a := range run(t, d, p.twin, p.inputs) {
-				want = append(want, wideFloats(a.floats))
-			}
-			requireClose(t, p, run(t, d, p.op, p.inputs), want, toTwin)
-			requireClose(t, p, run(t, d, p.op, p.inputs), p.want, toReference)
+			t.Run(p.name, func(t *testing.T) {
+				t.Parallel() // compiling takes the time
+				var want [][]float64
+				for _, a := range run(t, d, p.twin, p.inputs) {
+					want = append(want, wideFloats(a.floats))
+				}
+				got := run(t, d, p.op, p.inputs)
+				requireClose(t, p, got, want, toTwin)
+				requireClose(t, p, got, p.want, toReference)
+			})
 		}
 	}
 }
