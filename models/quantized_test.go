@@ -214,6 +214,18 @@ func TestOptionsThatContradictAQuantizedCheckpointAreNamed(t *testing.T) {
 	}
 }
 
+func TestSavedComputeDTypeIsWhatWasComputedIn(t *testing.T) {
+	q := quant.BitsAndBytesConfig{LoadIn4Bit: true, BNB4BitQuantType: quant.NF4} // says nothing of it
+	m := mustLoad(t, filepath.Join("testdata", "bnb_none"), Options{Quantization: &q, DType: BFloat16})
+	to := t.TempDir()
+	if err := m.SavePretrained(to); err != nil {
+		t.Fatal(err)
+	}
+	if got := mustLoad(t, to, Options{}).Options().Quantization.BNB4BitComputeDType; got != "bfloat16" {
+		t.Errorf("bnb_4bit_compute_dtype of a model that computes in bfloat16 comes back as %q", got)
+	}
+}
+
 func TestDamagedQuantizedCheckpointsAreErrorsThatNameTheSpot(t *testing.T) {
 	const gate = "model.layers.0.mlp.gate_proj.weight"
 	for want, change := range map[string]func(map[string]safetensors.Tensor){

@@ -113,7 +113,11 @@ func (m *CausalLM) configJSON(format DType, q *quant.BitsAndBytesConfig, untied 
 		all["tie_word_embeddings"] = false
 	}
 	if q != nil {
-		all["quantization_config"] = q
+		stored := *q
+		if stored.BNB4BitComputeDType == "" { // whoever reads it would take that for float32
+			stored.BNB4BitComputeDType = string(formatOf(m.run.Shape.Compute))
+		}
+		all["quantization_config"] = stored
 	}
 	out, err := json.MarshalIndent(all, "", "  ")
 	return append(out, '\n'), err

@@ -4,6 +4,9 @@ import (
 	"context"
 	"reflect"
 
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+
 	"github.com/loris-ml/loris/internal/nn"
 	"github.com/loris-ml/loris/internal/training"
 )
@@ -41,6 +44,14 @@ func SetLossScale(s training.Session, scale float64) { s.(*Session).scaler.scale
 
 // HeadTokens makes the head of the session's model, which has run nothing yet, take that many tokens at a time.
 func HeadTokens(s training.Session, n int) { s.(*Session).model.headTokens = n }
+
+// HeadMemory is what the loss and its gradient, for rows of tokens, work in.
+func HeadMemory(s training.Session, rows, length int) (bytes int64, ok bool, err error) {
+	m := s.(*Session).model
+	in := []shapes.Shape{shapes.Make(m.Shape.Compute, rows, length, m.Shape.Hidden), shapes.Make(dtypes.Int32, rows, length)}
+	f, ok, err := m.loss(nil, nil, true, false).footprint(append(in, shapesOf(m.scoreTensors(nil))...))
+	return f.Temporary, ok, err
+}
 
 // Fuse makes the session's model, which has run nothing yet, take the fused form of its primitives.
 func Fuse(s training.Session) { s.(*Session).model.Shape.Form = nn.FormFused }

@@ -15,14 +15,21 @@ import (
 // counted is a model with adapters on a device that counts its memory; others skip the test.
 func counted(t *testing.T, p *seam.Plugin, cfg *models.LlamaConfig, o models.Options) (*models.CausalLM, models.Adapters) {
 	t.Helper()
+	m, a := trained(t, cfg, o)
+	if memory, err := p.Memory(0); err != nil || memory.Peak < 0 {
+		t.Skip("the device does not count its memory")
+	}
+	return m, a
+}
+
+// trained is a model with adapters.
+func trained(t *testing.T, cfg *models.LlamaConfig, o models.Options) (*models.CausalLM, models.Adapters) {
+	t.Helper()
 	m, err := models.NewRandom(t.Context(), cfg, 3, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { m.Close() })
-	if memory, err := p.Memory(0); err != nil || memory.Peak < 0 {
-		t.Skip("the device does not count its memory")
-	}
 	a, err := m.NewAdapters(adapters(m, 0))
 	if err != nil {
 		t.Fatal(err)
@@ -60,6 +67,31 @@ func TestForecastIsWhatIsUsed(t *testing.T) {
 			t.Logf("budget %s: %+v forecast, %d used", budget, forecast, used.Peak)
 			if !ok || math.Abs(float64(forecast.Peak())/float64(used.Peak)-1) > 0.03 {
 				t.Errorf("budget %s: forecast %+v (%v), and the peak is %d", budget, forecast, ok, used.Peak)
+			}
+		}
+	})
+}
+
+func TestLogitsOfOneChunkAreAliveAtATime(t *testing.T) {
+	cfg := models.LlamaConfig{VocabSize: 32000, HiddenSize: 32, IntermediateSize: 64, NumHiddenLayers: 1, NumAttentionHeads: 2, MaxPositionEmbeddings: 4096}
+	const chunk = 64
+	const logits = chunk * 32000 * 4
+	reference.OnXLA(t, 8, func(t *testing.T, spec string, _ *seam.Plugin) {
+		m, a := trained(t, &cfg, models.Options{Backend: spec, DType: models.Float32})
+		s := session(t, m, a, settings)
+		layerwise.HeadTokens(s, chunk)
+		one, ok, err := layerwise.HeadMemory(s, 1, chunk)
+		if err != nil || !ok {
+			t.Fatalf("memory of one chunk: %v, error %v", ok, err)
+		}
+		for _, rows := range []int{2, 5} {
+			got, _, err := layerwise.HeadMemory(s, rows, chunk)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%d chunks: %d bytes, one %d, its logits %d", rows, got, one, logits)
+			if got > one+logits/2 {
+				t.Errorf("%d chunks work in %d bytes, one in %d, and a chunk's logits have %d", rows, got, one, logits)
 			}
 		}
 	})

@@ -101,13 +101,14 @@ type chunked struct {
 // [tokens] each.
 func (m *Model) chunks(c *chunked, labels *Node) (scores []*Node) {
 	tokens, size := c.hidden.Shape().Dim(0), m.chunkTokens(c.hidden.Shape().Dim(0))
-	var parts, dropped, ahead []*Node
-	each := make([][]*Node, lossOutputs)
+	var parts, dropped []*Node
+	var each [][]*Node // chunk
 	for at := 0; at < tokens; at += size {
 		rows := AxisRange(at, min(at+size, tokens))
 		h, l := SliceAxis(c.hidden, 0, rows), SliceAxis(labels, 0, rows)
-		if len(ahead) > 0 { // not before the chunk ahead is done
-			h = OptimizationBarriers(append([]*Node{h}, ahead...)...)[0]
+		if i := len(each) - 1; i >= 0 { // not before the chunk ahead is done; its scores neither wait, with its logits, for all others
+			after := OptimizationBarriers(append([]*Node{h}, each[i]...)...)
+			h, each[i] = after[0], after[1:]
 		}
 		seen := h
 		if c.dropped != nil {
@@ -119,17 +120,18 @@ func (m *Model) chunks(c *chunked, labels *Node) (scores []*Node) {
 			if parts = append(parts, d); dSeen != nil {
 				dropped = append(dropped, dSeen)
 			}
-			if len(parts) > 1 { // the next chunk waits for this one's gradient too
+			if size < tokens { // the next chunk waits for this one's gradient too
 				b := OptimizationBarriers(append(s, parts[len(parts)-1])...)
 				s, parts[len(parts)-1] = b[:lossOutputs], b[lossOutputs]
 			}
 		}
-		ahead = s
-		for i := range each {
-			each[i] = append(each[i], s[i])
-		}
+		each = append(each, s)
 	}
-	for _, vectors := range each {
+	for i := range lossOutputs {
+		var vectors []*Node
+		for _, s := range each {
+			vectors = append(vectors, s[i])
+		}
 		scores = append(scores, joined(vectors))
 	}
 	if c.gradient {
