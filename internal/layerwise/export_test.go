@@ -53,6 +53,17 @@ func HeadMemory(s training.Session, rows, length int) (bytes int64, ok bool, err
 	return f.Temporary, ok, err
 }
 
+// Lead lets Apply launch so many of the next batch's spans ahead.
+func Lead(s training.Session, spans int) { s.(*Session).leads = spans }
+
+// Led is how many spans of the next batch have been launched ahead.
+func Led(s training.Session) int {
+	if p := s.(*Session).ahead; p != nil {
+		return p.done
+	}
+	return 0
+}
+
 // Fuse makes the session's model, which has run nothing yet, take the fused form of its primitives.
 func Fuse(s training.Session) { s.(*Session).model.Shape.Form = nn.FormFused }
 

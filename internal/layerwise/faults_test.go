@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/loris-ml/loris/internal/layerwise"
 	"github.com/loris-ml/loris/internal/reference"
 	"github.com/loris-ml/loris/internal/seam"
 	"github.com/loris-ml/loris/internal/training"
@@ -55,6 +56,9 @@ func (c *course) step(i int) error {
 			return err
 		}
 		losses, labels = append(losses, st.LossSum), labels+st.Labels
+	}
+	if err := c.s.(training.Prefetcher).Prefetch(c.batches[0]); err != nil {
+		return err
 	}
 	norm, err := c.s.Apply(ctx, training.ApplyOptions{LearningRate: 1e-2 / float64(i+1), NumItems: float64(labels), MaxGradNorm: 0.5})
 	if err != nil {
@@ -135,7 +139,9 @@ func trainees(t *testing.T, backend string) map[string]training.Session {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	return map[string]training.Session{"adapters": session(t, m, a, settings), "whole model": s}
+	adapted := session(t, m, a, settings)
+	layerwise.Lead(adapted, 1)
+	return map[string]training.Session{"adapters": adapted, "whole model": s}
 }
 
 // TestFailuresOfTheDeviceLoseNoStep lets each program of a step fail, early and late, one after the other.
@@ -337,7 +343,7 @@ func TestCanceledStepsLeaveNothing(t *testing.T) {
 		if err := c.step(0); err != nil {
 			t.Fatal(err)
 		}
-		c.state() // frees what the step left
+		c.restart() // frees what the step left, and the batch that is ahead
 		live, canceled := w.LiveBuffers(), 0
 		for at := 0; ; at++ {
 			ctx := &canceledAfter{Context: t.Context(), asked: at}

@@ -35,6 +35,7 @@ type Session struct {
 	loss       *training.Loss       // nil: cross entropy
 	index      []*tensors.Tensor    // number of each span's first layer, uint32 scalars
 	ahead      *pass                // what Prefetch has begun, or nil
+	leads      int                  // spans of it that Apply launches, see lead
 	trash      []*tensors.Tensor    // to be freed while the device works: some thousand, a few microseconds each
 	old        [][]*tensors.Tensor  // values before the last update, by group, until it is known to have succeeded
 }
@@ -64,6 +65,9 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 	}
 	if m.scaled() {
 		s.scaler = newScaler()
+	}
+	if m.Device.Kind == backend.CUDA && s.scaler == nil && o.Triplets == nil { // AdaLoRA masks values behind each step
+		s.leads = leadSpans
 	}
 	trained := 0
 	for together := range slices.Chunk(s.spans, m.groupSpans()) {
@@ -247,17 +251,16 @@ func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	// Reading the norm waits for all work on the gradients: what failed meanwhile is known before anything is replaced.
+	old := s.exchange(fresh)
+	s.steps++
+	s.lead()
+	// Reading the norm waits for all work on the gradients: what failed meanwhile is known before the old values are thrown away.
 	values, err := tensors.CopyFlatData[float32](norm)
 	if err != nil {
-		return 0, errors.Join(err, freeAll(fresh))
+		s.steps--
+		return 0, errors.Join(err, freeAll(s.exchange(old)))
 	}
 	// The gradients came from the last update's values: it did not fail.
-	old := make([][]*tensors.Tensor, len(fresh))
-	for i, g := range s.all() {
-		old[i] = g.exchange(fresh[i])
-	}
-	s.steps++
 	s.scaler.next()
 	for _, g := range s.all() {
 		s.trash, g.grads = append(s.trash, g.grads...), nil
@@ -267,6 +270,14 @@ func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 		return float64(values[0]), s.confirm()
 	}
 	return float64(values[0]), nil
+}
+
+// exchange puts values of all groups in place and returns those that were there.
+func (s *Session) exchange(fresh [][]*tensors.Tensor) (old [][]*tensors.Tensor) {
+	for i, g := range s.all() {
+		old = append(old, g.exchange(fresh[i]))
+	}
+	return old
 }
 
 // groupSpans is how many spans' parameters one program updates. On a GPU an update takes less time than launching a

@@ -141,6 +141,7 @@ func (s *Session) LoadState(dir string) (err error) {
 		err = errors.Join(err, s.page(g))
 	}
 	s.steps, s.scaler = steps, scaling
+	s.dropAhead()
 	return errors.Join(err, s.DropGradients())
 }
 

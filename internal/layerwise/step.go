@@ -48,6 +48,9 @@ func (s *Session) pass(ctx context.Context, b *training.Batch, train bool) (trai
 	if err == nil {
 		err = p.forward(ctx)
 	}
+	if err == nil {
+		err = p.score()
+	}
 	if err == nil && train {
 		err = p.backward(ctx)
 	}
@@ -66,6 +69,9 @@ type pass struct {
 	given  *training.Batch
 	batch  *training.Batch // given, with virtual tokens before its rows
 	train  bool
+	begun  bool
+	done   int               // spans behind it in the forward pass
+	with   []*tensors.Tensor // which these spans had as weights, if they were launched ahead
 	plan   []spanPlan
 	labels int // positions with a label
 	sh     shared
@@ -130,6 +136,10 @@ func (p *pass) embed() error {
 
 // begin moves to the device what is not there yet.
 func (p *pass) begin() (err error) {
+	if p.begun {
+		return p.check()
+	}
+	p.begun = true
 	s, b := p.s, p.batch
 	if p.lab == nil {
 		if err := p.upload(); err != nil {
@@ -173,36 +183,45 @@ func rowKeys(seed int64, step int, b *training.Batch) []uint32 {
 // sweepAfter is the span behind which the device has enough to do for a while.
 const sweepAfter = 2
 
+// forward walks the spans that are not behind it.
 func (p *pass) forward(ctx context.Context) error {
-	m := p.s.model
-	for i, sp := range p.s.spans {
+	for p.done < len(p.s.spans) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		in := append(append([]*tensors.Tensor{p.x[i]}, p.sh.inputs(p.s.index[i])...), sp.tensors()...)
-		out, err := m.forward(sp, p.sh, p.plan[i]).call(in...)
-		if err != nil {
+		if err := p.span(); err != nil {
 			return err
 		}
-		p.x, p.kept[i] = append(p.x, out[0]), out[1:]
-		if i == min(sweepAfter, len(p.s.spans)-1) {
+		if p.done-1 == min(sweepAfter, len(p.s.spans)-1) {
 			if err := p.s.sweep(); err != nil {
 				return err
 			}
 		}
-		if p.train {
-			err = p.offload(i)
-		} else {
-			err = backend.Free(p.x[i])
-			p.x[i] = nil
-		}
-		if err != nil {
-			return err
-		}
 	}
-	if err := p.leave(); err != nil {
+	return p.leave()
+}
+
+// span takes the batch through one more.
+func (p *pass) span() error {
+	i, sp := p.done, p.s.spans[p.done]
+	in := append(append([]*tensors.Tensor{p.x[i]}, p.sh.inputs(p.s.index[i])...), sp.tensors()...)
+	out, err := p.s.model.forward(sp, p.sh, p.plan[i]).call(in...)
+	if err != nil {
 		return err
 	}
+	p.done++
+	p.x, p.kept[i] = append(p.x, out[0]), out[1:]
+	if p.train {
+		return p.offload(i)
+	}
+	x := p.x[i]
+	p.x[i] = nil
+	return backend.Free(x)
+}
+
+// score takes what comes out of the last span through the head.
+func (p *pass) score() error {
+	m := p.s.model
 	in := append([]*tensors.Tensor{p.x[len(p.s.spans)], p.lab}, m.scoreTensors(p.s.edge)...)
 	if p.train && m.scaled() {
 		scale, err := backend.UploadValues(m.Device, []float32{float32(p.s.scaler.factor(p.labels))})
