@@ -205,7 +205,7 @@ const (
 	dropoutColumns  = 128 // that a block of dropout_gradient owns
 	dropoutTileRows = 64  // tokens that it takes at once
 	dropoutTiles    = 8   // of 8 ranks, that a block of dropout_low and dropout_gradient has sums of
-	productTokens   = 128 // that a block of dropout_product takes
+	productTokens   = 64  // that a block of dropout_product takes
 	productColumns  = 256
 	dropoutShared   = 2 * (dropoutTileRows*(dropoutColumns+8) + dropoutTileRows*(8*dropoutTiles+8))
 )

@@ -28,7 +28,7 @@ loris_dropout_low(const uint4* __restrict__ x, const uint4* __restrict__ a, cons
     }
     int adapter = first / per, left = per - first % per; // tiles of the adapter from here on
 #pragma unroll
-    for (int tile = 0; tile < TILES; tile++) {
+    for (int tile = 0; tile < TILES; tile += 2) { // two at a time, which are of one adapter
       if (tile < count) {
         if (tile == 0 || left == 0) {
           if (left == 0) {
@@ -42,14 +42,17 @@ loris_dropout_low(const uint4* __restrict__ x, const uint4* __restrict__ a, cons
             m[k] = t < T ? kept(v[k], keys[(size_t)adapter * T + t], c, threshold) : zero;
           }
         }
-        left--;
-        const uint4 b = inside ? a[(size_t)(8 * (first + tile) + group) * chunks + c] : zero;
+        left -= 2;
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-          const u32 early[4] = {m[2 * h].x, m[2 * h + 1].x, m[2 * h].y, m[2 * h + 1].y};
-          multiply(sums[tile][h], early, b.x, b.y);
-          const u32 late[4] = {m[2 * h].z, m[2 * h + 1].z, m[2 * h].w, m[2 * h + 1].w};
-          multiply(sums[tile][h], late, b.z, b.w);
+        for (int j = 0; j < 2; j++) {
+          const uint4 b = inside ? a[(size_t)(8 * (first + tile + j) + group) * chunks + c] : zero;
+#pragma unroll
+          for (int h = 0; h < 2; h++) {
+            const u32 early[4] = {m[2 * h].x, m[2 * h + 1].x, m[2 * h].y, m[2 * h + 1].y};
+            multiply(sums[tile + j][h], early, b.x, b.y);
+            const u32 late[4] = {m[2 * h].z, m[2 * h + 1].z, m[2 * h].w, m[2 * h + 1].w};
+            multiply(sums[tile + j][h], late, b.z, b.w);
+          }
         }
       }
     }

@@ -1,8 +1,8 @@
 // What adapters behind dropout add to the gradient of their input: the sum over the adapters of kept(p A). A block takes 256
-// columns and 128 tokens; a warp 32 of each at a time.
+// columns and 64 tokens; a warp 32 of each at a time.
 #include "dropout.cuh"
 
-constexpr int THREADS = 256, COLUMNS = 32, TOKENS = 32, ROWS = 128;
+constexpr int THREADS = 256, COLUMNS = 32, TOKENS = 32, ROWS = 64;
 
 // p [T,N], a transposed [I,N], keys u32 [adapters,T] -> out [T,I]; N is adapters times ranks of each.
 // sizes = {T, I/8, adapters, ranks of an adapter/16, thresholds of the adapters}; grid (I/256, T/ROWS), rounded up.
@@ -21,7 +21,15 @@ loris_dropout_product(const uint2* __restrict__ p, const uint2* __restrict__ a, 
   for (int begin = blockIdx.y * ROWS; begin < end; begin += TOKENS) {
     float total[2][4][4] = {};
     for (int adapter = 0; adapter < adapters; adapter++) {
+      const u32 threshold = (u32)sizes[4 + adapter];
+      u32 own[4]; // keys, asked for before the products they are for
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const int t = begin + 8 * i + group;
+        own[i] = t < T ? keys[(size_t)adapter * T + t] : 0u;
+      }
       float part[2][4][4] = {};
+#pragma unroll 1 // ranks beyond 16 are rare
       for (int s = 0; s < steps; s++) {
         const int at = (adapter * steps + s) * 4 + quad;
         uint2 b[4];
@@ -40,11 +48,10 @@ loris_dropout_product(const uint2* __restrict__ p, const uint2* __restrict__ a, 
           for (int j = 0; j < 4; j++) multiply(part[h][j], f, b[j].x, b[j].y);
         }
       }
-      const u32 threshold = (u32)sizes[4 + adapter];
 #pragma unroll
       for (int i = 0; i < 4; i++) { // 8 rows each
-        const int t = begin + 8 * i + group, e = 2 * (i & 1);
-        const u32 key = (t < T ? keys[(size_t)adapter * T + t] : 0u) + 2 * chunk;
+        const int e = 2 * (i & 1);
+        const u32 key = own[i] + 2 * chunk;
         const u32 h[2] = {mix(key), mix(key + 1)};
 #pragma unroll
         for (int j = 0; j < 4; j++) {

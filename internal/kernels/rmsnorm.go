@@ -67,13 +67,17 @@ func rmsNormTwin(x, gain, xa *Node, pad int, eps float64, offset bool) (h, rstd,
 }
 
 // rowThreads are the threads of a block that keeps a row of columns numbers in registers, up to 4 chunks a thread (HELD in
-// rmsnorm.cu); 0 if the row is too long. Two chunks a thread are best.
+// rmsnorm.cu); 0 if the row is too long. Of short rows two chunks a thread are best; of long ones four, in small blocks, of which
+// more are at work at once.
 func rowThreads(columns int) int {
 	if columns%chunk != 0 || columns > 512*4*chunk || columns == 0 {
 		return 0
 	}
-	threads := 64
-	for threads < 512 && threads*2*chunk < columns {
+	if columns <= 64*2*chunk {
+		return 64
+	}
+	threads := 128
+	for threads*4*chunk < columns {
 		threads *= 2
 	}
 	return threads
