@@ -147,11 +147,11 @@ func numbered(index *Node) func(i int, l *nn.Layer) {
 // forward is the program x, shared, weights → x', kept values.
 func (m *Model) forward(s span, sh shared, plan spanPlan) *program {
 	v := sh.variant()
-	return m.programs.get(m.Device, "block_forward", fmt.Sprint(plan.keep, plan.forward, v, s.key), func(in []*Node) []*Node {
+	return m.programs.get(m.Device, "block_forward", fmt.Sprint(plan.keep, plan.tokens, v, s.key), func(in []*Node) []*Node {
 		r := &reader{in}
 		x := r.one()
 		b, index := r.batch(v)
-		b.PartTokens = plan.forward
+		b.PartTokens = plan.tokens
 		tape := nn.Record(plan.keep)
 		y, _ := m.run(s, r, b, tape, x, numbered(index))
 		return append([]*Node{y}, tape.Kept(y)...)
@@ -162,7 +162,7 @@ func (m *Model) forward(s span, sh shared, plan spanPlan) *program {
 // tensors in float32. It goes through the rows in parts, one after the other, if there are several.
 func (m *Model) backward(s span, sh shared, plan spanPlan, kept int) *program {
 	v, parts := sh.variant(), max(1, plan.parts)
-	return m.programs.get(m.Device, "block_backward", fmt.Sprint(plan.keep, plan.backward, kept, parts, v, s.key), func(in []*Node) []*Node {
+	return m.programs.get(m.Device, "block_backward", fmt.Sprint(plan.keep, plan.tokens, kept, parts, v, s.key), func(in []*Node) []*Node {
 		var dx, grads []*Node
 		for i := range parts {
 			rest := in
@@ -199,7 +199,7 @@ func (m *Model) backwardPart(s span, v variant, plan spanPlan, kept int, in []*N
 	rows := r.in[0].Shape().Dim(0)
 	x, dy := part(r.one()), part(r.one())
 	b, index := r.batch(v)
-	b.PartTokens = plan.backward
+	b.PartTokens = plan.tokens
 	for _, n := range []**Node{&b.Cos, &b.Sin, &b.Segments, &b.RowKeys} {
 		if *n != nil && (*n).Shape().Dim(0) == rows { // else it is one for all rows
 			*n = part(*n)

@@ -52,24 +52,26 @@ var levels = []nn.Keep{
 
 // spanPlan is what a span keeps, and where.
 type spanPlan struct {
-	keep  nn.Keep
-	host  bool // its input and what it keeps lie in the host's memory between forward and backward
-	parts int  // in how many parts rows go through the backward program: what that computes again needs memory for one
-	// How many of a row's tokens go through the MLP at a time in the forward and the backward program, see nn.Layer.PerToken;
-	// both 0: all, in one piece with the rest.
-	forward, backward int
+	keep   nn.Keep
+	host   bool // its input and what it keeps lie in the host's memory between forward and backward
+	parts  int  // in how many parts rows go through the backward program: what that computes again needs memory for one
+	tokens int  // how many of a row's tokens go through the MLP at a time, see nn.Layer.PerToken; 0: all
 }
 
 // partTokens is how many tokens a backward program that computes much again takes at a time: as few as keep the matrix
 // products at full speed and the decoding of weights, which each part repeats, small beside them.
 const partTokens = 4096
 
-// mlpTokens is how many tokens of a large batch go through the MLP at a time, because of an 8B model it works in 1.4 GB then.
+// mlpTokens is how many tokens of a long row go through the MLP at a time: the more, the rarer weights are decoded; of an 8B
+// model it works in 1.4 GB.
 const mlpTokens = 8192
 
-// tokensAtOnce is into how many tokens at a time these rows are cut, evenly, so that all together have most or fewer.
-func tokensAtOnce(rows, length, most int) int {
-	n := (rows*length + most - 1) / most
+// tokensAtOnce is into how many tokens at a time, most or fewer, rows of the given length are cut evenly; 0: they are not.
+func tokensAtOnce(length, most int) int {
+	if length <= most {
+		return 0
+	}
+	n := (length + most - 1) / most
 	return (length + n - 1) / n
 }
 
@@ -175,19 +177,7 @@ func (p *planner) at(keep nn.Keep, rows, length int) spanPlan {
 	if keep&nn.KeepGate != 0 {
 		return spanPlan{keep: keep, parts: 1}
 	}
-	plan := spanPlan{keep: keep, parts: parts(rows, length, p.tokens), forward: p.atOnce(rows, length)}
-	if plan.forward > 0 {
-		plan.backward = tokensAtOnce(rows/plan.parts, length, p.mlp)
-	}
-	return plan
-}
-
-// atOnce is how many of a row's tokens go through the MLP of a forward program at a time; 0: all.
-func (p *planner) atOnce(rows, length int) int {
-	if rows*length <= p.mlp {
-		return 0
-	}
-	return tokensAtOnce(rows, length, p.mlp)
+	return spanPlan{keep: keep, parts: parts(rows, length, p.tokens), tokens: tokensAtOnce(length, p.mlp)}
 }
 
 // sizes are the bytes that a span keeps, by level; spans of a model differ at most by their adapters.
@@ -262,7 +252,7 @@ func (m *Model) keptShapes(s span, plan spanPlan, rows, length int) (all []shape
 	r := &reader{in}
 	x := r.one()
 	b, _ := r.batch(variant{})
-	b.PartTokens = plan.forward
+	b.PartTokens = plan.tokens
 	tape := nn.Record(plan.keep)
 	y, _ := m.run(s, r, b, tape, x, nil)
 	for _, n := range tape.Kept(y) {

@@ -46,7 +46,7 @@ func (m *Model) hidden(ctx context.Context, adapters []*nn.Weights, ids, segment
 			return nil, errors.Join(err, backend.Free(x))
 		}
 		in := append(append([]*tensors.Tensor{x}, sh.inputs(nil)...), sp.tensors()...)
-		next, err := m.forward(sp, sh, spanPlan{forward: (&planner{mlp: mlpTokens}).atOnce(rows, length)}).call(in...)
+		next, err := m.forward(sp, sh, spanPlan{tokens: tokensAtOnce(length, mlpTokens)}).call(in...)
 		if err := errors.Join(err, backend.Free(x)); err != nil {
 			return nil, err
 		}

@@ -208,14 +208,14 @@ func TestRowsThatGoThroughInPartsTrainTheSame(t *testing.T) {
 					return st, norm
 				}
 				want, wantNorm := run(1<<20, 1<<20)
-				ways := [][2]int{{12, 12}, {12, 4}, {24, 1 << 20}, {12, 1 << 20}, {1 << 20, 5}}
+				ways := [][2]int{{12, 4}, {24, 1 << 20}, {12, 1 << 20}, {1 << 20, 5}}
 				if spec == "xla:cpu" { // takes seconds to compile each
 					ways = ways[:1]
 				}
 				for _, at := range ways {
 					got, norm := run(at[0], at[1])
 					if !reflect.DeepEqual(got, want) || math.Abs(norm/wantNorm-1) > 2e-6 {
-						t.Errorf("%d tokens at a time, %d in the MLP: %+v and norm %v, all at once %+v and %v", at[0], at[1], got, norm, want, wantNorm)
+						t.Errorf("%d tokens at a time, %d of a row in the MLP: %+v and norm %v, all at once %+v and %v", at[0], at[1], got, norm, want, wantNorm)
 					}
 				}
 			})

@@ -17,8 +17,11 @@ import (
 // many spans at the end never go to the host, because the backward pass comes to them before they would be there, and how
 // far ahead others come back. Of long batches a span's results take much memory, and a span so long that one is enough.
 func aheadSpans(tokens int) int {
-	if tokens >= longBatch {
+	switch {
+	case tokens >= longBatch:
 		return 1
+	case tokens >= longBatch/2:
+		return 2
 	}
 	return 3
 }

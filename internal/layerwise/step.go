@@ -90,7 +90,7 @@ func (s *Session) newPass(given *training.Batch, train bool) *pass {
 	n, b := len(s.spans), s.edge.widen(given)
 	p := &pass{s: s, given: given, batch: b, train: train, plan: make([]spanPlan, n), kept: make([][]*tensors.Tensor, n), grads: make([][]*tensors.Tensor, n)}
 	for i := range p.plan {
-		p.plan[i].forward = s.plan.atOnce(b.Rows, b.Length)
+		p.plan[i].tokens = tokensAtOnce(b.Length, s.plan.mlp)
 	}
 	p.labels = training.CountLabels(b.Labels)
 	return p

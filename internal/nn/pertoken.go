@@ -12,10 +12,10 @@ import (
 
 // PerToken is f(x), x [B, S, features], for an f that treats each token alone and adds to x as the layer's residual stream
 // does. Where the batch says so it takes the rows in parts of Batch.PartTokens tokens, keeps nothing inside for the backward
-// pass, and there computes each part again right before its gradient; the parts of the two passes may be of different sizes.
+// pass, and there computes each part again right before its gradient.
 func (l *Layer) PerToken(x *Node, f func(x *Node) *Node) *Node {
 	ranges := l.parts(x.Shape().Dim(1))
-	if len(ranges) == 0 {
+	if len(ranges) == 1 {
 		return f(x)
 	}
 	outer := l.tape
@@ -29,10 +29,7 @@ func (l *Layer) PerToken(x *Node, f func(x *Node) *Node) *Node {
 		l.from = r[0]
 		ys = append(ys, f(part))
 	}
-	y := ys[0]
-	if len(ys) > 1 {
-		y = Concatenate(ys, 1)
-	}
+	y := Concatenate(ys, 1)
 	l.tape, l.from = outer, 0
 	outer.record([]*Node{y}, func(d []*Node) { l.partsBackward(x, d[0], ranges, f) })
 	return outer.value(KeepResidual, y)
@@ -67,11 +64,11 @@ func (l *Layer) partsBackward(x, dy *Node, ranges [][2]int, f func(x *Node) *Nod
 	outer.add(x, l.join(dxs, x))
 }
 
-// parts are the ranges of a row's tokens that go through PerToken one after the other; none: the row is not in parts.
+// parts are the ranges of a row's tokens that go through PerToken one after the other.
 func (l *Layer) parts(length int) (ranges [][2]int) {
 	size := l.batch.PartTokens
 	if size <= 0 || l.cache != nil || l.inputs != nil {
-		return nil
+		size = length
 	}
 	for at := 0; at < length; at += size {
 		ranges = append(ranges, [2]int{at, min(at+size, length)})
@@ -81,9 +78,6 @@ func (l *Layer) parts(length int) (ranges [][2]int) {
 
 // tokens are those of x [B, S, features] in a range; of a single row with the room behind them, if there is any.
 func (l *fusion) tokens(x *Node, r [2]int) *Node {
-	if r == [2]int{0, x.Shape().Dim(1)} {
-		return x
-	}
 	part := SliceAxis(x, 1, AxisRange(r[0], r[1]))
 	if b, ok := l.buffers[x]; ok && b.clean && x.Shape().Dim(0) == 1 {
 		return l.head(SliceAxis(b.data, 0, AxisRange(r[0], r[1])), part, true)
@@ -93,9 +87,6 @@ func (l *fusion) tokens(x *Node, r [2]int) *Node {
 
 // join is the inverse of tokens.
 func (l *fusion) join(parts []*Node, like *Node) *Node {
-	if len(parts) == 1 {
-		return parts[0]
-	}
 	if like.Shape().Dim(0) > 1 || slices.ContainsFunc(parts, func(n *Node) bool { return !l.buffers[n].clean }) {
 		return Concatenate(parts, 1)
 	}
