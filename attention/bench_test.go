@@ -56,15 +56,18 @@ func BenchmarkAttend(b *testing.B) {
 }
 
 // BenchmarkMemory shows that memory grows linearly with the length: the most that was alive during forward and backward of
-// one head of 64, on the embedded backend, of which the inputs, the result and the gradients are 8 · 256 bytes per token.
+// one head of 128, on the embedded backend, of which the inputs, the result and the gradients are 8 · 512 bytes per token.
 func BenchmarkMemory(b *testing.B) {
-	for _, length := range []int{1024, 2048, 4096, 8192, 16384} {
+	for _, length := range []int{2048, 8192, 16384, 32768, 65536, 131072} {
 		for _, route := range []Route{RouteTiled, RouteDense} {
 			b.Run(fmt.Sprintf("S=%d/%s", length, route), func(b *testing.B) {
-				if route == RouteDense && length > 8192 {
+				switch {
+				case route == RouteDense && length > 8192:
 					b.Skip("the score matrix takes gigabytes")
+				case length > 16384 && os.Getenv("LORIS_TEST_LONG") == "":
+					b.Skip("it takes minutes: LORIS_TEST_LONG=1")
 				}
-				p := &problem{batch: 1, queries: length, keys: length, heads: 1, kvHeads: 1, dim: 64, Options: Options{Causal: true, Route: route}}
+				p := &problem{batch: 1, queries: length, keys: length, heads: 1, kvHeads: 1, dim: 128, Options: Options{Causal: true, Route: route}}
 				p.bench(b, "go", dtypes.Float32, 1)
 			})
 		}
