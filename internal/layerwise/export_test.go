@@ -64,6 +64,9 @@ func Led(s training.Session) int {
 	return 0
 }
 
+// Trash is how many tensors wait to be freed.
+func Trash(s training.Session) int { return len(s.(*Session).trash) }
+
 // Fuse makes the session's model, which has run nothing yet, take the fused form of its primitives.
 func Fuse(s training.Session) { s.(*Session).model.Shape.Form = nn.FormFused }
 

@@ -106,7 +106,7 @@ func (m *Model) chunks(c *chunked, labels *Node) (scores []*Node) {
 	for at := 0; at < tokens; at += size {
 		rows := AxisRange(at, min(at+size, tokens))
 		h, l := SliceAxis(c.hidden, 0, rows), SliceAxis(labels, 0, rows)
-		if i := len(each) - 1; i >= 0 { // not before the chunk ahead is done; its scores neither wait, with its logits, for all others
+		if i := len(each) - 1; i >= 0 { // not before the chunk ahead is done, and its scores with it: they would hold its logits
 			after := OptimizationBarriers(append([]*Node{h}, each[i]...)...)
 			h, each[i] = after[0], after[1:]
 		}

@@ -42,7 +42,7 @@ func TestLaunchingAheadChangesNothing(t *testing.T) {
 				course := func(spans int) (seen []string) {
 					s := make(t)
 					layerwise.Lead(s, spans)
-					start, led := t.TempDir(), 0
+					start, led, trash := t.TempDir(), 0, 0
 					step := func(b, next *training.Batch) {
 						st, err := s.MicroStep(t.Context(), b)
 						if err != nil {
@@ -59,6 +59,11 @@ func TestLaunchingAheadChangesNothing(t *testing.T) {
 					}
 					for i := range 7 { // the first time a shape comes, nobody knows its plan ahead
 						step(batches[i%3], batches[(i+1)%3])
+						if got := layerwise.Trash(s); i == 3 {
+							trash = got
+						} else if i > 3 && got > trash {
+							t.Errorf("after step %d %d tensors wait to be freed, %d before", i, got, trash)
+						}
 						if i == 1 {
 							if err := s.SaveState(start); err != nil {
 								t.Fatal(err)
