@@ -12,7 +12,7 @@ import (
 // Apply, to be called again and to launch the next step. So where the next batch is known, the spans that come first are
 // launched behind the update, before the norm is read.
 
-// leadSpans is how many, but not all there are: they keep a GPU busy for some milliseconds.
+// leadSpans is how many: they keep a GPU busy for some milliseconds.
 const leadSpans = 2
 
 // lead launches the first spans of the batch that Prefetch has moved to the device. Where that is not to be had, or fails, MicroStep
@@ -26,7 +26,7 @@ func (s *Session) lead() {
 		return // memory is short, or has not been counted yet
 	}
 	err := p.begin()
-	for err == nil && p.done < min(s.leads, len(s.spans)-1) {
+	for err == nil && p.done < min(s.leads, len(s.spans)) {
 		err = p.span()
 	}
 	p.with = p.weights()
@@ -43,8 +43,8 @@ func (p *pass) weights() (all []*tensors.Tensor) {
 	return all
 }
 
-// check begins anew if the weights are others than those that the spans launched ahead had.
-func (p *pass) check() error {
+// renew begins the forward pass anew if the weights are others than those that the spans launched ahead had.
+func (p *pass) renew() error {
 	if slices.Equal(p.with, p.weights()) {
 		return nil
 	}

@@ -64,13 +64,10 @@ func (s *Session) spoiled() bool {
 
 // takeBack puts the values before the last update in place again.
 func (s *Session) takeBack() error {
-	var errs []error
-	for i, g := range s.all() {
-		errs = append(errs, backend.Free(g.exchange(s.old[i])...))
-	}
+	spoiled := s.exchange(s.old)
 	s.old = nil
 	s.steps--
-	return errors.Join(errs...)
+	return freeAll(spoiled)
 }
 
 // confirm waits for the last update and lets go of the values before it, where the next step would rather have their

@@ -137,7 +137,7 @@ func (p *pass) embed() error {
 // begin moves to the device what is not there yet.
 func (p *pass) begin() (err error) {
 	if p.begun {
-		return p.check()
+		return p.renew()
 	}
 	p.begun = true
 	s, b := p.s, p.batch
@@ -180,7 +180,7 @@ func rowKeys(seed int64, step int, b *training.Batch) []uint32 {
 	return keys
 }
 
-// sweepAfter is the span behind which the device has enough to do for a while.
+// sweepAfter is the span behind which the device has enough to do for a while. Sweeping again costs nothing.
 const sweepAfter = 2
 
 // forward walks the spans that are not behind it.
@@ -192,13 +192,13 @@ func (p *pass) forward(ctx context.Context) error {
 		if err := p.span(); err != nil {
 			return err
 		}
-		if p.done-1 == min(sweepAfter, len(p.s.spans)-1) {
+		if p.done > sweepAfter {
 			if err := p.s.sweep(); err != nil {
 				return err
 			}
 		}
 	}
-	return p.leave()
+	return errors.Join(p.s.sweep(), p.leave())
 }
 
 // span takes the batch through one more.
