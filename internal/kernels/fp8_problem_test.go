@@ -344,27 +344,37 @@ func float8ProductProblem(t testing.TB, w weight, dtype dtypes.DType, rows, extr
 	return p.named("float8 product %s %v, %d rows, %d more columns, rank %d, dense %v, transposed %v", dtype, w, rows, extra, rank, dense, transposed)
 }
 
-// standsFor is what rows in float8 with n columns of an adapter beside them, and their scales, stand for: h and low. Where kernel
-// and twin round a number in bfloat16 to different neighbours, the scale may be another, and so may be the two parts of low.
-func standsFor(all, scale *Node, hidden, n int) (h, low *Node) {
+// standsFor is what rows in float8 with n columns of an adapter beside them, and their scales, stand for: h, low, and low again by
+// the columns that have its larger part in small, with the zeros at the end. Where kernel and twin round a number in bfloat16 to different
+// neighbours, the scale may be another, and so may be the parts of low.
+func standsFor(all, scale *Node, hidden, n int) (h, low, again *Node) {
 	s := InsertAxes(scale, 1)
 	rest := MulScalar(columns(all, hidden+2*n, hidden+3*n), 1./16)
-	return Mul(columns(all, 0, hidden), s), Mul(Add(columns(all, hidden, hidden+n), rest), s)
+	small := MulScalar(columns(all, hidden+n, hidden+2*n), 16)
+	again = Concatenate([]*Node{small, columns(all, hidden+3*n, all.Shape().Dim(1))}, 1)
+	return Mul(columns(all, 0, hidden), s), Mul(Add(columns(all, hidden, hidden+n), rest), s), Mul(again, s)
 }
 
 // standsForOnHost is the same of what a kernel wrote.
-func standsForOnHost(all, scale array, hidden, n int) (h, low array) {
+func standsForOnHost(all, scale array, hidden, n int) (h, low, again array) {
+	width := all.shape.Dim(1)
 	for t, s := range scale.floats {
-		row := all.floats[t*all.shape.Dim(1):]
+		row := all.floats[t*width : (t+1)*width]
 		for i := range hidden {
 			h.floats = append(h.floats, row[i]*s)
 		}
 		for i := range n {
 			low.floats = append(low.floats, (row[hidden+i]+row[hidden+2*n+i]/16)*s)
+			again.floats = append(again.floats, row[hidden+n+i]*16*s)
+		}
+		for _, v := range row[hidden+3*n:] {
+			again.floats = append(again.floats, v*s)
 		}
 	}
-	h.shape, low.shape = shapes.Make(dtypes.Float32, len(scale.floats), hidden), shapes.Make(dtypes.Float32, len(scale.floats), n)
-	return h, low
+	for _, a := range []*array{&h, &low, &again} {
+		a.shape = shapes.Make(dtypes.Float32, len(scale.floats), len(a.floats)/len(scale.floats))
+	}
+	return h, low, again
 }
 
 // float8NormProblem is the norm that rounds, and what its rows stand for.
@@ -378,22 +388,22 @@ func float8NormProblem(rows, hidden, n int, offset bool) problem {
 		beside := Mul(wide(low), in[3])
 		rounded, s := float8Rows(h, beside)
 		all := Concatenate([]*Node{wide(rounded), split(Div(beside, InsertAxes(s, 1)), false)}, 1)
-		h, beside = standsFor(all, Mul(s, in[4]), hidden, n)
-		return []*Node{h, beside, rstd, low}
+		h, beside, again := standsFor(all, Mul(s, in[4]), hidden, n)
+		return []*Node{h, beside, again, rstd, low}
 	}
 	// A number that the two round to different neighbours in bfloat16 may be one apart in float8.
 	p := problem{inputs: []array{x, gain, xa, factor, unit}, rounding: 0.03, twin: twin, launch: float8NormLaunch(dtypes.BFloat16, rows, hidden, n, testEps, offset)}
 	p.call = p.launch.callWide
 	p.op = onKernels(func(in ...*Node) []*Node {
 		out := p.call(in...)
-		h, low := standsFor(out[0], out[1], hidden, n)
-		return []*Node{h, low, out[2], out[3]}
+		h, low, again := standsFor(out[0], out[1], hidden, n)
+		return []*Node{h, low, again, out[2], out[3]}
 	}, twin)
 	p.finish = func(out []array) []array {
-		h, low := standsForOnHost(out[0], out[1], hidden, n)
-		return []array{h, low, out[2], out[3]}
+		h, low, again := standsForOnHost(out[0], out[1], hidden, n)
+		return []array{h, low, again, out[2], out[3]}
 	}
-	var out, besides, rstds, low []float64
+	var out, besides, again, rstds, low []float64
 	for t := range rows {
 		rstd := rstdOf(x, t)
 		h, beside := make([]float64, hidden), make([]float64, n)
@@ -417,10 +427,12 @@ func float8NormProblem(rows, hidden, n int, offset bool) problem {
 		for _, v := range beside {
 			larger := float8Of(v / s)
 			besides = append(besides, (larger+float8Of((v/s-larger)*16)/16)*s/4)
+			again = append(again, float8Of(larger/16)*16*s/4)
 		}
+		again = append(again, make([]float64, ceilDiv(3*n, 128)*128-3*n)...)
 		rstds = append(rstds, rstd)
 	}
-	p.want = [][]float64{out, besides, rstds, low}
+	p.want = [][]float64{out, besides, again, rstds, low}
 	return p.named("float8 RMSNorm %dx%d, %d beside, offset %v", rows, hidden, n, offset)
 }
 

@@ -127,21 +127,27 @@ func newCourse(t *testing.T, s training.Session, n int) *course {
 // device.
 func trainees(t *testing.T, backend string) map[string]training.Session {
 	m, a := trainee(t, models.Options{Backend: backend, DType: models.Float32}, 0.2)
+	adapted := session(t, m, a, settings)
+	layerwise.Lead(adapted, 1)
+	return map[string]training.Session{"adapters": adapted, "whole model": wholeModel(t, backend)}
+}
+
+// wholeModel is a session that trains a model of two layers, embedding and all.
+func wholeModel(t *testing.T, backend string) training.Session {
+	t.Helper()
 	cfg := tiny
 	cfg.NumHiddenLayers = 2
-	whole, err := models.NewRandom(t.Context(), &cfg, 1, models.Options{Backend: backend, DType: models.Float32, Trainable: true})
+	m, err := models.NewRandom(t.Context(), &cfg, 1, models.Options{Backend: backend, DType: models.Float32, Trainable: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { whole.Close() })
-	s, err := whole.NewSession(settings)
+	t.Cleanup(func() { m.Close() })
+	s, err := m.NewSession(settings)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	adapted := session(t, m, a, settings)
-	layerwise.Lead(adapted, 1)
-	return map[string]training.Session{"adapters": adapted, "whole model": s}
+	return s
 }
 
 // TestFailuresOfTheDeviceLoseNoStep lets each program of a step fail, early and late, one after the other.

@@ -15,26 +15,10 @@ import (
 // counted is a model with adapters on a device that counts its memory; others skip the test.
 func counted(t *testing.T, p *seam.Plugin, cfg *models.LlamaConfig, o models.Options) (*models.CausalLM, models.Adapters) {
 	t.Helper()
-	m, a := trained(t, cfg, o)
+	m, a := traineeOf(t, *cfg, o, 0)
 	if memory, err := p.Memory(0); err != nil || memory.Peak < 0 {
 		t.Skip("the device does not count its memory")
 	}
-	return m, a
-}
-
-// trained is a model with adapters.
-func trained(t *testing.T, cfg *models.LlamaConfig, o models.Options) (*models.CausalLM, models.Adapters) {
-	t.Helper()
-	m, err := models.NewRandom(t.Context(), cfg, 3, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { m.Close() })
-	a, err := m.NewAdapters(adapters(m, 0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { a.Close() })
 	return m, a
 }
 
@@ -77,7 +61,7 @@ func TestLogitsOfOneChunkAreAliveAtATime(t *testing.T) {
 	const chunk = 64
 	const logits = chunk * 32000 * 4
 	reference.OnXLA(t, 8, func(t *testing.T, spec string, _ *seam.Plugin) {
-		m, a := trained(t, &cfg, models.Options{Backend: spec, DType: models.Float32})
+		m, a := traineeOf(t, cfg, models.Options{Backend: spec, DType: models.Float32}, 0)
 		s := session(t, m, a, settings)
 		layerwise.HeadTokens(s, chunk)
 		one, ok, err := layerwise.HeadMemory(s, 1, chunk)

@@ -26,7 +26,11 @@ var tiny = models.LlamaConfig{
 // trainee is a small model with adapters on all linears, B not zero.
 func trainee(t *testing.T, o models.Options, dropout float64) (*models.CausalLM, models.Adapters) {
 	t.Helper()
-	cfg := tiny
+	return traineeOf(t, tiny, o, dropout)
+}
+
+func traineeOf(t *testing.T, cfg models.LlamaConfig, o models.Options, dropout float64) (*models.CausalLM, models.Adapters) {
+	t.Helper()
 	m, err := models.NewRandom(context.Background(), &cfg, 3, o)
 	if err != nil {
 		t.Fatal(err)

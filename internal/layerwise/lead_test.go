@@ -22,21 +22,7 @@ func TestLaunchingAheadChangesNothing(t *testing.T) {
 				o.NEFTuneNoiseAlpha = 5
 				return session(t, m, a, o)
 			},
-			"whole model": func(t *testing.T) training.Session {
-				cfg := tiny
-				cfg.NumHiddenLayers = 2
-				whole, err := models.NewRandom(t.Context(), &cfg, 1, models.Options{Backend: spec, DType: models.Float32, Trainable: true})
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { whole.Close() })
-				s, err := whole.NewSession(settings)
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { s.Close() })
-				return s
-			},
+			"whole model": func(t *testing.T) training.Session { return wholeModel(t, spec) },
 		} {
 			t.Run(name, func(t *testing.T) {
 				course := func(spans int) (seen []string) {
