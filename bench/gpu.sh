@@ -4,7 +4,7 @@
 #   usage: bench/gpu.sh [PART…]      parts: fast lean float8 small trainer variants attention decode first long; default: all but long
 #
 # Each row of "fast" and "float8" has a process of its own: what one leaves in XLA's pool is not there for the next. "first" needs
-# MODEL, a folder of a Llama-3-8B in bfloat16, and 30 GB of disk under OUT; "long" takes ten minutes. OUT (default: a new temporary folder)
+# MODEL, a folder of a Llama-3-8B in bfloat16 (bench/peers/make_model.py makes one), and 30 GB of disk under OUT; "long" takes ten minutes. OUT (default: a new temporary folder)
 # gets profiles. Programs are built if BIN, a folder with step, trainer and decode, is not given.
 set -euo pipefail
 cd "$(dirname "$0")/.."

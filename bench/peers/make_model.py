@@ -27,12 +27,12 @@ def codes(p):
 
 
 def main():
-    a = argparse.ArgumentParser()
-    a.add_argument("--shape", default="llama-3-8b", choices=SHAPES)
-    a.add_argument("--draw", default="normal", choices=["normal", "codes"])
-    a.add_argument("--device", default="cuda")
-    a.add_argument("folder")
-    a = a.parse_args()
+    p = argparse.ArgumentParser()
+    p.add_argument("--shape", default="llama-3-8b", choices=SHAPES)
+    p.add_argument("--draw", default="normal", choices=["normal", "codes"])
+    p.add_argument("--device", default="cuda")
+    p.add_argument("folder")
+    a = p.parse_args()
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device(a.device):
@@ -40,7 +40,10 @@ def main():
     with torch.no_grad():
         for name, p in model.named_parameters():
             if a.draw == "codes" and ".layers." in name:
-                codes(p) if p.dim() == 2 else p.add_(0.1 * torch.randn_like(p))
+                if p.dim() == 2:
+                    codes(p)
+                else:
+                    p.add_(0.1 * torch.randn_like(p))
             elif p.dim() == 2:
                 p.normal_(0, 1 if a.draw == "codes" and "embed" in name else 0.02)
     model.save_pretrained(a.folder, max_shard_size="2GB")
