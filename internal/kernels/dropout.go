@@ -190,13 +190,22 @@ func (d Dropout) launch(kernel string, dtype dtypes.DType, rows, in, width int, 
 		return nil
 	}
 	for _, rate := range d.Rates {
-		sizes = append(sizes, int32(threshold(rate)))
+		if !ordered(rate) {
+			return nil
+		}
+		sizes = append(sizes, int32(thresholds(rate)))
 	}
 	return &launch{kernel: kernel, threads: 256, sizes: sizes}
 }
 
-// threshold is what a draw must reach to be kept, as draw.Keep has it.
-func threshold(rate float64) uint32 { return uint32(rate * (1 << 32)) }
+// thresholds are what two draws of 15 bits must reach to be kept, as draw.Keep has it.
+func thresholds(rate float64) uint32 {
+	t := draw.Threshold(rate) >> 17
+	return t | t<<16
+}
+
+// ordered tells whether the kernels can compare with a rate's threshold, which is no float16 above 31/32.
+func ordered(rate float64) bool { return draw.Threshold(rate)>>17 < 0x7c00 }
 
 // What the kernels dropout_*.cu have.
 const (

@@ -56,12 +56,12 @@ loris_dropout_gradient(const uint4* __restrict__ p, const uint4* __restrict__ x,
             left = per;
             __syncthreads(); // nobody needs the adapter before it any more
           }
-          const u32 threshold = (u32)sizes[7 + adapter];
+          const u32 thresholds = (u32)sizes[7 + adapter];
 #pragma unroll
           for (int k = 0; k < HELD; k++) {
             const int t = from + row + 16 * k;
             const u32 key = t < end ? keys[(size_t)adapter * T + t] : 0u;
-            *(uint4*)(tiles + (row + 16 * k) * TILE + (tid & 15) * 8) = kept(held[k], key, column, threshold);
+            *(uint4*)(tiles + (row + 16 * k) * TILE + (tid & 15) * 8) = kept(held[k], key, column, thresholds);
           }
           __syncthreads();
         }

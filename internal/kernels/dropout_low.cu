@@ -35,11 +35,11 @@ loris_dropout_low(const uint4* __restrict__ x, const uint4* __restrict__ a, cons
             adapter++;
             left = per;
           }
-          const u32 threshold = (u32)sizes[5 + adapter];
+          const u32 thresholds = (u32)sizes[5 + adapter];
 #pragma unroll
           for (int k = 0; k < 4; k++) {
             const int t = token + 8 * k;
-            m[k] = t < T ? kept(v[k], keys[(size_t)adapter * T + t], c, threshold) : zero;
+            m[k] = t < T ? kept(v[k], keys[(size_t)adapter * T + t], c, thresholds) : zero;
           }
         }
         left -= 2;

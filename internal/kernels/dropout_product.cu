@@ -21,7 +21,7 @@ loris_dropout_product(const uint2* __restrict__ p, const uint2* __restrict__ a, 
   for (int begin = blockIdx.y * ROWS; begin < end; begin += TOKENS) {
     float total[2][4][4] = {};
     for (int adapter = 0; adapter < adapters; adapter++) {
-      const u32 threshold = (u32)sizes[4 + adapter];
+      const u32 thresholds = (u32)sizes[4 + adapter];
       u32 own[4]; // keys, asked for before the products they are for
 #pragma unroll
       for (int i = 0; i < 4; i++) {
@@ -51,13 +51,10 @@ loris_dropout_product(const uint2* __restrict__ p, const uint2* __restrict__ a, 
 #pragma unroll
       for (int i = 0; i < 4; i++) { // 8 rows each
         const int e = 2 * (i & 1);
-        const u32 key = own[i] + 2 * chunk;
-        const u32 h[2] = {mix(key), mix(key + 1)};
+        const u32 first = mix(own[i] + chunk);
+        const u32 h[2] = {first, again(first)};
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-          if (turned(h[j >> 1], 2 * (j & 1)) >= threshold) total[i >> 1][j][e] += part[i >> 1][j][e];
-          if (turned(h[j >> 1], 2 * (j & 1) + 1) >= threshold) total[i >> 1][j][e + 1] += part[i >> 1][j][e + 1];
-        }
+        for (int j = 0; j < 4; j++) addKept(total[i >> 1][j] + e, part[i >> 1][j] + e, draws(h[j >> 1], j & 1), thresholds);
       }
     }
 #pragma unroll

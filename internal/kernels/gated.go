@@ -194,7 +194,10 @@ func gatedBackwardLaunch(a Activation, dtype dtypes.DType, rows, f, r, pad int, 
 	}
 	limit := int32(0)
 	if drop != nil {
-		limit = int32(threshold(drop.Rates[0]))
+		if !ordered(drop.Rates[0]) {
+			return nil
+		}
+		limit = int32(thresholds(drop.Rates[0]))
 	}
 	stripes := f / gatedColumns
 	tiles := ceilDiv(rows, gatedRows)

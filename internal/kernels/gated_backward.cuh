@@ -31,9 +31,9 @@ __device__ __forceinline__ void fetch(Held& held, const uint4* gateUp, const uin
 }
 
 // gateUp [T,2F], its rows times scale f32 [T] if scaled, dact [T,F], its rows times dscale f32 [T] if dscaled, b [2F,16] of gate over up, low [T,32] and p [T,16], see the Go function; keys u32 [T] are
-// read if act goes through dropout before da, which a threshold above 0 says; zero f32 [T,32] is where dlow is. -> out [T,2F+8X] = [dgate | dup | 0], dlow f32 [T,32] += [dgate b | dup b],
+// read if act goes through dropout before da, which thresholds above 0 say; zero f32 [T,32] is where dlow is. -> out [T,2F+8X] = [dgate | dup | 0], dlow f32 [T,32] += [dgate b | dup b],
 // db f32 [splits,2F,16] = dgate^T low over dup^T low, da f32 [splits,F,16] = act^T p.
-// sizes = {F, T, tokens for a split (a multiple of ROWS), X, threshold, scaled, dscaled}; grid (F/COLUMNS, splits).
+// sizes = {F, T, tokens for a split (a multiple of ROWS), X, thresholds, scaled, dscaled}; grid (F/COLUMNS, splits).
 //
 // SCALED is a kernel of its own because of the registers that it takes.
 template <class A, bool SCALED = false>
@@ -46,7 +46,7 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
   const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, first = blockIdx.x * COLUMNS;
   const int begin = blockIdx.y * sizes[2];
   int left = min(sizes[2], sizes[1] - begin); // tokens
-  const u32 threshold = (u32)sizes[4];
+  const u32 thresholds = (u32)sizes[4];
   const int row = tid >> 4, chunk = tid & 15, column = (first >> 3) + chunk;
 
   for (int i = tid; i < COLUMNS * RANK; i += THREADS) { // b is used transposed
@@ -65,7 +65,7 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
   out += (size_t)row * outChunks + column;
   low += (size_t)begin * (2 * RANK / 8) + tid;
   p += (size_t)begin * (RANK / 8) + tid;
-  keys += threshold ? begin : 0;
+  keys += thresholds ? begin : 0;
   if (SCALED) scale += sizes[5] ? begin : 0, dscale += sizes[6] ? begin : 0;
   Held held;
   fetch(held, gateUp, dact, chunks, left);
@@ -113,7 +113,7 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
       *(uint4*)(tiles + GATE + at) = dgate;
       *(uint4*)(tiles + UP + at) = dup;
       uint4 behind = narrow(act);
-      if (threshold) behind = kept(behind, t < left ? keys[t] : 0u, column, threshold);
+      if (thresholds) behind = kept(behind, t < left ? keys[t] : 0u, column, thresholds);
       *(uint4*)(tiles + ACT + at) = behind;
     }
     awaitCopies();
@@ -123,7 +123,7 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
     out += ROWS * outChunks;
     low += ROWS * (2 * RANK / 8);
     p += ROWS * (RANK / 8);
-    keys += threshold ? ROWS : 0;
+    keys += thresholds ? ROWS : 0;
     if (SCALED) scale += sizes[5] ? ROWS : 0, dscale += sizes[6] ? ROWS : 0;
     if (ROWS < left) fetch(held, gateUp, dact, chunks, left - ROWS); // while the products run
 #pragma unroll

@@ -3,7 +3,6 @@ package kernels
 import (
 	"encoding/binary"
 	"math"
-	"math/bits"
 	"math/rand/v2"
 
 	"github.com/gomlx/compute/dtypes"
@@ -114,7 +113,7 @@ func gatedBackwardProblem(a Activation, dtype dtypes.DType, rows, f, r, pad int,
 			gate, up, dact := in[0].at(t, i), in[0].at(t, f+i), in[1].at(t, i)
 			act, slope := activation(a, gate)
 			dgate, dup := dact*up*slope, dact*act
-			if h := murmur(keys[t] + uint32(i/4)); bits.RotateLeft32(h, 8*(i%4)) < threshold(rate) {
+			if drawn(keys[t], i) < uint32(math.Round(rate*(1<<15)))<<17 {
 				act = 0
 			}
 			d[t*(2*f+pad)+i], d[t*(2*f+pad)+f+i] = dgate, dup
