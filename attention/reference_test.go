@@ -90,7 +90,7 @@ func (p *problem) factor(b, h, i, j int) float64 {
 		return 1
 	}
 	row := mix(mix(uint32(h*p.queries+i)) + mix(rowKey(b)))
-	if mix(mix(uint32(j))+row) < uint32(p.DropoutRate*(1<<32)) {
+	if mix(mix(uint32(j))+row) < uint32(math.Round(p.DropoutRate*(1<<15)))<<17 {
 		return 0
 	}
 	return 1 / (1 - p.DropoutRate)

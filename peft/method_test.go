@@ -187,7 +187,7 @@ func TestOtherTunersDropInputsWhileTraining(t *testing.T) {
 	for name, cfgs := range map[string][2]Config{
 		"VeRA":            {VeraConfig{R: 8, InitWeights: new(bool)}, VeraConfig{R: 8, InitWeights: new(bool), VeraDropout: 0.5}},
 		"LoHa":            {LoHaConfig{InitWeights: new(bool)}, LoHaConfig{InitWeights: new(bool), RankDropout: 0.5}},
-		"LoHa, all of it": {LoHaConfig{InitWeights: new(bool)}, LoHaConfig{InitWeights: new(bool), ModuleDropout: 0.5}},
+		"LoHa, all of it": {LoHaConfig{InitWeights: new(bool)}, LoHaConfig{InitWeights: new(bool), ModuleDropout: 0.9}},
 		"LoKr":            {LoKrConfig{InitWeights: LoKrInitFalse}, LoKrConfig{InitWeights: LoKrInitFalse, RankDropout: 0.5, RankDropoutScale: true}},
 		"AdaLoRA":         {AdaLoraConfig{TotalStep: 9, InitLoraWeights: new(bool)}, AdaLoraConfig{TotalStep: 9, InitLoraWeights: new(bool), LoraDropout: 0.5}},
 	} {
