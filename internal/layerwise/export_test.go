@@ -53,6 +53,18 @@ func HeadMemory(s training.Session, rows, length int) (bytes int64, ok bool, err
 	return f.Temporary, ok, err
 }
 
+// ForecastAgain forecasts a batch that the session has had, whether its device counts memory or not.
+func ForecastAgain(s training.Session, b *training.Batch) (ok bool, err error) {
+	session := s.(*Session)
+	p := session.newPass(b, true)
+	defer p.free()
+	if err := p.begin(); err != nil {
+		return false, err
+	}
+	_, ok, err = session.forecastFrom(0, p, p.plan)
+	return ok, err
+}
+
 // Lead lets Apply launch so many of the next batch's spans ahead.
 func Lead(s training.Session, spans int) { s.(*Session).leads = spans }
 

@@ -48,11 +48,16 @@ func (f Forecast) Peak() int64 {
 // forecast is for the pass, whose batch is on the device, when it goes through the layers by the plan; false where nobody
 // knows.
 func (s *Session) forecast(p *pass, plan []spanPlan) (peak Forecast, ok bool, err error) {
-	m := s.model
-	live, told := m.Device.MemoryInUse()
-	if _, knows := m.Device.PeakMemory(); !told || !knows {
+	live, told := s.model.Device.MemoryInUse()
+	if _, knows := s.model.Device.PeakMemory(); !told || !knows {
 		return peak, false, nil
 	}
+	return s.forecastFrom(live, p, plan)
+}
+
+// forecastFrom is forecast where so many bytes are in use beside what the pass takes.
+func (s *Session) forecastFrom(live int64, p *pass, plan []spanPlan) (peak Forecast, ok bool, err error) {
+	m := s.model
 	costs := make([]spanCost, len(plan))
 	for i := range plan {
 		if i > 0 && plan[i] == plan[i-1] && s.spans[i].key == s.spans[i-1].key {
@@ -159,7 +164,7 @@ func (s *Session) headShapes(p *pass) []shapes.Shape {
 	m := s.model
 	in := slices.Concat([]shapes.Shape{p.x[0].Shape(), p.lab.Shape()}, shapesOf(m.scoreTensors(s.edge)))
 	if m.scaled() {
-		in = append(in, shapes.Make(dtypes.Float32, 1))
+		in = append(in, shapes.Make(dtypes.Float32))
 	}
 	if p.sh.rowKeys != nil && s.edge.drops() {
 		in = append(in, p.sh.rowKeys.Shape())

@@ -56,6 +56,27 @@ func TestForecastIsWhatIsUsed(t *testing.T) {
 	})
 }
 
+// What is forecast is what runs: a forecast compiles no program that a step does not need.
+func TestForecastsCompileTheProgramsOfSteps(t *testing.T) {
+	reference.OnXLA(t, 16, func(t *testing.T, spec string, _ *seam.Plugin) {
+		for _, dtype := range []models.DType{models.Float32, models.BFloat16, models.Float16} {
+			for _, dropout := range []float64{0, 0.1} {
+				m, a := trainee(t, models.Options{Backend: spec, DType: dtype}, dropout)
+				s := session(t, m, a, settings)
+				b := packed(12, documents(1, 12), documents(2, 5, 7))
+				if _, err := s.MicroStep(t.Context(), b); err != nil {
+					t.Fatal(err)
+				}
+				compiled := layerwise.Compiled(s)
+				ok, err := layerwise.ForecastAgain(s, b)
+				if n := layerwise.Compiled(s) - compiled; !ok || err != nil || n != 0 {
+					t.Errorf("%s, dropout %g: forecast %v, error %v, %d programs more", dtype, dropout, ok, err, n)
+				}
+			}
+		}
+	})
+}
+
 func TestLogitsOfOneChunkAreAliveAtATime(t *testing.T) {
 	cfg := models.LlamaConfig{VocabSize: 32000, HiddenSize: 32, IntermediateSize: 64, NumHiddenLayers: 1, NumAttentionHeads: 2, MaxPositionEmbeddings: 4096}
 	const chunk = 64

@@ -15,8 +15,8 @@ import (
 // leadSpans is how many: they keep a GPU busy for some milliseconds.
 const leadSpans = 2
 
-// lead launches the first spans of the batch that Prefetch has moved to the device. Where that is not to be had, or fails, MicroStep
-// does it, and tells the error.
+// lead launches the first spans of the batch that Prefetch has moved to the device. Where that is not to be had, or memory is too
+// short for it, MicroStep does it. Another failure MicroStep tells.
 func (s *Session) lead() {
 	p := s.ahead
 	if p == nil || s.leads == 0 {
@@ -30,9 +30,15 @@ func (s *Session) lead() {
 		err = p.span()
 	}
 	p.with = p.weights()
-	if err != nil {
-		s.dropAhead()
+	if err == nil {
+		return
 	}
+	s.dropAhead()
+	if backend.OutOfMemory(err) {
+		s.leads = 0
+		return
+	}
+	s.missed = err
 }
 
 // weights are those of the spans behind the pass.

@@ -36,6 +36,7 @@ type Session struct {
 	index      []*tensors.Tensor    // number of each span's first layer, uint32 scalars
 	ahead      *pass                // what Prefetch has begun, or nil
 	leads      int                  // spans of it that Apply launches, see lead
+	missed     error                // of launching them
 	trash      []*tensors.Tensor    // to be freed while the device works: some thousand, a few microseconds each
 	old        [][]*tensors.Tensor  // values before the last update, by group, until it is known to have succeeded
 }

@@ -37,6 +37,10 @@ func (s *Session) through(ctx context.Context, b *training.Batch, train bool) (t
 
 // pass takes a batch through the layers. When it returns, nothing but gradients is left on the device.
 func (s *Session) pass(ctx context.Context, b *training.Batch, train bool) (training.Stats, error) {
+	if err := s.missed; err != nil && train {
+		s.missed = nil
+		return training.Stats{}, err
+	}
 	p := s.ahead
 	if p != nil && p.given == b && train {
 		s.ahead = nil
@@ -114,6 +118,7 @@ func (s *Session) dropAhead() {
 		s.ahead.free()
 		s.ahead = nil
 	}
+	s.missed = nil
 }
 
 // upload moves to the device what no update changes.
