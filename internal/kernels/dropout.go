@@ -209,14 +209,15 @@ func ordered(rate float64) bool { return draw.Threshold(rate)>>17 < 0x7c00 }
 
 // What the kernels dropout_*.cu have.
 const (
-	dropoutThreads  = 512 // of dropout_low
-	dropoutTokens   = 32  // that a block takes
-	dropoutColumns  = 128 // that a block of dropout_gradient owns
-	dropoutTileRows = 64  // tokens that it takes at once
-	dropoutTiles    = 8   // of 8 ranks, that a block of dropout_low and dropout_gradient has sums of
-	productTokens   = 64  // that a block of dropout_product takes
-	productColumns  = 256
-	dropoutShared   = 2 * (dropoutTileRows*(dropoutColumns+8) + dropoutTileRows*(8*dropoutTiles+8))
+	dropoutThreads        = 512 // of dropout_low
+	dropoutTokens         = 32  // that a block takes
+	dropoutColumns        = 128 // that a block of dropout_gradient owns
+	dropoutTileRows       = 64  // tokens that it takes at once
+	dropoutTiles          = 8   // of 8 ranks, that a block of dropout_low and dropout_gradient has sums of
+	productTokens         = 64  // that a block of dropout_product takes
+	productColumns        = 128 // and columns; a warp takes 32
+	dropoutProductThreads = 128
+	dropoutShared         = 2 * (dropoutTileRows*(dropoutColumns+8) + 2*dropoutTileRows*(8*dropoutTiles+8))
 )
 
 func dropoutLowLaunch(dtype dtypes.DType, rows, in, width int, d Dropout) *launch {
@@ -232,7 +233,7 @@ func dropoutLowLaunch(dtype dtypes.DType, rows, in, width int, d Dropout) *launc
 func dropoutProductLaunch(dtype dtypes.DType, rows, in int, d Dropout) *launch {
 	k := d.launch("dropout_product", dtype, rows, in, in, int32(rows), int32(in/chunk), int32(len(d.Ranks)), int32(d.fullRank()/16))
 	if k != nil {
-		k.grid = [3]int{ceilDiv(in, productColumns), ceilDiv(rows, productTokens)}
+		k.grid, k.threads = [3]int{ceilDiv(in, productColumns), ceilDiv(rows, productTokens)}, dropoutProductThreads
 		if k.grid[1] > maxGridY {
 			return nil
 		}

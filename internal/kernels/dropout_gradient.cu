@@ -5,7 +5,7 @@
 constexpr int COLUMNS = 128, ROWS = 64, THREADS = 256, UNITS = 4;
 constexpr int TILE = COLUMNS + 8, FACTOR = 16 * UNITS + 8; // padded rows, free of bank conflicts
 constexpr int HELD = ROWS * COLUMNS / 8 / THREADS;         // chunks a thread holds of a tile
-constexpr int FACTORS = ROWS * TILE;                       // where p is in shared memory
+constexpr int FACTORS = ROWS * TILE;                       // where p is in shared memory, for this tile and the next
 
 // p [T,N], x [T,8W] of which the first I columns count, keys u32 [adapters,T] -> da f32 [splits,I,N].
 // sizes = {T, I/8, W, N/8, ranks of an adapter/8, tokens for a split (a multiple of ROWS), splits, thresholds};
@@ -33,12 +33,18 @@ loris_dropout_gradient(const uint4* __restrict__ p, const uint4* __restrict__ x,
   const SharedAddress tileAt = base + ((li + other) * TILE + warp * 16 + half) * 2;
   const SharedAddress factorAt = base + (FACTORS + (li + half) * FACTOR + other) * 2;
 
-  for (int from = begin; from < end; from += ROWS) {
+  const auto ask = [&](int from) { // for p's rows from there on
+    const int to = FACTORS + (from - begin) / ROWS % 2 * ROWS * FACTOR;
     for (int i = tid; i < ROWS * 2 * count; i += THREADS) {
       const int t = i / (2 * count), piece = i - t * 2 * count;
       const bool exists = from + t < end;
-      copyAsync(base + (FACTORS + t * FACTOR + piece * 8) * 2, p + (size_t)(exists ? from + t : 0) * (N / 8) + 2 * first + piece, exists);
+      copyAsync(base + (to + t * FACTOR + piece * 8) * 2, p + (size_t)(exists ? from + t : 0) * (N / 8) + 2 * first + piece, exists);
     }
+  };
+
+  ask(begin);
+  for (int from = begin; from < end; from += ROWS) {
+    const SharedAddress factors = factorAt + (from - begin) / ROWS % 2 * ROWS * FACTOR * 2;
 #pragma unroll
     for (int k = 0; k < HELD; k++) {
       held[k] = next[k];
@@ -64,12 +70,13 @@ loris_dropout_gradient(const uint4* __restrict__ p, const uint4* __restrict__ x,
             *(uint4*)(tiles + (row + 16 * k) * TILE + (tid & 15) * 8) = kept(held[k], key, column, thresholds);
           }
           __syncthreads();
+          if (unit == 0) ask(from + ROWS);
         }
         left--;
 #pragma unroll
         for (int k = 0; k < ROWS / 16; k++) {
           u32 a[4], m[4];
-          matricesTransposed(m, factorAt + k * 16 * FACTOR * 2 + unit * 32);
+          matricesTransposed(m, factors + k * 16 * FACTOR * 2 + unit * 32);
           matricesTransposed(a, tileAt + k * 16 * TILE * 2);
           multiply(sums[unit][0], a, m[0], m[1]);
           multiply(sums[unit][1], a, m[2], m[3]);

@@ -107,6 +107,8 @@ func dropoutProblems(dtype dtypes.DType) []problem {
 	return slices.Concat(
 		dropped(dtype, 1, 8, 8, []int{16}, []float64{0.5}),
 		dropped(dtype, 37, 136, 200, []int{16, 16, 16}, []float64{0.05, 0.05, 0.05}),
+		dropped(dtype, 75, 264, 264, []int{7}, []float64{0.2}),
+		dropped(dtype, 45, 200, 200, []int{16, 5}, []float64{0.1, 0.4}),
 		dropped(dtype, 70, 264, 264, []int{3, 40}, []float64{0.1, 0}),
 		dropped(dtype, 130, 600, 664, []int{64, 64, 20}, []float64{0.3, 0.05, 0.9}),
 		dropped(dtype, 5, 33, 40, []int{2}, []float64{0.5}),
