@@ -37,9 +37,14 @@ __device__ __forceinline__ void addKept(float* sums, const float* v, u32 draws, 
 }
 #endif
 
-// kept is a chunk of a row, the number-th, with zeros for what is dropped.
-__device__ __forceinline__ uint4 kept(const uint4& v, u32 key, u32 number, u32 thresholds) {
+// masks have ones where a chunk of a row, the number-th, is kept.
+__device__ __forceinline__ uint4 masks(u32 key, u32 number, u32 thresholds) {
   const u32 h = mix(key + number), g = again(h);
-  return make_uint4(v.x & ~below(draws(h, false), thresholds), v.y & ~below(draws(h, true), thresholds),
-                    v.z & ~below(draws(g, false), thresholds), v.w & ~below(draws(g, true), thresholds));
+  return make_uint4(~below(draws(h, false), thresholds), ~below(draws(h, true), thresholds),
+                    ~below(draws(g, false), thresholds), ~below(draws(g, true), thresholds));
 }
+
+__device__ __forceinline__ uint4 operator&(const uint4& v, const uint4& m) { return make_uint4(v.x & m.x, v.y & m.y, v.z & m.z, v.w & m.w); }
+
+// kept is a chunk with zeros for what is dropped.
+__device__ __forceinline__ uint4 kept(const uint4& v, u32 key, u32 number, u32 thresholds) { return v & masks(key, number, thresholds); }

@@ -3,6 +3,7 @@ package kernels
 import (
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -103,17 +104,34 @@ const MaxGatedRank = 16
 // the last three in float32, of dgate, dup and act(gate)·up as rounded to gateUp's dtype. gateUp [T, 2F] is that of the
 // forward, dact [T, F] the gradient of its result; b [2F, r] are B_gate over B_up, low [T, 2r] the products of the input
 // with A_gate and A_up, p [T, r] that of down's arriving gradient with B_down. So db is the gradient of b, and da that of
-// A_down, transposed. Where act(gate)·up went through dropout before A_down, drop says which, of one adapter, and da is of
-// what it keeps; else it is nil.
+// A_down, transposed. Where act(gate)·up went through dropout before A_down, behind has it, and to dact is added here what the
+// adapter adds to the gradient of act(gate)·up, the kept part of p·A; da is of what is kept. Else it is nil.
 //
 // The kernel takes bfloat16, F a multiple of 128 and r up to [MaxGatedRank]; it adds up dLow in no fixed order, so its
 // last bits may differ from run to run.
-func GatedBackward(a Activation, gateUp, dact, b, low, p *Node, pad int, drop *Dropout) (dGateUp, dLow, db, da *Node) {
-	return ScaledGatedBackward(a, Rows{X: gateUp}, Rows{X: dact}, b, low, p, pad, drop)
+func GatedBackward(a Activation, gateUp, dact, b, low, p *Node, pad int, behind *Behind) (dGateUp, dLow, db, da *Node) {
+	return ScaledGatedBackward(a, Rows{X: gateUp}, Rows{X: dact}, b, low, p, pad, behind)
+}
+
+// Behind is an adapter behind an activation and dropout: A [r, F] is its A, times what the kept elements grow by.
+type Behind struct {
+	Dropout
+	A *Node
+}
+
+func (b *Behind) check(op string, dtype dtypes.DType, rows, f, r int) {
+	if b == nil {
+		return
+	}
+	b.Dropout.check(op, rows)
+	if len(b.Ranks) != 1 {
+		panic(fmt.Errorf("kernels: %s: dropout before %d adapters, want one", op, len(b.Ranks)))
+	}
+	check(op, "A", b.A, dtype, r, f)
 }
 
 // ScaledGatedBackward is [GatedBackward] of rows with factors.
-func ScaledGatedBackward(a Activation, gateUp, dact Rows, b, low, p *Node, pad int, drop *Dropout) (dGateUp, dLow, db, da *Node) {
+func ScaledGatedBackward(a Activation, gateUp, dact Rows, b, low, p *Node, pad int, behind *Behind) (dGateUp, dLow, db, da *Node) {
 	const op = "GatedBackward"
 	dtype := gateUp.X.DType()
 	rows, f := checkGateUp(op, gateUp.X)
@@ -125,27 +143,23 @@ func ScaledGatedBackward(a Activation, gateUp, dact Rows, b, low, p *Node, pad i
 	check(op, "b", b, dtype, 2*f, r)
 	check(op, "low", low, dtype, rows, 2*r)
 	check(op, "p", p, dtype, rows, r)
-	if drop != nil {
-		drop.check(op, rows)
-		if len(drop.Ranks) != 1 {
-			panic(fmt.Errorf("kernels: %s: dropout before %d adapters, want one", op, len(drop.Ranks)))
-		}
+	behind.check(op, dtype, rows, f, r)
+	if k := gatedBackwardLaunch(a, dtype, rows, f, r, pad, behind).scaled(gateUp, dact).use(gateUp.X.Graph()); k != nil {
+		return gatedBackwardCall(k, gateUp, dact, b, low, p, behind)
 	}
-	if k := gatedBackwardLaunch(a, dtype, rows, f, r, pad, drop).scaled(gateUp, dact).use(gateUp.X.Graph()); k != nil {
-		return gatedBackwardCall(k, gateUp, dact, b, low, p, drop)
-	}
-	return gatedBackwardTwin(a, gateUp, dact, b, low, p, pad, drop)
+	return gatedBackwardTwin(a, gateUp, dact, b, low, p, pad, behind)
 }
 
-func gatedBackwardTwin(a Activation, gateUp, dact Rows, b, low, p *Node, pad int, drop *Dropout) (dGateUp, dLow, db, da *Node) {
+func gatedBackwardTwin(a Activation, gateUp, dact Rows, b, low, p *Node, pad int, behind *Behind) (dGateUp, dLow, db, da *Node) {
 	f, r := dact.X.Shape().Dimensions[1], p.Shape().Dimensions[1]
 	narrow := func(x *Node) *Node { return ConvertDType(x, gateUp.X.DType()) }
 	gate, up, d := columns(gateUp.wide(), 0, f), columns(gateUp.wide(), f, 2*f), dact.wide()
 	s, inner := a.sigmoid(gate)
 	open := Mul(gate, s)
 	act := narrow(Mul(open, up))
-	if drop != nil {
-		act = drop.kept(0, act)
+	if behind != nil {
+		act = behind.kept(0, act)
+		d = Add(d, behind.kept(0, product(p, 1, behind.A)))
 	}
 	dgate := narrow(Mul(Mul(d, up), slope(gate, s, inner)))
 	dup := narrow(Mul(d, open))
@@ -183,59 +197,64 @@ const (
 	gatedRows    = 64  // tokens that it takes at once
 	gatedThreads = 256
 	gatedShared  = 2 * ((3*gatedRows+2*MaxGatedRank)*(gatedColumns+8) + gatedRows*(2*MaxGatedRank+8) + gatedRows*(MaxGatedRank+8))
+	behindShared = 2 * (gatedRows*(MaxGatedRank+8) + MaxGatedRank*(gatedColumns+8)) // more, with dropout
 )
 
 // residentBlocks is how many blocks run at once on the largest GPUs: two on each of 132 multiprocessors.
 const residentBlocks = 264
 
-func gatedBackwardLaunch(a Activation, dtype dtypes.DType, rows, f, r, pad int, drop *Dropout) *launch {
+func gatedBackwardLaunch(a Activation, dtype dtypes.DType, rows, f, r, pad int, behind *Behind) *launch {
 	if dtype != dtypes.BFloat16 || f%gatedColumns != 0 || f == 0 || rows == 0 || rows > maxRows-gatedRows || r > MaxGatedRank || r == 0 {
 		return nil
 	}
-	limit := int32(0)
-	if drop != nil {
-		if !ordered(drop.Rates[0]) {
-			return nil
-		}
-		limit = int32(thresholds(drop.Rates[0]))
+	if behind != nil && !ordered(behind.Rates[0]) {
+		return nil
 	}
 	stripes := f / gatedColumns
 	tiles := ceilDiv(rows, gatedRows)
 	perSplit := ceilDiv(tiles, max(1, residentBlocks/stripes)) // tiles
 	splits := ceilDiv(tiles, perSplit)
-	return &launch{
+	k := &launch{
 		kernel: a.kernel() + "_backward", grid: [3]int{stripes, splits}, threads: gatedThreads, shared: gatedShared,
-		sizes: []int32{int32(f), int32(rows), int32(perSplit * gatedRows), int32(pad / chunk), limit, 0, 0},
+		sizes: []int32{int32(f), int32(rows), int32(perSplit * gatedRows), int32(pad / chunk), 0, 0, 0},
 		out: []shapes.Shape{
 			shapes.Make(dtype, rows, 2*f+pad), shapes.Make(dtypes.Float32, rows, 2*MaxGatedRank),
 			shapes.Make(dtypes.Float32, splits, 2*f, MaxGatedRank), shapes.Make(dtypes.Float32, splits, f, MaxGatedRank),
 		},
 		aliases: []seam.Alias{{Result: 1, Operand: 8}}, // dLow is added to zeros
 	}
+	if behind != nil {
+		k.kernel, k.shared = k.kernel+"_dropped", k.shared+behindShared
+		k.sizes[4] = int32(thresholds(behind.Rates[0]))
+	}
+	return k
 }
 
 // scaled sets which of the two have factors.
 func (k *launch) scaled(gateUp, dact Rows) *launch {
 	if k != nil && (gateUp.Scale != nil || dact.Scale != nil) {
-		k.kernel += "_scaled"
+		if !strings.HasSuffix(k.kernel, "_dropped") { // which does both
+			k.kernel += "_scaled"
+		}
 		k.sizes[5], k.sizes[6] = flag(gateUp.Scale != nil), flag(dact.Scale != nil)
 	}
 	return k
 }
 
 // gatedBackwardCall widens the factors to the kernel's rank, and cuts the results back.
-func gatedBackwardCall(k *launch, gateUp, dact Rows, b, low, p *Node, drop *Dropout) (dGateUp, dLow, db, da *Node) {
+func gatedBackwardCall(k *launch, gateUp, dact Rows, b, low, p *Node, behind *Behind) (dGateUp, dLow, db, da *Node) {
 	r := p.Shape().Dimensions[1]
 	const full = MaxGatedRank
 	if r < full {
 		low = Concatenate([]*Node{padTo(columns(low, 0, r), full), padTo(columns(low, r, 2*r), full)}, 1)
 		b, p = padTo(b, full), padTo(p, full)
 	}
-	keys := Const(b.Graph(), []uint32{0}) // never read
-	if drop != nil {
-		keys = drop.Keys
+	operands := []*Node{gateUp.X, dact.X, b, low, p, Const(b.Graph(), []uint32{0}), gateUp.factors(), dact.factors(), Zeros(b.Graph(), k.out[1])}
+	if behind != nil { // else no keys are read
+		operands[5] = behind.Keys
+		operands = append(operands, behind.widen(behind.A, 0))
 	}
-	out := k.call(gateUp.X, dact.X, b, low, p, keys, gateUp.factors(), dact.factors(), Zeros(b.Graph(), k.out[1]))
+	out := k.call(operands...)
 	dLow, db, da = out[1], ReduceSum(out[2], 0), ReduceSum(out[3], 0)
 	if r < full {
 		dLow = Concatenate([]*Node{columns(dLow, 0, r), columns(dLow, full, full+r)}, 1)

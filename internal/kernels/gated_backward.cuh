@@ -13,6 +13,7 @@ constexpr int HELD = ROWS * COLUMNS / 8 / THREADS; // chunks a thread holds of e
 // Where the tiles begin in shared memory.
 constexpr int GATE = 0, UP = GATE + ROWS * TILE, ACT = UP + ROWS * TILE;
 constexpr int B = ACT + ROWS * TILE, LOWS = B + 2 * RANK * TILE, DOWNS = LOWS + ROWS * LOW;
+constexpr int DOWNS2 = DOWNS + ROWS * DOWN, BEHIND = DOWNS2 + ROWS * DOWN; // with dropout
 
 struct Held {
   uint4 gate[HELD], up[HELD], dact[HELD];
@@ -30,17 +31,19 @@ __device__ __forceinline__ void fetch(Held& held, const uint4* gateUp, const uin
   }
 }
 
-// gateUp [T,2F], its rows times scale f32 [T] if scaled, dact [T,F], its rows times dscale f32 [T] if dscaled, b [2F,16] of gate over up, low [T,32] and p [T,16], see the Go function; keys u32 [T] are
-// read if act goes through dropout before da, which thresholds above 0 say; zero f32 [T,32] is where dlow is. -> out [T,2F+8X] = [dgate | dup | 0], dlow f32 [T,32] += [dgate b | dup b],
-// db f32 [splits,2F,16] = dgate^T low over dup^T low, da f32 [splits,F,16] = act^T p.
+// gateUp [T,2F], its rows times scale f32 [T] if scaled, dact [T,F], its rows times dscale f32 [T] if dscaled, b [2F,16] of gate over up, low [T,32] and p [T,16], see the Go function;
+// zero f32 [T,32] is where dlow is. -> out [T,2F+8X] = [dgate | dup | 0], dlow f32 [T,32] += [dgate b | dup b], db f32 [splits,2F,16] = dgate^T low over dup^T low, da f32 [splits,F,16] = act^T p.
 // sizes = {F, T, tokens for a split (a multiple of ROWS), X, thresholds, scaled, dscaled}; grid (F/COLUMNS, splits).
 //
-// SCALED is a kernel of its own because of the registers that it takes.
-template <class A, bool SCALED = false>
+// With dropout between act and the adapter behind it, keys u32 [T] and its a [16,F] are read: da is of what is kept of act, and to dact is
+// added what is kept of p a. That is multiplied where act will lie.
+//
+// SCALED and DROPPED are kernels of their own because of the registers that they take.
+template <class A, bool SCALED = false, bool DROPPED = false>
 __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, const uint4* __restrict__ dact, const u16* __restrict__ b,
              const uint4* __restrict__ low, const uint4* __restrict__ p, const u32* __restrict__ keys,
              const float* __restrict__ scale, const float* __restrict__ dscale, const int* __restrict__ sizes, uint4* __restrict__ out, float* dlow, float* __restrict__ db,
-             float* __restrict__ da) {
+             float* __restrict__ da, const uint4* __restrict__ a = nullptr) {
   DYNAMIC_SHARED(tiles);
   const int F = sizes[0], X = sizes[3], chunks = F >> 3, outChunks = 2 * chunks + X;
   const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, first = blockIdx.x * COLUMNS;
@@ -54,6 +57,7 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
     tiles[B + n * TILE + f] = b[(size_t)(first + f) * RANK + n];
     tiles[B + (RANK + n) * TILE + f] = b[(size_t)(F + first + f) * RANK + n];
   }
+  if (DROPPED) *(uint4*)(tiles + BEHIND + row * TILE + chunk * 8) = a[(size_t)row * chunks + column];
   out += (size_t)begin * outChunks;
   if (blockIdx.x == 0) {
     for (int i = tid; i < left * X; i += THREADS)
@@ -65,7 +69,7 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
   out += (size_t)row * outChunks + column;
   low += (size_t)begin * (2 * RANK / 8) + tid;
   p += (size_t)begin * (RANK / 8) + tid;
-  keys += thresholds ? begin : 0;
+  if (DROPPED) keys += begin;
   if (SCALED) scale += sizes[5] ? begin : 0, dscale += sizes[6] ? begin : 0;
   Held held;
   fetch(held, gateUp, dact, chunks, left);
@@ -83,9 +87,37 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
   const SharedAddress tileAt = base + ((side ? UP : GATE) + (tokens + li + half) * TILE + other) * 2;
   const SharedAddress bAt = base + (B + (side * RANK + li + other) * TILE + half) * 2;
 
+  int turned = 0; // from p's rows of this turn to where they lie
+  const auto ask = [&](int to, int left) {
+    if (tid < ROWS * RANK / 8) copyAsync(base + (DOWNS + to + (tid >> 1) * DOWN + (tid & 1) * 8) * 2, p, tid >> 1 < left);
+  };
+  const SharedAddress behindAt = base + (BEHIND + (li + half) * TILE + warp * 16 + other) * 2;
+  if (DROPPED) {
+    ask(0, left);
+    awaitCopies();
+    __syncthreads();
+  }
   for (; left > 0; left -= ROWS) {
     copyAsync(base + (LOWS + (tid >> 2) * LOW + (tid & 3) * 8) * 2, low, tid >> 2 < left);
-    if (tid < ROWS * RANK / 8) copyAsync(base + (DOWNS + (tid >> 1) * DOWN + (tid & 1) * 8) * 2, p, tid >> 1 < left);
+    if (!DROPPED) ask(0, left);
+    if (DROPPED) { // p a
+      u32 m[4];
+      matricesTransposed(m, behindAt);
+#pragma unroll
+      for (int k = 0; k < ROWS / 16; k++) {
+        u32 rows[4];
+        matrices(rows, pAt + (turned + k * 16 * DOWN) * 2);
+        float sum[2][4] = {};
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+          multiply(sum[n], rows, m[2 * n], m[2 * n + 1]);
+          u32* to = (u32*)(tiles + ACT + (k * 16 + (lane >> 2)) * TILE + warp * 16 + n * 8 + 2 * (lane & 3));
+          to[0] = pack(sum[n][0], sum[n][1]);
+          to[8 * TILE / 2] = pack(sum[n][2], sum[n][3]);
+        }
+      }
+      __syncthreads();
+    }
 #pragma unroll
     for (int k = 0; k < HELD; k++) {
       float gate[8], up[8], d[8], act[8];
@@ -97,6 +129,14 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
         const float s = sizes[5] && t < left ? scale[t] : 1.f, ds = sizes[6] && t < left ? dscale[t] : 1.f;
 #pragma unroll
         for (int i = 0; i < 8; i++) gate[i] *= s, up[i] *= s, d[i] *= ds;
+      }
+      uint4 mask;
+      if (DROPPED) {
+        mask = masks(t < left ? keys[t] : 0u, column, thresholds);
+        float added[8];
+        widen(added, *(const uint4*)(tiles + ACT + at) & mask);
+#pragma unroll
+        for (int i = 0; i < 8; i++) d[i] += added[i];
       }
 #pragma unroll
       for (int i = 0; i < 8; i++) {
@@ -112,9 +152,8 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
       }
       *(uint4*)(tiles + GATE + at) = dgate;
       *(uint4*)(tiles + UP + at) = dup;
-      uint4 behind = narrow(act);
-      if (thresholds) behind = kept(behind, t < left ? keys[t] : 0u, column, thresholds);
-      *(uint4*)(tiles + ACT + at) = behind;
+      const uint4 behind = narrow(act);
+      *(uint4*)(tiles + ACT + at) = DROPPED ? behind & mask : behind;
     }
     awaitCopies();
     __syncthreads();
@@ -123,9 +162,13 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
     out += ROWS * outChunks;
     low += ROWS * (2 * RANK / 8);
     p += ROWS * (RANK / 8);
-    keys += thresholds ? ROWS : 0;
+    if (DROPPED) keys += ROWS;
     if (SCALED) scale += sizes[5] ? ROWS : 0, dscale += sizes[6] ? ROWS : 0;
-    if (ROWS < left) fetch(held, gateUp, dact, chunks, left - ROWS); // while the products run
+    const int here = turned;
+    if (ROWS < left) { // while the products run
+      fetch(held, gateUp, dact, chunks, left - ROWS);
+      if (DROPPED) ask(turned = DOWNS2 - DOWNS - turned, left - ROWS);
+    }
 #pragma unroll
     for (int k = 0; k < ROWS / 16; k++) {
       u32 a[4], m[4];
@@ -137,7 +180,7 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
       matricesTransposed(a, tileT + (UP + k * 16 * TILE) * 2);
       multiply(sums[1][0], a, m[0], m[1]);
       multiply(sums[1][1], a, m[2], m[3]);
-      matricesTransposed(m, pAt + k * 16 * DOWN * 2);
+      matricesTransposed(m, pAt + (here + k * 16 * DOWN) * 2);
       matricesTransposed(a, tileT + (ACT + k * 16 * TILE) * 2);
       multiply(sums[2][0], a, m[0], m[1]);
       multiply(sums[2][1], a, m[2], m[3]);
@@ -165,6 +208,7 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
       }
     }
     dlow += ROWS * (2 * RANK);
+    if (DROPPED) awaitCopies();
     __syncthreads();
   }
 #pragma unroll

@@ -74,15 +74,19 @@ func gatedBackwardProblem(a Activation, dtype dtypes.DType, rows, f, r, pad int,
 		keys[i] = random.Uint32()
 		raw = binary.NativeEndian.AppendUint32(raw, keys[i])
 	}
-	dropout := func(keys *Node) *Dropout { return &Dropout{keys, []float64{rate}, []int{r}} }
-	drop := func(in []*Node) *Dropout { return nil }
+	behind := func(in []*Node) *Behind { return nil }
 	gateUp, factors := unscaled(in[0], scaled)
 	dact, dfactors := unscaled(in[1], scaled)
 	launch := gatedBackwardLaunch(a, dtype, rows, f, r, pad, nil)
 	unread := array{shape: shapes.Make(dtypes.Uint32, 1), bytes: make([]byte, 4)}
+	aDown := normal(random, dtype, 1/math.Sqrt(float64(r)), r, f)
 	if rate > 0 {
-		drop = func(in []*Node) *Dropout { return dropout(in[7]) }
-		launch = gatedBackwardLaunch(a, dtype, rows, f, r, pad, dropout(nil))
+		dropout := Dropout{Rates: []float64{rate}, Ranks: []int{r}}
+		launch = gatedBackwardLaunch(a, dtype, rows, f, r, pad, &Behind{Dropout: dropout})
+		behind = func(in []*Node) *Behind {
+			dropout.Keys = in[7]
+			return &Behind{dropout, in[8]}
+		}
 		unread = array{shape: shapes.Make(dtypes.Uint32, 1, rows), bytes: raw}
 	}
 	if launch != nil {
@@ -90,21 +94,24 @@ func gatedBackwardProblem(a Activation, dtype dtypes.DType, rows, f, r, pad int,
 	}
 	inputs := []array{gateUp, dact, in[2], in[3], in[4], factors, dfactors}
 	if rate > 0 {
-		inputs = append(inputs, unread)
+		inputs = append(inputs, unread, aDown)
 	}
 	p := problem{
 		inputs: inputs, launch: launch,
 		op: func(in []*Node) []*Node {
-			dGateUp, dLow, db, da := ScaledGatedBackward(a, withFactors(in[0], in[5], scaled), withFactors(in[1], in[6], scaled), in[2], in[3], in[4], pad, drop(in))
+			dGateUp, dLow, db, da := ScaledGatedBackward(a, withFactors(in[0], in[5], scaled), withFactors(in[1], in[6], scaled), in[2], in[3], in[4], pad, behind(in))
 			return []*Node{dGateUp, dLow, db, da}
 		},
 		twin: func(in []*Node) []*Node {
-			dGateUp, dLow, db, da := gatedBackwardTwin(a, withFactors(in[0], in[5], scaled), withFactors(in[1], in[6], scaled), in[2], in[3], in[4], pad, drop(in))
+			dGateUp, dLow, db, da := gatedBackwardTwin(a, withFactors(in[0], in[5], scaled), withFactors(in[1], in[6], scaled), in[2], in[3], in[4], pad, behind(in))
 			return []*Node{dGateUp, dLow, db, da}
 		},
 	}
 	if p.launch != nil && r == MaxGatedRank { // the kernel alone; widening smaller ranks is graph operations
 		p.operands = append(inputs[:5:5], unread, factors, dfactors, floatArray(dtypes.Float32, make([]float32, rows*2*r), rows, 2*r))
+		if rate > 0 {
+			p.operands = append(p.operands, aDown)
+		}
 		p.finish = func(out []array) []array { return []array{out[0], out[1], sumSplits(out[2]), sumSplits(out[3])} }
 	}
 	d, dLow, db, da := make([]float64, rows*(2*f+pad)), make([]float64, rows*2*r), make([]float64, 2*f*r), make([]float64, f*r)
@@ -112,17 +119,23 @@ func gatedBackwardProblem(a Activation, dtype dtypes.DType, rows, f, r, pad int,
 		for i := range f {
 			gate, up, dact := in[0].at(t, i), in[0].at(t, f+i), in[1].at(t, i)
 			act, slope := activation(a, gate)
-			dgate, dup := dact*up*slope, dact*act
-			if drawn(keys[t], i) < uint32(math.Round(rate*(1<<15)))<<17 {
-				act = 0
+			kept := act
+			switch {
+			case drawn(keys[t], i) < uint32(math.Round(rate*(1<<15)))<<17:
+				kept = 0
+			case rate > 0:
+				for k := range r {
+					dact += in[4].at(t, k) * aDown.at(k, i)
+				}
 			}
+			dgate, dup := dact*up*slope, dact*act
 			d[t*(2*f+pad)+i], d[t*(2*f+pad)+f+i] = dgate, dup
 			for k := range r {
 				dLow[t*2*r+k] += dgate * in[2].at(i, k)
 				dLow[t*2*r+r+k] += dup * in[2].at(f+i, k)
 				db[i*r+k] += dgate * in[3].at(t, k)
 				db[(f+i)*r+k] += dup * in[3].at(t, r+k)
-				da[i*r+k] += act * up * in[4].at(t, k)
+				da[i*r+k] += kept * up * in[4].at(t, k)
 			}
 		}
 	}

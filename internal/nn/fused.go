@@ -50,9 +50,9 @@ type early struct {
 
 // late is what the backward of an activation is to do for the linear behind it.
 type late struct {
-	p    *Node          // dy·B of that linear [B·S, R]
-	addA func(dA *Node) // takes pᵀ·activation [R, in]
-	drop *dropping      // what the activation went through before A; nil: nothing
+	p      *Node           // dy·B of that linear [B·S, R]
+	addA   func(dA *Node)  // takes pᵀ·activation [R, in]
+	behind *kernels.Behind // what the activation went through before A; nil: nothing
 }
 
 func newFusion() fusion {
@@ -399,15 +399,20 @@ func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 		if residual != nil {
 			l.tape.add(residual, d[0])
 		}
-		product := f.through(dy, p)
+		r, gated := l.gated[x]
+		gated = gated && p != nil && r == f.n
+		through := p
+		if gated && f.drop != nil {
+			through = nil // the activation's backward adds it
+		}
+		product := f.through(dy, through)
 		dx := Reshape(product.Product(), x.Shape().Dimensions...)
 		l.raw[dx] = product
-		if p != nil {
-			if r, ok := l.gated[x]; ok && r == f.n {
-				l.late[dx] = late{p, func(dA *Node) { f.addA(l.tape, dA) }, f.drop}
-			} else {
-				f.addA(l.tape, f.drop.gradient(p, rows, f.in))
-			}
+		switch {
+		case gated:
+			l.late[dx] = late{p, func(dA *Node) { f.addA(l.tape, f.drop.times(dA)) }, f.drop.behind(f.wide, x.DType())}
+		case p != nil:
+			f.addA(l.tape, f.drop.gradient(p, rows, f.in))
 		}
 		l.tape.add(x, dx)
 	})

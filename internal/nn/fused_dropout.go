@@ -1,6 +1,7 @@
 package nn
 
 import (
+	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
 
@@ -70,12 +71,12 @@ func (d *dropping) times(dA *Node) *Node {
 	return Mul(dA, InsertAxes(Const(dA.Graph(), d.scale), 1))
 }
 
-// one is the dropout as kernels.GatedBackward takes it.
-func (d *dropping) one() *kernels.Dropout {
+// behind is the dropout before one adapter, whose A is wide, as kernels.GatedBackward takes it.
+func (d *dropping) behind(wide *Node, dtype dtypes.DType) *kernels.Behind {
 	if d == nil {
 		return nil
 	}
-	return &d.Dropout
+	return &kernels.Behind{Dropout: d.Dropout, A: ConvertDType(d.times(wide), dtype)}
 }
 
 // thin is dropout(x)·Aᵀ in x's dtype, for x [T, in] or with more columns, which are zeros.
@@ -102,7 +103,8 @@ func (f *fused) ride(dy, p *Node) *Node {
 	return put(dy, p, f.out)
 }
 
-// through is the gradient at the group's input, [T, in], for what factorGradients returned.
+// through is the gradient at the group's input, [T, in], for what factorGradients returned; with dropout and without p it lacks what
+// the adapters add.
 func (f *fused) through(dy, p *Node) kernels.Rows {
 	if f.float8 {
 		return f.through8(dy, p)
@@ -110,8 +112,11 @@ func (f *fused) through(dy, p *Node) kernels.Rows {
 	if f.drop == nil {
 		return kernels.Rows{X: matmul.Contract(dy, 1, f.below(dy.DType()), 0)}
 	}
-	part := kernels.DropoutProduct(f.drop.scaled(p), f.a, f.drop.Dropout)
-	return kernels.Rows{X: Add(matmul.Contract(dy, 1, f.above(dy.Shape().Dim(1)-f.out, dy), 0), part)}
+	dx := matmul.Contract(dy, 1, f.above(dy.Shape().Dim(1)-f.out, dy), 0)
+	if p != nil {
+		dx = Add(dx, kernels.DropoutProduct(f.drop.scaled(p), f.a, f.drop.Dropout))
+	}
+	return kernels.Rows{X: dx}
 }
 
 // above is [W ; 0] with so many rows of zeros.

@@ -76,8 +76,8 @@ func (l *Layer) fusedGate(a kernels.Activation, both, like *Node, f *fused) *Nod
 		if !ok {
 			dact.X = flat(d[0])
 		}
-		dBoth, dLow, dB, dA := kernels.ScaledGatedBackward(a, rows, dact, f.compactB(both.DType()), f.low, next.p, f.pad, next.drop.one())
-		next.addA(next.drop.times(TransposeAllDims(dA, 1, 0)))
+		dBoth, dLow, dB, dA := kernels.ScaledGatedBackward(a, rows, dact, f.compactB(both.DType()), f.low, next.p, f.pad, next.behind)
+		next.addA(TransposeAllDims(dA, 1, 0))
 		g := l.head(dBoth, both, true)
 		l.early[g] = early{ConvertDType(dLow, both.DType()), dB}
 		l.tape.add(both, g)

@@ -43,6 +43,8 @@ namespace gates_backward {
 #include "../geglu_backward.cu"
 #include "../swiglu_backward_scaled.cu"
 #include "../geglu_backward_scaled.cu"
+#include "../swiglu_backward_dropped.cu"
+#include "../geglu_backward_dropped.cu"
 }
 namespace rope_backward {
 #include "../rope_backward.cu"
@@ -79,6 +81,8 @@ static std::function<void()> find(const std::string& name, const std::vector<voi
   if (name == "geglu") return prepare(gates::loris_geglu, arguments);
   if (name == "swiglu_backward_scaled") return prepare(gates_backward::loris_swiglu_backward_scaled, arguments);
   if (name == "geglu_backward_scaled") return prepare(gates_backward::loris_geglu_backward_scaled, arguments);
+  if (name == "swiglu_backward_dropped") return prepare(gates_backward::loris_swiglu_backward_dropped, arguments);
+  if (name == "geglu_backward_dropped") return prepare(gates_backward::loris_geglu_backward_dropped, arguments);
   if (name == "geglu_backward") return prepare(gates_backward::loris_geglu_backward, arguments);
   if (name == "fp8_weight") return prepare(fp8::loris_fp8_weight, arguments);
   if (name == "fp8_weight_nested") return prepare(fp8::loris_fp8_weight_nested, arguments);
