@@ -109,7 +109,11 @@ func (s *Session) forecastBackward(p *pass, plan []spanPlan, costs []spanCost, l
 			}
 		}
 		f := costs[i].backward
-		peak.Backward = max(peak.Backward, live+f.Temporary+f.Results-f.Reused)
+		early := int64(0) // what copies take too early where the host has not waited; half of them, measured
+		if plan[i].host {
+			early = costs[i].far * int64(max(0, min(unpacedSpans(p.tokens()), len(plan))-i)) / 2
+		}
+		peak.Backward = max(peak.Backward, live+early+f.Temporary+f.Results-f.Reused)
 		live += f.Results - gradient - costs[i].kept - x
 	}
 	peak.Update = live + s.updateBytes()

@@ -35,6 +35,16 @@ func nearEnd(tokens int) int {
 
 const longBatch = 32768 // tokens
 
+// unpacedSpans is for how many spans at the end of the backward pass the host does not wait: the update behind them is many small
+// kernels, and takes the host as long to launch as these take the device, which would else be done before. Long batches give it the
+// time anyway.
+func unpacedSpans(tokens int) int {
+	if tokens >= longBatch/2 {
+		return 0
+	}
+	return 5 * 4096 / tokens
+}
+
 func (p *pass) tokens() int { return p.batch.Rows * p.batch.Length }
 
 // pace waits until the device is at most aheadSpans behind, if span i has something in the host's memory.
@@ -97,8 +107,10 @@ func (p *pass) bring(i int) error {
 	if i < 0 || !p.plan[i].host {
 		return nil
 	}
-	if err := p.pace(i); err != nil {
-		return err
+	if i >= unpacedSpans(p.tokens()) {
+		if err := p.pace(i); err != nil {
+			return err
+		}
 	}
 	at := p.far(i)
 	moved, err := p.move(at, "device")
