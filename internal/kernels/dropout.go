@@ -190,22 +190,21 @@ func (d Dropout) launch(kernel string, dtype dtypes.DType, rows, in, width int, 
 		return nil
 	}
 	for _, rate := range d.Rates {
-		if !ordered(rate) {
+		t, ok := thresholds(rate)
+		if !ok {
 			return nil
 		}
-		sizes = append(sizes, int32(thresholds(rate)))
+		sizes = append(sizes, t)
 	}
 	return &launch{kernel: kernel, threads: 256, sizes: sizes}
 }
 
-// thresholds are what two draws of 15 bits must reach to be kept, as draw.Keep has it.
-func thresholds(rate float64) uint32 {
-	t := draw.Threshold(rate) >> 17
-	return t | t<<16
+// thresholds are what two draws of 15 bits must reach to be kept, as draw.Keep has it; false for a rate above 31/32, whose threshold is no
+// float16 that the kernels can compare with.
+func thresholds(rate float64) (t int32, ok bool) {
+	one := draw.Threshold(rate) >> 17
+	return int32(one | one<<16), one < 0x7c00
 }
-
-// ordered tells whether the kernels can compare with a rate's threshold, which is no float16 above 31/32.
-func ordered(rate float64) bool { return draw.Threshold(rate)>>17 < 0x7c00 }
 
 // What the kernels dropout_*.cu have.
 const (

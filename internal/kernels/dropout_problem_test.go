@@ -32,6 +32,11 @@ func drawn(key uint32, column int) uint32 {
 	return bits.RotateLeft32(h, [4]int{17, 1, 25, 9}[column%4])
 }
 
+// keeps tells whether dropout of that rate keeps it.
+func keeps(key uint32, column int, rate float64) bool {
+	return drawn(key, column) >= uint32(math.Round(rate*(1<<15)))<<17
+}
+
 // dropped are the problems of the three operations of dropout, for adapters of these ranks and rates before an input of so
 // many columns, which lie in rows of width.
 func dropped(dtype dtypes.DType, rows, in, width int, ranks []int, rates []float64) (all []problem) {
@@ -49,7 +54,7 @@ func dropped(dtype dtypes.DType, rows, in, width int, ranks []int, rates []float
 	x, a, p := normal(random, dtype, 1, rows, width), normal(random, dtype, 1, n, in), normal(random, dtype, 1, rows, n)
 	keyArray := array{shape: shapes.Make(dtypes.Uint32, len(ranks), rows), bytes: raw}
 	kept := func(i, t, c int) bool {
-		return drawn(keys[i*rows+t], c) >= uint32(math.Round(rates[i]*(1<<15)))<<17
+		return keeps(keys[i*rows+t], c, rates[i])
 	}
 	low, product, gradient := make([]float64, rows*n), make([]float64, rows*in), make([]float64, n*in)
 	for t := range rows {

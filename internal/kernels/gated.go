@@ -207,9 +207,6 @@ func gatedBackwardLaunch(a Activation, dtype dtypes.DType, rows, f, r, pad int, 
 	if dtype != dtypes.BFloat16 || f%gatedColumns != 0 || f == 0 || rows == 0 || rows > maxRows-gatedRows || r > MaxGatedRank || r == 0 {
 		return nil
 	}
-	if behind != nil && !ordered(behind.Rates[0]) {
-		return nil
-	}
 	stripes := f / gatedColumns
 	tiles := ceilDiv(rows, gatedRows)
 	perSplit := ceilDiv(tiles, max(1, residentBlocks/stripes)) // tiles
@@ -224,8 +221,11 @@ func gatedBackwardLaunch(a Activation, dtype dtypes.DType, rows, f, r, pad int, 
 		aliases: []seam.Alias{{Result: 1, Operand: 8}}, // dLow is added to zeros
 	}
 	if behind != nil {
-		k.kernel, k.shared = k.kernel+"_dropped", k.shared+behindShared
-		k.sizes[4] = int32(thresholds(behind.Rates[0]))
+		t, ok := thresholds(behind.Rates[0])
+		if !ok {
+			return nil
+		}
+		k.kernel, k.shared, k.sizes[4] = k.kernel+"_dropped", k.shared+behindShared, t
 	}
 	return k
 }

@@ -31,6 +31,13 @@ __device__ __forceinline__ void fetch(Held& held, const uint4* gateUp, const uin
   }
 }
 
+// What every kernel takes, in two parts: one with dropout has its operand a between them.
+#define GATE_OPERANDS const uint4* __restrict__ gateUp, const uint4* __restrict__ dact, const u16* __restrict__ b, const uint4* __restrict__ low, \
+    const uint4* __restrict__ p, const u32* __restrict__ keys, const float* __restrict__ scale, const float* __restrict__ dscale, const float* zero
+#define GATE_RESULTS const int* __restrict__ sizes, uint4* __restrict__ out, float* dlow, float* __restrict__ db, float* __restrict__ da
+#define GATE_PARAMETERS GATE_OPERANDS, GATE_RESULTS
+#define GATE_ARGUMENTS gateUp, dact, b, low, p, keys, scale, dscale, zero, sizes, out, dlow, db, da
+
 // gateUp [T,2F], its rows times scale f32 [T] if scaled, dact [T,F], its rows times dscale f32 [T] if dscaled, b [2F,16] of gate over up, low [T,32] and p [T,16], see the Go function;
 // zero f32 [T,32] is where dlow is. -> out [T,2F+8X] = [dgate | dup | 0], dlow f32 [T,32] += [dgate b | dup b], db f32 [splits,2F,16] = dgate^T low over dup^T low, da f32 [splits,F,16] = act^T p.
 // sizes = {F, T, tokens for a split (a multiple of ROWS), X, thresholds, scaled, dscaled}; grid (F/COLUMNS, splits).
@@ -40,10 +47,7 @@ __device__ __forceinline__ void fetch(Held& held, const uint4* gateUp, const uin
 //
 // SCALED and DROPPED are kernels of their own because of the registers that they take.
 template <class A, bool SCALED = false, bool DROPPED = false>
-__device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, const uint4* __restrict__ dact, const u16* __restrict__ b,
-             const uint4* __restrict__ low, const uint4* __restrict__ p, const u32* __restrict__ keys,
-             const float* __restrict__ scale, const float* __restrict__ dscale, const int* __restrict__ sizes, uint4* __restrict__ out, float* dlow, float* __restrict__ db,
-             float* __restrict__ da, const uint4* __restrict__ a = nullptr) {
+__device__ __forceinline__ void gateBackward(GATE_PARAMETERS, const uint4* __restrict__ a = nullptr) {
   DYNAMIC_SHARED(tiles);
   const int F = sizes[0], X = sizes[3], chunks = F >> 3, outChunks = 2 * chunks + X;
   const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, first = blockIdx.x * COLUMNS;
@@ -99,7 +103,6 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
   }
   for (; left > 0; left -= ROWS) {
     copyAsync(base + (LOWS + (tid >> 2) * LOW + (tid & 3) * 8) * 2, low, tid >> 2 < left);
-    if (!DROPPED) ask(0, left);
     if (DROPPED) { // p a
       u32 m[4];
       matricesTransposed(m, behindAt);
@@ -117,6 +120,8 @@ __device__ __forceinline__ void gateBackward(const uint4* __restrict__ gateUp, c
         }
       }
       __syncthreads();
+    } else {
+      ask(0, left);
     }
 #pragma unroll
     for (int k = 0; k < HELD; k++) {

@@ -121,7 +121,7 @@ func gatedBackwardProblem(a Activation, dtype dtypes.DType, rows, f, r, pad int,
 			act, slope := activation(a, gate)
 			kept := act
 			switch {
-			case drawn(keys[t], i) < uint32(math.Round(rate*(1<<15)))<<17:
+			case !keeps(keys[t], i, rate):
 				kept = 0
 			case rate > 0:
 				for k := range r {

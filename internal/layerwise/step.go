@@ -37,9 +37,8 @@ func (s *Session) through(ctx context.Context, b *training.Batch, train bool) (t
 
 // pass takes a batch through the layers. When it returns, nothing but gradients is left on the device.
 func (s *Session) pass(ctx context.Context, b *training.Batch, train bool) (training.Stats, error) {
-	if err := s.missed; err != nil && train {
-		s.missed = nil
-		return training.Stats{}, err
+	if s.missed != nil && train {
+		return training.Stats{}, s.missed
 	}
 	p := s.ahead
 	if p != nil && p.given == b && train {

@@ -399,13 +399,12 @@ func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 		if residual != nil {
 			l.tape.add(residual, d[0])
 		}
-		r, gated := l.gated[x]
-		gated = gated && p != nil && r == f.n
-		through := p
+		gated := f.n > 0 && l.gated[x] == f.n
+		added := p
 		if gated && f.drop != nil {
-			through = nil // the activation's backward adds it
+			added = nil // here; the activation's backward does it
 		}
-		product := f.through(dy, through)
+		product := f.through(dy, added)
 		dx := Reshape(product.Product(), x.Shape().Dimensions...)
 		l.raw[dx] = product
 		switch {

@@ -166,6 +166,9 @@ inline u32 roundToE4M3(float f) {
   const u32 n = (u32)nearbyintf(ldexpf(a, 3 - exponent)); // eighths
   return sign | (n + 8 * (u32)(exponent + 6));
 }
+inline u32 packE4M3(float low, float high) { return roundToE4M3(low) | roundToE4M3(high) << 8; }
+inline float element(u32 pair, int i) { return __uint_as_float(i ? pair & 0xffff0000u : pair << 16); }
+
 // below and addKept are those of dropout.cuh.
 inline u32 below(u32 draws, u32 thresholds) {
   draws &= 0x7fff7fffu;
@@ -176,9 +179,6 @@ inline void addKept(float* sums, const float* v, u32 draws, u32 thresholds) {
   if (!(dropped & 0xffff)) sums[0] += v[0];
   if (!(dropped >> 16)) sums[1] += v[1];
 }
-
-inline u32 packE4M3(float low, float high) { return roundToE4M3(low) | roundToE4M3(high) << 8; }
-inline float element(u32 pair, int i) { return __uint_as_float(i ? pair & 0xffff0000u : pair << 16); }
 
 typedef uintptr_t SharedAddress;
 inline SharedAddress shared(const void* p) { return (SharedAddress)p; }
