@@ -123,13 +123,20 @@ func newCourse(t *testing.T, s training.Session, n int) *course {
 	return c
 }
 
-// trainees are the sessions that faults are tried on: with adapters, and of a whole model, whose embedding lives on the
-// device.
+// trainees are the sessions that faults are tried on: with adapters, where nothing is kept for the backward pass and where all
+// is, and of a whole model, whose embedding lives on the device.
 func trainees(t *testing.T, backend string) map[string]training.Session {
 	m, a := trainee(t, models.Options{Backend: backend, DType: models.Float32}, 0.2)
 	adapted := session(t, m, a, settings)
 	layerwise.Lead(adapted, 1)
-	return map[string]training.Session{"adapters": adapted, "whole model": wholeModel(t, backend)}
+	lean := settings
+	lean.ResidualBudget = "0"
+	m, a = trainee(t, models.Options{Backend: backend, DType: models.Float32}, 0.2)
+	return map[string]training.Session{
+		"adapters":     adapted,
+		"nothing kept": session(t, m, a, lean),
+		"whole model":  wholeModel(t, backend),
+	}
 }
 
 // wholeModel is a session that trains a model of two layers, embedding and all.

@@ -62,13 +62,28 @@ char *seam_message(const PJRT_Api *real, PJRT_Error *e) {
 
 void seam_drop(const PJRT_Api *real, PJRT_Error *e) { free(seam_message(real, e)); }
 
-// seam_late takes the error of an earlier execution and says what it is.
-PJRT_Error *seam_late(const PJRT_Api *real, PJRT_Error *e) {
+static PJRT_Error_Code code_of(const PJRT_Api *real, PJRT_Error *e) {
   ARGS(PJRT_Error_GetCode_Args, c);
   c.error = e;
-  PJRT_Error_Code code = PJRT_Error_Code_UNKNOWN;
   PJRT_Error *none = seam_error_code(real, &c);
-  if (none) seam_drop(real, none); else code = c.code;
+  if (!none) return c.code;
+  seam_drop(real, none);
+  return PJRT_Error_Code_UNKNOWN;
+}
+
+// seam_told takes an error: what Go is told of it, as seam_message. That has no code, so the text says where memory was short.
+char *seam_told(const PJRT_Api *real, PJRT_Error *e) {
+  if (!e || code_of(real, e) != PJRT_Error_Code_RESOURCE_EXHAUSTED) return seam_message(real, e);
+  static const char code[] = "RESOURCE_EXHAUSTED: ";
+  char *text = seam_message(real, e), *told = malloc(sizeof code + strlen(text));
+  strcat(strcpy(told, code), text);
+  free(text);
+  return told;
+}
+
+// seam_late takes the error of an earlier execution and says what it is.
+PJRT_Error *seam_late(const PJRT_Api *real, PJRT_Error *e) {
+  PJRT_Error_Code code = code_of(real, e);
   char *text = seam_message(real, e);
   PJRT_Error *wrapped = seam_new_error(code, "an earlier asynchronous execution failed: ", text);
   free(text);

@@ -46,6 +46,7 @@ void seam_error_destroy(const PJRT_Api *real, PJRT_Error_Destroy_Args *a);
 void seam_error_message(const PJRT_Api *real, PJRT_Error_Message_Args *a);
 PJRT_Error *seam_error_code(const PJRT_Api *real, PJRT_Error_GetCode_Args *a);
 char *seam_message(const PJRT_Api *real, PJRT_Error *e);
+char *seam_told(const PJRT_Api *real, PJRT_Error *e);
 void seam_drop(const PJRT_Api *real, PJRT_Error *e);
 PJRT_Error *seam_late(const PJRT_Api *real, PJRT_Error *e);
 PJRT_Error *seam_keep_first(const PJRT_Api *real, PJRT_Error *first, PJRT_Error *second);

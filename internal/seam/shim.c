@@ -317,7 +317,7 @@ char *seam_sync(int slot) {
   PJRT_Error *first = NULL;
   int i = 0;
   for (lane *l; (l = next_lane(p, &i));) first = seam_keep_first(p->real, first, drain_lane(p, l));
-  return seam_message(p->real, first);
+  return seam_told(p->real, first);
 }
 
 char *seam_limit(int slot, int runs, int copies) {
@@ -328,7 +328,7 @@ char *seam_limit(int slot, int runs, int copies) {
     first = seam_keep_first(p->real, first, drain(p, &l->runs, runs));
     first = seam_keep_first(p->real, first, drain(p, &l->copies, copies));
   }
-  return seam_message(p->real, first);
+  return seam_told(p->real, first);
 }
 
 char *seam_set_depth(int slot, int depth) {

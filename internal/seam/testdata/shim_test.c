@@ -185,7 +185,7 @@ static void late_errors(void) {
   fails_at = started;
   assert(!run_one(exec, client->devices[0], NULL));
   end_until(started);
-  check_sync("out of memory");
+  check_sync("RESOURCE_EXHAUSTED: out of memory");
   check_sync(NULL);
   fails_at = -1;
   set_depth(0);
@@ -262,7 +262,7 @@ static void watching(void) {
   assert(!run_results(&in, a) && seam_fired(0) == 1 && !run_results(a[1], b) && executions == ran + 3 && seam_live_buffers(0) == 4);
   assert(!strcmp(text_of(read_buffer(b[0]), &code), "late fault") && code == PJRT_Error_Code_RESOURCE_EXHAUSTED && !read_buffer(&in));
   end_until(started);
-  check_sync("late fault");
+  check_sync("RESOURCE_EXHAUSTED: late fault");
   check_sync(NULL);
   seam_fault(0, "step", 0, 0, PJRT_Error_Code_INTERNAL, "early fault");
   PJRT_Buffer *none[2];
