@@ -13,7 +13,8 @@ import (
 
 // What a plan takes of the device is known before it runs: the compiler tells what each program works in and returns, and
 // what lies on the device between programs follows from the plan. A program's memory is taken when it is launched and given
-// back to what is launched behind it, so that only the order of launches counts, not how far the device is.
+// back to what is launched behind it, so that only the order of launches counts, not how far the device is. It counts for
+// copies to the host's memory and back.
 
 // footprint compiles the program for inputs of these shapes and tells what memory a call takes; false where nobody knows.
 func (p *program) footprint(in []shapes.Shape) (f seam.Footprint, ok bool, err error) {
@@ -74,13 +75,12 @@ func (s *Session) forecastFrom(live int64, p *pass, plan []spanPlan) (peak Forec
 		live += s.updateBytes()
 	}
 	use := func(most *int64, f seam.Footprint) { *most = max(*most, live+f.Temporary+f.Results-f.Reused) }
-	// Copies take longer than a forward pass, and what they read stays until they are done.
-	var copied []int64
+	var copied []int64 // what copies to the host read: it stays until they are done
 	for i, c := range costs {
 		use(&peak.Forward, c.forward)
 		live += c.forward.Results
 		if plan[i].host {
-			if copied = append(copied, c.far); len(copied) > aheadSpans(p.tokens())+1 {
+			if copied = append(copied, c.far); len(copied) > copiedAtOnce(p.tokens()) {
 				live, copied = live-copied[0], copied[1:]
 			}
 		}
@@ -109,14 +109,31 @@ func (s *Session) forecastBackward(p *pass, plan []spanPlan, costs []spanCost, l
 			}
 		}
 		f := costs[i].backward
-		early := int64(0) // what copies take too early where the host has not waited; half of them, measured
+		late := int64(0)
 		if plan[i].host {
-			early = costs[i].far * int64(max(0, min(unpacedSpans(p.tokens()), len(plan))-i)) / 2
+			late = costs[i].far * freedLate(p.tokens(), len(plan), i) / 4
 		}
-		peak.Backward = max(peak.Backward, live+early+f.Temporary+f.Results-f.Reused)
+		peak.Backward = max(peak.Backward, live+late+f.Temporary+f.Results-f.Reused)
 		live += f.Results - gradient - costs[i].kept - x
 	}
 	peak.Update = live + s.updateBytes()
+}
+
+// copiedAtOnce is of how many spans the copies to the host are on their way, as measured: those that the host is ahead, one on
+// its way, and of all but long batches one more.
+func copiedAtOnce(tokens int) int {
+	if n := aheadSpans(tokens); n > 1 {
+		return n + 2
+	}
+	return 2
+}
+
+// freedLate is how many quarters of a span's copies are still there when span i of the backward pass is launched, though no program
+// to come needs them: what has been copied to the device is free again only when the device has used it, not from the launch
+// on. That is all but one of the spans that the host is ahead, and three quarters of those for which it has not waited, as measured.
+func freedLate(tokens, spans, i int) int64 {
+	unpaced := min(unpacedSpans(tokens), spans)
+	return int64(4*(aheadSpans(tokens)-1) + 3*max(0, unpaced-max(0, i-nearEnd(tokens))))
 }
 
 // updateBytes is the size of what an update makes beside what is there; paged moments are there for one group at a time.
