@@ -33,7 +33,8 @@ func Profile(file string, p Profiler, steps int, run func() error) (ms map[strin
 
 // WriteProfile writes to a file where the device's time goes: a line per program and kernel, with the time it took and the
 // number of its runs, then how long the device was busy and idle. A pause counts for the program that it is before; one
-// within a program has the kernel "pauses".
+// within a program, or between two runs of it, has the kernel "pauses", or "long pauses" where the device waits for more than
+// its own next launch.
 func WriteProfile(file string, all []seam.Execution) (err error) {
 	f, err := os.Create(file)
 	if err != nil {
@@ -92,6 +93,19 @@ func busyAndIdle(all []seam.Execution) (busy, idle time.Duration) {
 	return busy, until - all[0].Start - busy
 }
 
+// longPause is longer than what lies between two kernels of a program when the next has been launched: about a microsecond.
+const longPause = 20 * time.Microsecond
+
+func pauseBetween(before, program string, d time.Duration) string {
+	switch {
+	case before != program:
+		return "pause behind " + before
+	case d >= longPause:
+		return "long pauses"
+	}
+	return "pauses"
+}
+
 // kernel is what executions are summed by.
 type kernel struct{ program, op, name string }
 
@@ -110,11 +124,7 @@ func writeProfile(to io.Writer, all []seam.Execution) error {
 			until = e.Start
 		}
 		if e.Start > until && e.Program != "" {
-			pause := "pauses"
-			if before != e.Program {
-				pause = "pause behind " + before
-			}
-			add(kernel{program: e.Program, name: pause}, e.Start-until)
+			add(kernel{program: e.Program, name: pauseBetween(before, e.Program, e.Start-until)}, e.Start-until)
 		}
 		if e.Program != "" {
 			before = e.Program

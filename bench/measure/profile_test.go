@@ -11,21 +11,23 @@ import (
 )
 
 func TestProfileSumsKernelsAndPauses(t *testing.T) {
-	at := func(program, name string, start, ms int) seam.Execution {
-		return seam.Execution{Program: program, Name: name, Start: time.Duration(start) * time.Millisecond, Duration: time.Duration(ms) * time.Millisecond}
+	at := func(program, name string, start, us int) seam.Execution {
+		return seam.Execution{Program: program, Name: name, Start: time.Duration(start) * time.Microsecond, Duration: time.Duration(us) * time.Microsecond}
 	}
 	var out strings.Builder
 	err := writeProfile(&out, []seam.Execution{
 		at("forward", "gemm", 100, 4), at("forward", "gemm", 105, 4), at("", "copy", 106, 1), at("backward", "norm", 112, 2),
+		at("backward", "norm", 1000, 2),
 	})
 	const want = `ms,runs,program,op,kernel
-8.000,2,forward,,gemm
-3.000,1,backward,,pause behind forward
-2.000,1,backward,,norm
-1.000,1,,,copy
-1.000,1,forward,,pauses
-10.000,4,,,busy
-4.000,,,,idle
+0.886,1,backward,,long pauses
+0.008,2,forward,,gemm
+0.004,2,backward,,norm
+0.003,1,backward,,pause behind forward
+0.001,1,,,copy
+0.001,1,forward,,pauses
+0.012,5,,,busy
+0.890,,,,idle
 `
 	if got := sorted(out.String()); err != nil || got != sorted(want) {
 		t.Errorf("got %v, error %v, want %v", out.String(), err, want)

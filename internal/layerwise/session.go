@@ -323,9 +323,16 @@ func freeAll(groups [][]*tensors.Tensor) error {
 }
 
 // sweep frees what is of no more use.
-func (s *Session) sweep() error {
-	ts := s.trash
-	s.trash = nil
+func (s *Session) sweep() error { return s.sweepFor(1) }
+
+// sweepFor frees the first of so many equal parts of what is of no more use: all at once takes the host longer than a span of a
+// small batch takes the device.
+func (s *Session) sweepFor(parts int) error {
+	n := (len(s.trash) + parts - 1) / parts
+	ts := s.trash[:n]
+	if s.trash = s.trash[n:]; len(s.trash) == 0 {
+		s.trash = nil
+	}
 	return backend.Free(ts...)
 }
 

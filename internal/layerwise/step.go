@@ -184,7 +184,7 @@ func rowKeys(seed int64, step int, b *training.Batch) []uint32 {
 	return keys
 }
 
-// sweepAfter is the span behind which the device has enough to do for a while. Sweeping again costs nothing.
+// sweepAfter is the span behind which the device has enough to do for a while.
 const sweepAfter = 2
 
 // forward walks the spans that are not behind it.
@@ -197,7 +197,7 @@ func (p *pass) forward(ctx context.Context) error {
 			return err
 		}
 		if p.done > sweepAfter {
-			if err := p.s.sweep(); err != nil {
+			if err := p.s.sweepFor(1 + len(p.s.spans) - p.done); err != nil {
 				return err
 			}
 		}
