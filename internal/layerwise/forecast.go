@@ -13,8 +13,8 @@ import (
 
 // What a plan takes of the device is known before it runs: the compiler tells what each program works in and returns, and
 // what lies on the device between programs follows from the plan. A program's memory is taken when it is launched and given
-// back to what is launched behind it, so that only the order of launches counts, not how far the device is. It counts for
-// copies to the host's memory and back.
+// back to what is launched behind it, so that only the order of launches counts. How far the device is behind the host counts
+// for copies to the host's memory and back alone: what they hold is free when they are done, or used.
 
 // footprint compiles the program for inputs of these shapes and tells what memory a call takes; false where nobody knows.
 func (p *program) footprint(in []shapes.Shape) (f seam.Footprint, ok bool, err error) {
@@ -111,7 +111,7 @@ func (s *Session) forecastBackward(p *pass, plan []spanPlan, costs []spanCost, l
 		f := costs[i].backward
 		late := int64(0)
 		if plan[i].host {
-			late = costs[i].far * freedLate(p.tokens(), len(plan), i) / 4
+			late = p.freedLate(i, costs[i].far)
 		}
 		peak.Backward = max(peak.Backward, live+late+f.Temporary+f.Results-f.Reused)
 		live += f.Results - gradient - costs[i].kept - x
@@ -119,8 +119,8 @@ func (s *Session) forecastBackward(p *pass, plan []spanPlan, costs []spanCost, l
 	peak.Update = live + s.updateBytes()
 }
 
-// copiedAtOnce is of how many spans the copies to the host are on their way, as measured: those that the host is ahead, one on
-// its way, and of all but long batches one more.
+// copiedAtOnce is how many spans' copies to the host are on their way at once: of as many as the host is ahead, of one more, and,
+// but for long batches, measured, of another.
 func copiedAtOnce(tokens int) int {
 	if n := aheadSpans(tokens); n > 1 {
 		return n + 2
@@ -128,12 +128,12 @@ func copiedAtOnce(tokens int) int {
 	return 2
 }
 
-// freedLate is how many quarters of a span's copies are still there when span i of the backward pass is launched, though no program
-// to come needs them: what has been copied to the device is free again only when the device has used it, not from the launch
-// on. That is all but one of the spans that the host is ahead, and three quarters of those for which it has not waited, as measured.
-func freedLate(tokens, spans, i int) int64 {
-	unpaced := min(unpacedSpans(tokens), spans)
-	return int64(4*(aheadSpans(tokens)-1) + 3*max(0, unpaced-max(0, i-nearEnd(tokens))))
+// freedLate is how many bytes that were copied to the device are still there when span i of the backward pass is launched, though
+// no program to come needs them, where a span's copies take far: those of all but one of the spans that the host is ahead, and,
+// measured, of three quarters of the spans that it has not been waiting for.
+func (p *pass) freedLate(i int, far int64) int64 {
+	unpaced := min(unpacedSpans(p.tokens()), len(p.plan)) - max(0, i-nearEnd(p.tokens()))
+	return far*int64(aheadSpans(p.tokens())-1) + far*int64(max(0, unpaced))*3/4
 }
 
 // updateBytes is the size of what an update makes beside what is there; paged moments are there for one group at a time.
