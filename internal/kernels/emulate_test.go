@@ -27,8 +27,10 @@ func TestKernelsEqualTheirTwinsOnTheHost(t *testing.T) {
 	}
 	d := open(t, "go")
 	kernels := map[string]int{}
-	const wide = 133 * 128 // columns, for which a block takes more than one tile of tokens
-	all := append(problems(t), gatedBackwardProblem(SiLU, dtypes.BFloat16, 130, wide, 16, 64, 0.2, true))
+	all := append(problems(t), // and some in which a block has more than one tile, of two stripes, and stripes have up to ten blocks
+		gatedBackwardProblem(SiLU, dtypes.BFloat16, 130, 133*gatedColumns, 16, 64, 0.2, true),
+		gatedBackwardProblem(SiLU, dtypes.BFloat16, 581, 28*gatedColumns, 16, 0, 0, false),
+	)
 	for _, p := range all {
 		if p.launch == nil || strings.Contains(p.launch.kernel, "glu_backward") && p.operands == nil {
 			continue

@@ -194,7 +194,7 @@ func product(x *Node, axis int, y *Node) *Node {
 // What gated_backward.cuh has.
 const (
 	gatedColumns = 128 // of F that a block owns
-	gatedRows    = 64  // tokens that it takes at once
+	gatedRows    = 64  // tokens that it takes at once: a tile
 	gatedThreads = 256
 	gatedShared  = 2 * ((3*gatedRows+2*MaxGatedRank)*(gatedColumns+8) + gatedRows*(2*MaxGatedRank+8) + gatedRows*(MaxGatedRank+8))
 	behindShared = 2 * (gatedRows*(MaxGatedRank+8) + MaxGatedRank*(gatedColumns+8)) // more, with dropout
@@ -207,16 +207,15 @@ func gatedBackwardLaunch(a Activation, dtype dtypes.DType, rows, f, r, pad int, 
 	if dtype != dtypes.BFloat16 || f%gatedColumns != 0 || f == 0 || rows == 0 || rows > maxRows-gatedRows || r > MaxGatedRank || r == 0 {
 		return nil
 	}
-	stripes := f / gatedColumns
-	tiles := ceilDiv(rows, gatedRows)
-	perSplit := ceilDiv(tiles, max(1, residentBlocks/stripes)) // tiles
-	splits := ceilDiv(tiles, perSplit)
+	tiles, stripes := ceilDiv(rows, gatedRows), f/gatedColumns
+	blocks := min(residentBlocks, tiles*stripes)
+	shares := mostShares(tiles, stripes, blocks)
 	k := &launch{
-		kernel: a.kernel() + "_backward", grid: [3]int{stripes, splits}, threads: gatedThreads, shared: gatedShared,
-		sizes: []int32{int32(f), int32(rows), int32(perSplit * gatedRows), int32(pad / chunk), 0, 0, 0},
+		kernel: a.kernel() + "_backward", grid: [3]int{blocks}, threads: gatedThreads, shared: gatedShared,
+		sizes: []int32{int32(f), int32(rows), int32(shares), int32(pad / chunk), 0, 0, 0},
 		out: []shapes.Shape{
 			shapes.Make(dtype, rows, 2*f+pad), shapes.Make(dtypes.Float32, rows, 2*MaxGatedRank),
-			shapes.Make(dtypes.Float32, splits, 2*f, MaxGatedRank), shapes.Make(dtypes.Float32, splits, f, MaxGatedRank),
+			shapes.Make(dtypes.Float32, shares, 2*f, MaxGatedRank), shapes.Make(dtypes.Float32, shares, f, MaxGatedRank),
 		},
 		aliases: []seam.Alias{{Result: 1, Operand: 8}}, // dLow is added to zeros
 	}
@@ -228,6 +227,22 @@ func gatedBackwardLaunch(a Activation, dtype dtypes.DType, rows, f, r, pad int, 
 		k.kernel, k.shared, k.sizes[4] = k.kernel+"_dropped", k.shared+behindShared, t
 	}
 	return k
+}
+
+// mostShares is the most blocks that have tiles of one stripe, where all tiles, stripe after stripe, are dealt to blocks in equal
+// runs, the first of which have one more.
+func mostShares(tiles, stripes, blocks int) (most int) {
+	least, more := tiles*stripes/blocks, tiles*stripes%blocks
+	blockOf := func(tile int) int {
+		if tile < more*(least+1) {
+			return tile / (least + 1)
+		}
+		return (tile - more) / least
+	}
+	for s := range stripes {
+		most = max(most, 1+blockOf((s+1)*tiles-1)-blockOf(s*tiles))
+	}
+	return most
 }
 
 // scaled sets which of the two have factors.

@@ -1,8 +1,9 @@
 // The backward of a gated activation, with the four thin products that the adapters around it need: gate, up and d(act) are read once,
 // and act, dgate and dup multiplied while they are in shared memory.
 //
-// A block owns COLUMNS columns of F and walks over its share of the tokens, ROWS at a time; eight warps. Products over
-// tokens (db, da) stay in registers to the end; the product over columns (p) is added up over blocks in memory.
+// A tile is ROWS tokens of COLUMNS columns of F, a stripe all tiles of the same columns. Every block, of eight warps, has an
+// equal share of the tiles, stripe after stripe, so that none waits for another. Within a stripe, products over tokens (db, da)
+// stay in registers to the end; the products over columns (dlow) are added up over blocks in memory.
 #pragma once
 #include "dropout.cuh"
 #include "gated.cuh"
@@ -31,6 +32,12 @@ __device__ __forceinline__ void fetch(Held& held, const uint4* gateUp, const uin
   }
 }
 
+// Piece is what a block has of a stripe: that many tiles from one on. Its products over tokens are the share-th of the stripe's;
+// behind the last are some unused, to be set to zero.
+struct Piece {
+  int stripe, tile, tiles, share, unused;
+};
+
 // What every kernel takes, in two parts: one with dropout has its operand a between them.
 #define GATE_OPERANDS const uint4* __restrict__ gateUp, const uint4* __restrict__ dact, const u16* __restrict__ b, const uint4* __restrict__ low, \
     const uint4* __restrict__ p, const u32* __restrict__ keys, const float* __restrict__ scale, const float* __restrict__ dscale, const float* zero
@@ -39,20 +46,19 @@ __device__ __forceinline__ void fetch(Held& held, const uint4* gateUp, const uin
 #define GATE_ARGUMENTS gateUp, dact, b, low, p, keys, scale, dscale, zero, sizes, out, dlow, db, da
 
 // gateUp [T,2F], its rows times scale f32 [T] if scaled, dact [T,F], its rows times dscale f32 [T] if dscaled, b [2F,16] of gate over up, low [T,32] and p [T,16], see the Go function;
-// zero f32 [T,32] is where dlow is. -> out [T,2F+8X] = [dgate | dup | 0], dlow f32 [T,32] += [dgate b | dup b], db f32 [splits,2F,16] = dgate^T low over dup^T low, da f32 [splits,F,16] = act^T p.
-// sizes = {F, T, tokens for a split (a multiple of ROWS), X, thresholds, scaled, dscaled}; grid (F/COLUMNS, splits).
+// zero f32 [T,32] is where dlow is. -> out [T,2F+8X] = [dgate | dup | 0], dlow f32 [T,32] += [dgate b | dup b], db f32 [shares,2F,16] = dgate^T low over dup^T low, da f32 [shares,F,16] = act^T p,
+// both to be added up over shares, the most blocks that a stripe has. sizes = {F, T, shares, X, thresholds, scaled, dscaled}; grid of up to as many blocks as there are tiles.
 //
 // With dropout between act and the adapter behind it, keys u32 [T] and its a [16,F] are read: da is of what is kept of act, and to dact is
 // added what is kept of p a. That is multiplied where act will lie.
 //
 // SCALED and DROPPED are kernels of their own because of the registers that they take.
-template <class A, bool SCALED = false, bool DROPPED = false>
-__device__ __forceinline__ void gateBackward(GATE_PARAMETERS, const uint4* __restrict__ a = nullptr) {
+template <class A, bool SCALED, bool DROPPED>
+__device__ __forceinline__ void gatePiece(const Piece piece, GATE_PARAMETERS, const uint4* __restrict__ a) {
   DYNAMIC_SHARED(tiles);
   const int F = sizes[0], X = sizes[3], chunks = F >> 3, outChunks = 2 * chunks + X;
-  const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, first = blockIdx.x * COLUMNS;
-  const int begin = blockIdx.y * sizes[2];
-  int left = min(sizes[2], sizes[1] - begin); // tokens
+  const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, first = piece.stripe * COLUMNS, begin = piece.tile * ROWS;
+  int left = min(piece.tiles * ROWS, sizes[1] - begin); // tokens
   const u32 thresholds = (u32)sizes[4];
   const int row = tid >> 4, chunk = tid & 15, column = (first >> 3) + chunk;
 
@@ -63,7 +69,7 @@ __device__ __forceinline__ void gateBackward(GATE_PARAMETERS, const uint4* __res
   }
   if (DROPPED) *(uint4*)(tiles + BEHIND + row * TILE + chunk * 8) = a[(size_t)row * chunks + column];
   out += (size_t)begin * outChunks;
-  if (blockIdx.x == 0) {
+  if (first == 0) {
     for (int i = tid; i < left * X; i += THREADS)
       out[(size_t)(i / X) * outChunks + 2 * chunks + i % X] = make_uint4(0, 0, 0, 0);
   }
@@ -87,7 +93,10 @@ __device__ __forceinline__ void gateBackward(GATE_PARAMETERS, const uint4* __res
   const SharedAddress pAt = base + (DOWNS + (li + half) * DOWN + other) * 2;
   // For dlow, half of the warps take dgate, half dup, and each 16 tokens.
   const int tokens = (warp & 3) * 16, side = warp >> 2;
-  dlow += (size_t)(begin + tokens + (lane >> 2)) * (2 * RANK) + side * RANK + 2 * (lane & 3);
+  // A lane has two columns of a row. Lanes of neighbouring rows exchange one, so that what a warp adds at once are whole rows of
+  // eight columns, and half as many as if each lane added its own.
+  const bool odd = lane & 4;
+  dlow += (size_t)(begin + tokens + (lane >> 2 & ~1)) * (2 * RANK) + side * RANK + 2 * (lane & 3) + odd;
   const SharedAddress tileAt = base + ((side ? UP : GATE) + (tokens + li + half) * TILE + other) * 2;
   const SharedAddress bAt = base + (B + (side * RANK + li + other) * TILE + half) * 2;
 
@@ -201,15 +210,14 @@ __device__ __forceinline__ void gateBackward(GATE_PARAMETERS, const uint4* __res
     }
 #pragma unroll
     for (int n = 0; n < 2; n++) {
-      const int t = tokens + (lane >> 2);
-      float* to = dlow + n * 8;
-      if (t < left) {
-        atomicAdd(to, partial[n][0]);
-        atomicAdd(to + 1, partial[n][1]);
-      }
-      if (t + 8 < left) {
-        atomicAdd(to + 8 * 2 * RANK, partial[n][2]);
-        atomicAdd(to + 8 * 2 * RANK + 1, partial[n][3]);
+#pragma unroll
+      for (int h = 0; h < 2; h++) { // upper and lower eight rows
+        const float even = partial[n][2 * h], other = partial[n][2 * h + 1];
+        const float neighbour = __shfl_xor_sync(0xffffffffu, odd ? even : other, 4);
+        const int t = tokens + (lane >> 2 & ~1) + 8 * h;
+        float* to = dlow + n * 8 + h * 8 * 2 * RANK;
+        if (t < left) atomicAdd(to, odd ? neighbour : even);
+        if (t + 1 < left) atomicAdd(to + 2 * RANK, odd ? other : neighbour);
       }
     }
     dlow += ROWS * (2 * RANK);
@@ -221,9 +229,31 @@ __device__ __forceinline__ void gateBackward(GATE_PARAMETERS, const uint4* __res
 #pragma unroll
     for (int n = 0; n < 2; n++) {
       const int f = first + warp * 16 + (lane >> 2), r = n * 8 + 2 * (lane & 3);
-      float* to = m < 2 ? db + ((size_t)blockIdx.y * 2 * F + m * F + f) * RANK + r : da + ((size_t)blockIdx.y * F + f) * RANK + r;
+      const size_t share = (size_t)(m < 2 ? 2 * F : F) * RANK; // elements
+      float* to = (m < 2 ? db + (size_t)(m * F + f) * RANK : da + (size_t)f * RANK) + piece.share * share + r;
       *(float2*)to = make_float2(sums[m][n][0], sums[m][n][1]);
       *(float2*)(to + 8 * RANK) = make_float2(sums[m][n][2], sums[m][n][3]);
+      for (int i = 0; i < piece.unused; i++) {
+        to += share;
+        *(float2*)to = *(float2*)(to + 8 * RANK) = make_float2(0.f, 0.f);
+      }
     }
+  }
+}
+
+template <class A, bool SCALED = false, bool DROPPED = false>
+__device__ __forceinline__ void gateBackward(GATE_PARAMETERS, const uint4* __restrict__ a = nullptr) {
+  const int inStripe = (sizes[1] + ROWS - 1) / ROWS, all = sizes[0] / COLUMNS * inStripe;
+  const int least = all / gridDim.x, more = all % gridDim.x, block = blockIdx.x; // the first blocks have one tile more
+  int at = block * least + min(block, more);
+  for (const int end = at + least + (block < more); at < end;) {
+    Piece piece;
+    piece.stripe = at / inStripe, piece.tile = at % inStripe, piece.tiles = min(end - at, inStripe - piece.tile);
+    const int start = at - piece.tile; // of the stripe, and the block that has it:
+    const int starts = start < more * (least + 1) ? start / (least + 1) : (start - more) / least;
+    piece.share = block - starts;
+    piece.unused = piece.tile + piece.tiles < inStripe ? 0 : sizes[2] - 1 - piece.share;
+    gatePiece<A, SCALED, DROPPED>(piece, GATE_ARGUMENTS, a);
+    at += piece.tiles;
   }
 }
