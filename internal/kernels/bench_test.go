@@ -117,19 +117,26 @@ func BenchmarkDequantize(b *testing.B) {
 		if c.nested > 0 {
 			in = append(in[:1], shapes.Make(dtypes.Uint8, n/64), f32Shape(n/64/c.nested), f32Shape(n/64/c.nested))
 		}
-		tail := []int{l.Shape[0], l.Shape[1]}
-		tail[c.axis] = 64
-		in = append(in, bf16Shape(tail...))
-		last := len(in) - 1
+		arrays := len(in)
+		for range 2 { // gate and up
+			if c.axis == 1 {
+				in = append(in, f32Shape(benchF, 16))
+			} else {
+				in = append(in, f32Shape(16, benchHidden))
+			}
+		}
+		factors := func(in []*Node) []Factor {
+			return []Factor{{in[arrays], 1, 0}, {in[arrays+1], 1, benchF}}
+		}
 		benchmark(b, c.name,
 			func(in []*Node) []*Node {
 				if c.axis == 1 {
-					return []*Node{DequantizeColumns(l, dtypes.BFloat16, in[last], in[:last]...)}
+					return []*Node{DequantizeColumns(l, dtypes.BFloat16, factors(in), 64, in[:arrays]...)}
 				}
-				return []*Node{DequantizeRows(l, dtypes.BFloat16, in[last], in[:last]...)}
+				return []*Node{DequantizeRows(l, dtypes.BFloat16, factors(in), 64, in[:arrays]...)}
 			},
 			func(in []*Node) []*Node {
-				return []*Node{dequantizeTwin(l, dtypes.BFloat16, in[last], c.axis, in[:last])}
+				return []*Node{dequantizeTwin(l, dtypes.BFloat16, factors(in), 64, c.axis, in[:arrays])}
 			},
 			in...)
 	}

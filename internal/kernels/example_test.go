@@ -30,12 +30,12 @@ func Example() {
 		a := DivScalar(Ones(g, f32(1, 64)), 64)
 		xa := Dot(x, Mul(a, InsertAxes(gain, 0))).General([]int{1}, nil, []int{1}, nil)
 
-		h, _, _ := kernels.RMSNorm(x, gain, xa, 8, 0, false)                     // [1, 64+8], a one and zeros behind 64 ones
-		w := kernels.DequantizeColumns(layout, dtypes.Float32, b, codes, absmax) // [2, 64+8]
+		h, _, _ := kernels.RMSNorm(x, gain, xa, 8, 0, false)                                                         // [1, 64+8], a one and zeros behind 64 ones
+		w := kernels.DequantizeColumns(layout, dtypes.Float32, []kernels.Factor{{X: b, Scale: 1}}, 8, codes, absmax) // [2, 64+8]
 		return []*Node{Dot(h, w).General([]int{1}, nil, []int{1}, nil)}
 	}
-	codes := bytes.Repeat([]byte{0x0f}, 64)                              // the first row is 1, the second -1
-	b := [][]float32{{3, 0, 0, 0, 0, 0, 0, 0}, {5, 0, 0, 0, 0, 0, 0, 0}} // with seven columns of padding
+	codes := bytes.Repeat([]byte{0x0f}, 64) // the first row is 1, the second -1
+	b := [][]float32{{3}, {5}}
 	y, err := CallOnceN(d.Backend, linear, codes, []float32{0.5, 0.25}, b)
 	if err != nil {
 		fmt.Println(err)

@@ -51,10 +51,15 @@ func problems(t testing.TB) []problem {
 			{[]int{64}, 64, quant.NF4, 64, false}, {[]int{64}, 64, quant.NF4, 64, true}, {[]int{96, 32, 32}, 576, quant.NF4, 64, true},
 			{[]int{130}, 192, quant.FP4, 64, false}, {[]int{66}, 320, quant.FP4, 64, true}, {[]int{128, 128}, 256, quant.NF4, 128, true},
 			{[]int{6}, 1024, quant.NF4, 4096, false}, {[]int{300}, 128, quant.NF4, 32, true}, {[]int{33}, 64, quant.NF4, 64, true},
-			{[]int{10}, 60, quant.NF4, 64, false},
+			{[]int{10}, 60, quant.NF4, 64, false}, {[]int{32, 8, 8, 16}, 64, quant.NF4, 64, true},
 		} {
-			all = append(all, dequantizeProblem(t, w, dtype, 1, 0), dequantizeProblem(t, w, dtype, 1, 64), dequantizeProblem(t, w, dtype, 1, 8),
-				dequantizeProblem(t, w, dtype, 0, 64), dequantizeProblem(t, w, dtype, 0, 3), dequantizeProblem(t, w, dtype, 1, 5))
+			each := []int{16, 5, 8, 3}[:len(w.rows)] // ranks
+			all = append(all, dequantizeProblem(t, w, dtype, 1, 0), dequantizeProblem(t, w, dtype, 1, 64), dequantizeProblem(t, w, dtype, 1, 64, each...),
+				dequantizeProblem(t, w, dtype, 1, 8, 8), dequantizeProblem(t, w, dtype, 0, 64, each...), dequantizeProblem(t, w, dtype, 0, 3, 3), dequantizeProblem(t, w, dtype, 0, 64),
+				dequantizeProblem(t, w, dtype, 1, 5, 5))
+			if len(w.rows) > 2 { // the second has no adapter
+				all = append(all, dequantizeProblem(t, w, dtype, 1, 32, 16, 0, 16), dequantizeProblem(t, w, dtype, 0, 30, 16, 0, 14))
+			}
 		}
 	}
 	return all
@@ -123,8 +128,8 @@ func TestKernelsEqualTheirTwinsOnTheGPU(t *testing.T) {
 			gatedProblem(SiLU, dtypes.BFloat16, 2048, 14336, 64, false), ropeProblem(dtypes.BFloat16, 2, 1024, 32, 8, 128, 1, 64),
 			gatedBackwardProblem(SiLU, dtypes.BFloat16, 1024, 14336, 16, 64, 0, false), gatedBackwardProblem(SiLU, dtypes.BFloat16, 1000, 1536, 8, 64, 0.1, false),
 			gatedProblem(GELUTanh, dtypes.BFloat16, 2048, 9216, 64, false), gatedBackwardProblem(GELUTanh, dtypes.BFloat16, 1000, 9216, 16, 64, 0.05, false),
-			dequantizeProblem(t, weight{[]int{4096, 1024, 1024}, 4096, quant.NF4, 64, true}, dtypes.BFloat16, 1, 64),
-			dequantizeProblem(t, weight{[]int{14336, 14336}, 1024, quant.NF4, 64, true}, dtypes.BFloat16, 0, 64),
+			dequantizeProblem(t, weight{[]int{4096, 1024, 1024}, 4096, quant.NF4, 64, true}, dtypes.BFloat16, 1, 64, 16, 16, 16),
+			dequantizeProblem(t, weight{[]int{14336, 14336}, 1024, quant.NF4, 64, true}, dtypes.BFloat16, 0, 64, 16, 16),
 			productProblem(t, productCase{weight{[]int{4096, 1024, 1024}, 4096, quant.NF4, 64, true}, 1, 48, ThenNothing, true, false}, dtypes.BFloat16),
 			productProblem(t, productCase{weight{[]int{14336, 14336}, 4096, quant.NF4, 64, true}, 1, 0, ThenSwiGLU, true, false}, dtypes.BFloat16),
 			productProblem(t, productCase{weight{[]int{4096}, 14336, quant.NF4, 64, true}, 1, 16, ThenAdd, false, false}, dtypes.BFloat16),
@@ -230,13 +235,17 @@ func TestMisuseNamesWhatIsWrong(t *testing.T) {
 			x := f32(g, 2, 3, 1, 4)
 			return RoPEBackward(x, x, x, f32(g, 3, 3, 2), f32(g, 2, 3, 2), 0)
 		},
-		"3 inputs": func(g *Graph) *Node { x := f32(g, 4); return DequantizeRows(layout, dtypes.Float32, nil, x, x, x) },
-		"the tail has shape": func(g *Graph) *Node {
+		"3 inputs": func(g *Graph) *Node { x := f32(g, 4); return DequantizeRows(layout, dtypes.Float32, nil, 0, x, x, x) },
+		"factor 0 stands next to rows 1 to 6 of a weight of": func(g *Graph) *Node {
 			x := f32(g, 4)
-			return DequantizeColumns(layout, dtypes.Float32, f32(g, 5, 8), x, x)
+			return DequantizeColumns(layout, dtypes.Float32, []Factor{{f32(g, 5, 8), 1, 1}}, 8, x, x)
+		},
+		"factors of rank 9 altogether in room for 8": func(g *Graph) *Node {
+			x := f32(g, 4)
+			return DequantizeRows(layout, dtypes.Float32, []Factor{{X: f32(g, 9, 64)}}, 8, x, x)
 		},
 		"has shape [4 64 2],": func(g *Graph) *Node {
-			return DequantizeRows(quant.Layout{Shape: []int{4, 64, 2}}, dtypes.Float32, nil, f32(g, 4))
+			return DequantizeRows(quant.Layout{Shape: []int{4, 64, 2}}, dtypes.Float32, nil, 0, f32(g, 4))
 		},
 	} {
 		if _, err := CallOnceN(d.Backend, func(x *Node) []*Node { return []*Node{f(x.Graph())} }, float32(0)); err == nil || !strings.Contains(err.Error(), want) {

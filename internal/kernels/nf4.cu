@@ -3,7 +3,7 @@
 
 // absmax f32, one for each block.
 extern "C" __global__ void __launch_bounds__(THREADS)
-loris_nf4(const uint2* __restrict__ codes, const float* __restrict__ absmax, const uint4* __restrict__ tail,
-          const int* __restrict__ sizes, uint4* __restrict__ out) {
-  dequantize(codes, Scales{absmax}, tail, sizes, out);
+loris_nf4(const uint2* __restrict__ codes, const float* __restrict__ absmax, const float* __restrict__ factor0, const float* __restrict__ factor1,
+          const float* __restrict__ factor2, const int* __restrict__ sizes, uint4* __restrict__ out) {
+  dequantize(codes, Scales{absmax}, Factors{{factor0, factor1, factor2}, sizes + 7}, sizes, out);
 }

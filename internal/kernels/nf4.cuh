@@ -71,26 +71,68 @@ struct NestedScales {
   }
 };
 
-// codes u8 [R*I] of a weight [2R,I]; tail bf16 [2R,8X], written behind the rows, or [tailRows,I], written below the last.
-// out bf16 [2R,I+8X] or [2R+tailRows,I]. sizes = {R, I/8, X, tailRows, log2(blocksize/8), type, group shift}.
+// Factors are those of up to three adapters, f32, and of each {first, end, width, scale}: beside a weight, [end-first,width] stand
+// next to its rows from first to end, behind the columns of the factors before; below it, [width,I]. Elsewhere are zeros.
+constexpr int FACTORS = 3;
+struct Factors {
+  const float* x[FACTORS];
+  const int* of;
+
+  // beside is a chunk of a row, below likewise.
+  __device__ __forceinline__ uint4 beside(int row, int chunk) const {
+    float f[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      int column = chunk * 8 + i;
+      f[i] = 0.f;
+#pragma unroll
+      for (int k = 0; k < FACTORS; k++) {
+        const int first = of[4 * k], end = of[4 * k + 1], width = of[4 * k + 2];
+        if (column >= 0 && column < width && row >= first && row < end)
+          f[i] = __ldg(x[k] + (size_t)(row - first) * width + column) * __int_as_float(of[4 * k + 3]);
+        column -= width;
+      }
+    }
+    return narrow(f);
+  }
+  __device__ __forceinline__ uint4 below(int row, int chunk, int chunks) const {
+    float f[8] = {};
+#pragma unroll
+    for (int k = 0; k < FACTORS; k++) {
+      const int width = of[4 * k + 2];
+      if (row >= 0 && row < width) {
+        const float4* from = (const float4*)x[k] + ((size_t)row * chunks + chunk) * 2;
+        const float4 low = __ldg(from), high = __ldg(from + 1);
+        const float scale = __int_as_float(of[4 * k + 3]);
+        f[0] = low.x * scale, f[1] = low.y * scale, f[2] = low.z * scale, f[3] = low.w * scale;
+        f[4] = high.x * scale, f[5] = high.y * scale, f[6] = high.z * scale, f[7] = high.w * scale;
+      }
+      row -= width;
+    }
+    return narrow(f);
+  }
+};
+
+// codes u8 [R*I] of a weight [2R,I] -> out bf16 [2R,I+8X] with factors beside it, or [2R+rows,I] with factors below.
+// sizes = {R, I/8, X, rows, log2(blocksize/8), type, group shift, factors}.
 template <class S>
-__device__ __forceinline__ void dequantize(const uint2* __restrict__ codes, S scales, const uint4* __restrict__ tail,
-                                           const int* __restrict__ sizes, uint4* __restrict__ out) {
-  const u32 rows = sizes[0], chunks = sizes[1], X = sizes[2], tailRows = sizes[3], blockShift = sizes[4];
+__device__ __forceinline__ void dequantize(const uint2* __restrict__ codes, S scales, Factors factors, const int* __restrict__ sizes,
+                                           uint4* __restrict__ out) {
+  const u32 rows = sizes[0], chunks = sizes[1], X = sizes[2], belows = sizes[3], blockShift = sizes[4];
   const u32 n = rows * chunks, lane = threadIdx.x & 7;
   const u32 begin = blockIdx.x * (THREADS * STEPS);
   if (begin < n) {
     const float even = numbers[sizes[5]][2 * lane], odd = numbers[sizes[5]][2 * lane + 1];
+    // Eight threads need 2 STEPS = 8 scales together: each fetches one.
+    static_assert(STEPS == 4, "one scale for each of eight threads");
+    const u32 mine = begin + (lane >> 1) * THREADS + (threadIdx.x & ~7);
+    const float scale = mine < n ? scales((mine + (lane & 1) * n) >> blockShift) : 0.f;
     uint2 q[STEPS];
 #pragma unroll
     for (int k = 0; k < STEPS; k++) {
       const u32 i = begin + k * THREADS + threadIdx.x;
       q[k] = i < n ? __ldcs(codes + i) : make_uint2(0, 0);
     }
-    // Eight threads need 2 STEPS = 8 scales together: each fetches one.
-    static_assert(STEPS == 4, "one scale for each of eight threads");
-    const u32 mine = begin + (lane >> 1) * THREADS + (threadIdx.x & ~7);
-    const float scale = mine < n ? scales((mine + (lane & 1) * n) >> blockShift) : 0.f;
 #pragma unroll
     for (int k = 0; k < STEPS; k++) {
       const u32 i = begin + k * THREADS + threadIdx.x, nibbles = 0x0f0f0f0fu;
@@ -101,17 +143,17 @@ __device__ __forceinline__ void dequantize(const uint2* __restrict__ codes, S sc
       const uint4 upper = decode(products(even, odd, low), (q[k].x & nibbles) | ((q[k].y & nibbles) << 4));
       const uint4 lower = decode(products(even, odd, high), ((q[k].x >> 4) & nibbles) | (q[k].y & ~nibbles));
       if (i < n) {
-        to[0] = upper;
-        to[(size_t)n + (size_t)rows * X] = lower;
+        __stcs(to, upper);
+        __stcs(to + (size_t)n + (size_t)rows * X, lower);
       }
     }
   }
   const u32 thread = blockIdx.x * THREADS + threadIdx.x, threads = gridDim.x * THREADS;
-  for (u32 i = thread; i < tailRows * chunks; i += threads) out[(size_t)2 * n + i] = tail[i];
+  for (u32 i = thread; i < belows * chunks; i += threads) out[(size_t)2 * n + i] = factors.below(i / chunks, i % chunks, chunks);
   if (X) {
     for (u32 i = thread; i < 2 * rows * X; i += threads) {
       const u32 row = i / X;
-      out[(size_t)(row + 1) * chunks + i] = tail[i];
+      out[(size_t)(row + 1) * chunks + i] = factors.beside(row, i % X);
     }
   }
 }

@@ -2,6 +2,7 @@ package kernels
 
 import (
 	"fmt"
+	"math"
 	"math/bits"
 
 	"github.com/gomlx/compute/dtypes"
@@ -11,60 +12,141 @@ import (
 	"github.com/loris-ml/loris/quant"
 )
 
-// DequantizeColumns decodes a weight W [out, in] inside a program and puts tail [out, n] beside it: the result is
-// [W | tail], [out, in+n], of tail's dtype. inputs are the arrays of quant.Packed.Inputs, in that order. The bits are those
-// of quant.Layout.DequantizeNode. Without a tail (nil) the result is W alone, in dtype.
+// Factor is an adapter's factor beside or below a weight: X, in float32, times Scale.
+type Factor struct {
+	X     *Node // [rows, R] beside a weight, [R, in] below it
+	Scale float64
+	At    int // beside a weight: the first of the rows that X stands next to
+}
+
+// wide is the factor in float32.
+func (f Factor) wide() *Node { return MulScalar(f.X, f.Scale) }
+
+// DequantizeColumns decodes a weight W [out, in] inside a program and puts adapters' Bs beside it: the result is [W | B | 0],
+// [out, in+n], of dtype. B has the factors on its diagonal: each in the rows of its own linear, in columns of its own.
+// inputs are the arrays of quant.Packed.Inputs, in that order. The bits of W are those of quant.Layout.DequantizeNode; n is 0
+// for W alone.
 //
 // The kernel takes bfloat16, an even out, an in of whole chunks of 64, blocks of 64 weights or more, and n a multiple of 8.
-func DequantizeColumns(l quant.Layout, dtype dtypes.DType, tail *Node, inputs ...*Node) *Node {
-	return dequantize("DequantizeColumns", l, dtype, tail, 1, inputs)
+func DequantizeColumns(l quant.Layout, dtype dtypes.DType, factors []Factor, n int, inputs ...*Node) *Node {
+	return dequantize("DequantizeColumns", l, dtype, factors, n, 1, inputs)
 }
 
-// DequantizeRows decodes a weight W [out, in] inside a program and puts tail [n, in] below it: the result is [W ; tail],
-// [out+n, in]. Otherwise it is as [DequantizeColumns], and n is any number.
-func DequantizeRows(l quant.Layout, dtype dtypes.DType, tail *Node, inputs ...*Node) *Node {
-	return dequantize("DequantizeRows", l, dtype, tail, 0, inputs)
+// DequantizeRows decodes a weight W [out, in] inside a program and puts adapters' As below it, one under the other: the result
+// is [W ; A ; 0], [out+n, in]. Otherwise it is as [DequantizeColumns], and n is any number.
+func DequantizeRows(l quant.Layout, dtype dtypes.DType, factors []Factor, n int, inputs ...*Node) *Node {
+	return dequantize("DequantizeRows", l, dtype, factors, n, 0, inputs)
 }
 
-// dequantize puts the tail behind the given axis of the weight.
-func dequantize(op string, l quant.Layout, dtype dtypes.DType, tail *Node, axis int, inputs []*Node) *Node {
+// dequantize puts the factors, and zeros up to n, behind the given axis of the weight.
+func dequantize(op string, l quant.Layout, dtype dtypes.DType, factors []Factor, n, axis int, inputs []*Node) *Node {
 	if len(l.Shape) != 2 {
 		panic(fmt.Errorf("kernels: %s: the weight has shape %v, want a matrix", op, l.Shape))
 	}
 	if want := 2 + 2*min(1, l.NestedBlocksize); len(inputs) != want {
 		panic(fmt.Errorf("kernels: %s: %d inputs for a weight with nested blocksize %d, want %d", op, len(inputs), l.NestedBlocksize, want))
 	}
-	n := 0
-	if tail != nil {
-		if tail.Rank() == 2 {
-			n = tail.Shape().Dimensions[axis]
-		}
-		want := []int{l.Shape[0], l.Shape[1]}
-		want[axis] = n
-		check(op, "the tail", tail, dtype, want...)
-	}
+	checkFactors(op, factors, n, axis, l.Shape)
 	if k := dequantizeLaunch(l, dtype, axis, n).use(inputs[0].Graph()); k != nil {
-		return dequantizeCall(k, l, tail, inputs)
+		return dequantizeCall(k, l, factors, axis, inputs)
 	}
-	return dequantizeTwin(l, dtype, tail, axis, inputs)
+	return dequantizeTwin(l, dtype, factors, n, axis, inputs)
 }
 
-func dequantizeTwin(l quant.Layout, dtype dtypes.DType, tail *Node, axis int, inputs []*Node) *Node {
-	w := l.DequantizeNode(dtype, inputs...)
-	if tail == nil {
-		return w
+func checkFactors(op string, factors []Factor, n, axis int, weight []int) {
+	ranks := 0
+	for i, f := range factors {
+		name := fmt.Sprint("factor ", i)
+		rows, columns := checkMatrix(op, name, f.X)
+		if axis == 0 {
+			check(op, name, f.X, dtypes.Float32, rows, weight[1])
+			ranks += rows
+			continue
+		}
+		check(op, name, f.X, dtypes.Float32, rows, columns)
+		if f.At < 0 || f.At+rows > weight[0] {
+			panic(fmt.Errorf("kernels: %s: %s stands next to rows %d to %d of a weight of %d", op, name, f.At, f.At+rows, weight[0]))
+		}
+		ranks += columns
 	}
-	return Concatenate([]*Node{w, tail}, axis)
+	if ranks > n {
+		panic(fmt.Errorf("kernels: %s: factors of rank %d altogether in room for %d", op, ranks, n))
+	}
+}
+
+// BlockDiagonal is the matrix [rows, ΣR] that has the factors on its diagonal, in float32. They are in the order of their rows.
+func BlockDiagonal(factors []Factor, rows int) *Node {
+	g, row, column, n := factors[0].X.Graph(), 0, 0, 0
+	for _, f := range factors {
+		n += f.X.Shape().Dim(1)
+	}
+	zeros := func(rows, columns int) *Node { return Zeros(g, shapes.Make(dtypes.Float32, rows, columns)) }
+	var parts []*Node
+	for _, f := range factors {
+		if f.At > row {
+			parts = append(parts, zeros(f.At-row, n))
+		}
+		out, r := f.X.Shape().Dim(0), f.X.Shape().Dim(1)
+		wide := f.wide()
+		if column > 0 {
+			wide = Concatenate([]*Node{zeros(out, column), wide}, 1)
+		}
+		parts = append(parts, padTo(wide, n))
+		row, column = f.At+out, column+r
+	}
+	if row < rows {
+		parts = append(parts, zeros(rows-row, n))
+	}
+	return joined(parts)
+}
+
+// Stacked is the matrix [ΣR, in] of the factors one below the other, in float32.
+func Stacked(factors []Factor) *Node {
+	var parts []*Node
+	for _, f := range factors {
+		parts = append(parts, f.wide())
+	}
+	return joined(parts)
+}
+
+// joined are the parts one below the other.
+func joined(parts []*Node) *Node {
+	if len(parts) == 1 {
+		return parts[0]
+	}
+	return Concatenate(parts, 0)
+}
+
+func dequantizeTwin(l quant.Layout, dtype dtypes.DType, factors []Factor, n, axis int, inputs []*Node) *Node {
+	parts := []*Node{l.DequantizeNode(dtype, inputs...)}
+	if len(factors) > 0 {
+		tail := Stacked
+		if axis == 1 {
+			tail = func(factors []Factor) *Node { return BlockDiagonal(factors, l.Shape[0]) }
+		}
+		parts = append(parts, ConvertDType(tail(factors), dtype))
+		n -= parts[1].Shape().Dim(axis)
+	}
+	if n > 0 {
+		zeros := []int{l.Shape[0], l.Shape[1]}
+		zeros[axis] = n
+		parts = append(parts, Zeros(parts[0].Graph(), shapes.Make(dtype, zeros...)))
+	}
+	if len(parts) == 1 {
+		return parts[0]
+	}
+	return Concatenate(parts, axis)
 }
 
 // What nf4.cuh has.
 const (
 	dequantizeThreads = 256
 	dequantizeChunks  = 1024 // of codes, 8 bytes each, that a block decodes
+	dequantizeFactors = 3
 )
 
-// dequantizeLaunch is the kernel's launch for a weight and a tail of n rows (axis 0) or columns (axis 1); nil if it does not
-// take them.
+// dequantizeLaunch is the kernel's launch for a weight and n rows below (axis 0) or columns beside it (axis 1); nil if it does
+// not take them. What its sizes say of factors is left to dequantizeCall.
 func dequantizeLaunch(l quant.Layout, dtype dtypes.DType, axis, n int) *launch {
 	out, in := l.Shape[0], l.Shape[1]
 	group := max(1, l.NestedBlocksize)
@@ -99,11 +181,33 @@ func dequantizeLaunch(l quant.Layout, dtype dtypes.DType, axis, n int) *launch {
 }
 
 // dequantizeCall checks what the twin checks too, and launches.
-func dequantizeCall(k *launch, l quant.Layout, tail *Node, inputs []*Node) *Node {
-	if tail == nil {
-		tail = inputs[1] // never read
+func dequantizeCall(k *launch, l quant.Layout, factors []Factor, axis int, inputs []*Node) *Node {
+	if len(factors) > dequantizeFactors {
+		one := Factor{Scale: 1}
+		if axis == 1 {
+			one.X = BlockDiagonal(factors, l.Shape[0])
+		} else {
+			one.X = Stacked(factors)
+		}
+		factors = []Factor{one}
 	}
-	return k.call(append(packedOperands("dequantize", l, inputs), tail)...)[0]
+	operands := packedOperands("dequantize", l, inputs)
+	for i := range dequantizeFactors {
+		var place [4]int32
+		if i < len(factors) {
+			place = factors[i].place(axis, factors[i].X.Shape().Dimensions)
+			operands = append(operands, factors[i].X)
+		} else {
+			operands = append(operands, inputs[1]) // never read
+		}
+		k.sizes = append(k.sizes, place[:]...)
+	}
+	return k.call(operands...)[0]
+}
+
+// place is where a factor of these dimensions stands, as the kernel takes it.
+func (f Factor) place(axis int, dims []int) [4]int32 {
+	return [4]int32{int32(f.At), int32(f.At + dims[0]), int32(dims[axis]), int32(math.Float32bits(float32(f.Scale)))}
 }
 
 // packedOperands are the codes and scales of a packed weight as kernels take them: codes and absmax, or, where that is

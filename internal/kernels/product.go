@@ -106,9 +106,9 @@ func productTwin(l quant.Layout, x *Node, o ProductOptions, inputs []*Node) *Nod
 	if o.Gain != nil {
 		x, _, _ = rmsNormTwin(x, ConvertDType(o.Gain, x.DType()), nil, 0, o.Eps, o.Offset)
 	}
-	w := dequantizeTwin(l, x.DType(), o.Tail, 1, inputs)
+	w := l.DequantizeNode(x.DType(), inputs...)
 	if o.Tail != nil {
-		x = Concatenate([]*Node{x, o.Low}, 1)
+		x, w = Concatenate([]*Node{x, o.Low}, 1), Concatenate([]*Node{w, o.Tail}, 1)
 	}
 	return follow(matmul.Contract(x, 1, w, 1), o.Residual, o.Then)
 }

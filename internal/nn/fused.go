@@ -154,8 +154,9 @@ type fused struct {
 	adapters []boundAdapter // of the linears that have one
 	at       []int          // first row in the group's output of each adapter's linear
 	out, in  int
-	n        int   // Σ R
-	pad      int   // n and zeros up to a multiple of room; 0 without adapters
+	n        int // Σ R
+	pad      int // n and zeros up to a multiple of room; 0 without adapters
+	as, bs   []kernels.Factor
 	wide     *Node // the As [n, in], float32
 	a        *Node // the As [n, in]
 	b        *Node // the Bs [out, n] times their scaling
@@ -231,49 +232,36 @@ func (f *fused) chosen(low, x *Node) *Node {
 
 // stack makes the working copies.
 func (f *fused) stack(dtype dtypes.DType) {
-	var as, bs []*Node
-	g, row, column := f.adapters[0].a.Graph(), 0, 0
-	zeros := func(rows, columns int) *Node { return Zeros(g, shapes.Make(dtypes.Float32, rows, columns)) }
 	for i, a := range f.adapters {
-		out := a.b.Shape().Dim(0)
-		if f.at[i] > row {
-			bs = append(bs, zeros(f.at[i]-row, f.n))
+		b := kernels.Factor{X: a.b, Scale: a.Scaling, At: f.at[i]}
+		if a.scale != nil {
+			b.X, b.Scale = a.scaled(a.b), 1
 		}
-		wide := a.scaled(a.b)
-		if column > 0 {
-			wide = Concatenate([]*Node{zeros(out, column), wide}, 1)
-		}
-		as, bs = append(as, a.a), append(bs, padColumns(wide, f.n))
-		row, column = f.at[i]+out, column+a.R
+		f.as, f.bs = append(f.as, kernels.Factor{X: a.a, Scale: 1}), append(f.bs, b)
 	}
-	if row < f.out {
-		bs = append(bs, zeros(f.out-row, f.n))
-	}
-	f.wide = concat(as, 0)
-	f.a, f.b = ConvertDType(f.wide, dtype), ConvertDType(concat(bs, 0), dtype)
+	f.wide = kernels.Stacked(f.as)
+	f.a, f.b = ConvertDType(f.wide, dtype), ConvertDType(kernels.BlockDiagonal(f.bs, f.out), dtype)
 }
 
 // beside is [W | B | 0], below is [W ; A ; 0].
 func (f *fused) beside(dtype dtypes.DType) *Node {
-	var tail *Node
-	if f.n > 0 {
-		tail = padColumns(f.b, f.pad)
-	}
 	if f.group.packed != nil {
-		return kernels.DequantizeColumns(f.group.packed.data, dtype, tail, f.codes()...)
+		return kernels.DequantizeColumns(f.group.packed.data, dtype, f.bs, f.pad, f.codes()...)
 	}
-	return f.dense(dtype, tail, 1)
+	if f.n == 0 {
+		return f.dense(dtype, nil, 1)
+	}
+	return f.dense(dtype, padColumns(f.b, f.pad), 1)
 }
 
 func (f *fused) below(dtype dtypes.DType) *Node {
-	var tail *Node
-	if f.n > 0 {
-		tail = pad(f.a, 0, f.pad)
-	}
 	if f.group.packed != nil {
-		return kernels.DequantizeRows(f.group.packed.data, dtype, tail, f.codes()...)
+		return kernels.DequantizeRows(f.group.packed.data, dtype, f.as, f.pad, f.codes()...)
 	}
-	return f.dense(dtype, tail, 0)
+	if f.n == 0 {
+		return f.dense(dtype, nil, 0)
+	}
+	return f.dense(dtype, pad(f.a, 0, f.pad), 0)
 }
 
 func (f *fused) dense(dtype dtypes.DType, tail *Node, axis int) *Node {
@@ -424,7 +412,7 @@ func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 // weight is W alone.
 func (f *fused) weight(dtype dtypes.DType) *Node {
 	if f.group.packed != nil {
-		return kernels.DequantizeColumns(f.group.packed.data, dtype, nil, f.codes()...)
+		return kernels.DequantizeColumns(f.group.packed.data, dtype, nil, 0, f.codes()...)
 	}
 	return f.dense(dtype, nil, 1)
 }

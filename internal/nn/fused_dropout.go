@@ -124,9 +124,8 @@ func (f *fused) above(zeros int, like *Node) *Node {
 	if zeros == 0 {
 		return f.weight(like.DType())
 	}
-	tail := Zeros(like.Graph(), shapes.Make(like.DType(), zeros, f.in))
 	if f.group.packed != nil {
-		return kernels.DequantizeRows(f.group.packed.data, like.DType(), tail, f.codes()...)
+		return kernels.DequantizeRows(f.group.packed.data, like.DType(), nil, zeros, f.codes()...)
 	}
-	return f.dense(like.DType(), tail, 0)
+	return f.dense(like.DType(), Zeros(like.Graph(), shapes.Make(like.DType(), zeros, f.in)), 0)
 }

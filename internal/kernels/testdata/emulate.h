@@ -124,6 +124,7 @@ template <class T> T __shfl_xor_sync(unsigned mask, T v, int lanes) { return __s
 
 template <class T> T __ldg(const T* p) { return *p; }
 template <class T> T __ldcs(const T* p) { return *p; }
+template <class T> void __stcs(T* p, T v) { *p = v; }
 inline float __uint_as_float(u32 v) { float f; memcpy(&f, &v, 4); return f; }
 inline u32 __float_as_uint(float f) { u32 v; memcpy(&v, &f, 4); return v; }
 inline float __int_as_float(int v) { return __uint_as_float((u32)v); }
