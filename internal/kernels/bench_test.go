@@ -174,6 +174,26 @@ func BenchmarkGated(b *testing.B) {
 	}
 }
 
+func BenchmarkCrossEntropy(b *testing.B) {
+	const rows, vocab = 1024, 128256 // of a chunk
+	for _, gradient := range []bool{false, true} {
+		form := func(f func(logits, labels *Node, ignore int32, gradient bool) (loss, entropy, first, dLogits *Node)) func(in []*Node) []*Node {
+			return func(in []*Node) []*Node {
+				logits := in[0]
+				if gradient { // both forms' are a result, over which the kernel may write; making it is timed too
+					logits = OptimizationBarriers(Neg(logits))[0]
+				}
+				loss, entropy, first, dLogits := f(logits, in[1], -100, gradient)
+				if !gradient {
+					return []*Node{loss, entropy, first}
+				}
+				return []*Node{loss, entropy, first, dLogits}
+			}
+		}
+		benchmark(b, fmt.Sprint("gradient_", gradient), form(CrossEntropy), form(crossEntropyTwin), bf16Shape(rows, vocab), shapes.Make(dtypes.Int32, rows))
+	}
+}
+
 func BenchmarkDropout(b *testing.B) {
 	drop := func(keys *Node) Dropout {
 		n := keys.Shape().Dimensions[0]

@@ -47,6 +47,12 @@ func problems(t testing.TB) []problem {
 			gatedBackwardProblem(SiLU, dtype, 20, 128, 32, 64, 0, false), gatedBackwardProblem(SiLU, dtype, 70, 128, 16, 64, 0.3, false),
 			gatedBackwardProblem(GELUTanh, dtype, 70, 256, 16, 64, 0, false), gatedBackwardProblem(GELUTanh, dtype, 9, 40, 3, 8, 0.5, true), gatedBackwardProblem(SiLU, dtype, 73, 128, 16, 64, 0, true), gatedBackwardProblem(GELUTanh, dtype, 9, 128, 16, 64, 0.1, true), gatedBackwardProblem(GELUTanh, dtype, 9, 128, 16, 64, 0, true),
 		)
+		for _, gradient := range []bool{true, false} {
+			all = append(all,
+				crossEntropyProblem(dtype, 1, 8, 1, gradient), crossEntropyProblem(dtype, 1, 16, 1, gradient), crossEntropyProblem(dtype, 10, 40, 3, gradient),
+				crossEntropyProblem(dtype, 9, 37, 1, gradient), crossEntropyProblem(dtype, 11, 1000, 40, gradient), crossEntropyProblem(dtype, 9, 33000, 2, gradient),
+			)
+		}
 		for _, w := range []weight{
 			{[]int{64}, 64, quant.NF4, 64, false}, {[]int{64}, 64, quant.NF4, 64, true}, {[]int{96, 32, 32}, 576, quant.NF4, 64, true},
 			{[]int{130}, 192, quant.FP4, 64, false}, {[]int{66}, 320, quant.FP4, 64, true}, {[]int{128, 128}, 256, quant.NF4, 128, true},
@@ -138,6 +144,7 @@ func TestKernelsEqualTheirTwinsOnTheGPU(t *testing.T) {
 			productProblem(t, productCase{weight{[]int{14336, 14336}, 1024, quant.NF4, 64, true}, 32, 32, ThenSwiGLU, false, false}, dtypes.BFloat16),
 			rotaryCacheProblem(dtypes.BFloat16, 1, 32, 8, 128, 4096, 3000, CacheOptions{}),
 			rotaryCacheProblem(dtypes.BFloat16, 32, 32, 8, 128, 320, 255, CacheOptions{}),
+			crossEntropyProblem(dtypes.BFloat16, 1000, 128256, 3, true), crossEntropyProblem(dtypes.BFloat16, 1000, 128256, 3, false),
 		)
 		for _, transposed := range []bool{false, true} {
 			large := weight{[]int{4096, 1024, 1024}, 4096, quant.NF4, 64, true}
@@ -234,6 +241,10 @@ func TestMisuseNamesWhatIsWrong(t *testing.T) {
 		"cos has shape": func(g *Graph) *Node {
 			x := f32(g, 2, 3, 1, 4)
 			return RoPEBackward(x, x, x, f32(g, 3, 3, 2), f32(g, 2, 3, 2), 0)
+		},
+		"labels has shape": func(g *Graph) *Node {
+			loss, _, _, _ := CrossEntropy(f32(g, 2, 8), f32(g, 2), -100, false)
+			return loss
 		},
 		"3 inputs": func(g *Graph) *Node { x := f32(g, 4); return DequantizeRows(layout, dtypes.Float32, nil, 0, x, x, x) },
 		"factor 0 stands next to rows 1 to 6 of a weight of": func(g *Graph) *Node {

@@ -61,6 +61,9 @@ namespace dropout_gradient {
 namespace cache_attention {
 #include "../cache_attention.cu"
 }
+namespace cross_entropy {
+#include "../cross_entropy.cu"
+}
 
 template <class... A, size_t... I>
 std::function<void()> prepare(void (*kernel)(A...), const std::vector<void*>& arguments, std::index_sequence<I...>) {
@@ -93,6 +96,7 @@ static std::function<void()> find(const std::string& name, const std::vector<voi
   if (name == "nf4_rows8") return prepare(nf4::loris_nf4_rows8, arguments);
   if (name == "nf4_rows32") return prepare(nf4::loris_nf4_rows32, arguments);
   if (name == "cache_attention") return prepare(cache_attention::loris_cache_attention, arguments);
+  if (name == "cross_entropy") return prepare(cross_entropy::loris_cross_entropy, arguments);
   if (name == "dropout_low") return prepare(dropout_low::loris_dropout_low, arguments);
   if (name == "dropout_product") return prepare(dropout_product::loris_dropout_product, arguments);
   if (name == "dropout_gradient") return prepare(dropout_gradient::loris_dropout_gradient, arguments);

@@ -181,6 +181,13 @@ inline void addKept(float* sums, const float* v, u32 draws, u32 thresholds) {
   if (!(dropped >> 16)) sums[1] += v[1];
 }
 
+// power and larger are those of cross_entropy.cu.
+inline float power(float x) { return x < -126 ? 0 : exp2f(x); }
+inline u32 larger(u32 a, u32 b) {
+  auto half = [=](int i) { return __float_as_uint(fmaxf(element(a, i), element(b, i))); };
+  return half(0) >> 16 | half(1);
+}
+
 typedef uintptr_t SharedAddress;
 inline SharedAddress shared(const void* p) { return (SharedAddress)p; }
 
