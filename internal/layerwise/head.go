@@ -4,10 +4,10 @@ import (
 	"fmt"
 
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/support/exceptions"
 
+	"github.com/loris-ml/loris/internal/kernels"
 	"github.com/loris-ml/loris/internal/matmul"
 	"github.com/loris-ml/loris/internal/nn"
 	"github.com/loris-ml/loris/internal/training"
@@ -183,42 +183,32 @@ func (m *Model) lossOf(loss *training.Loss, logits, labels *Node, gradient bool)
 	if loss == nil {
 		return m.crossEntropy(logits, labels, gradient)
 	}
-	scores, _ = m.crossEntropy(logits, labels, false)
 	logits, slope := m.Logit.apply(ConvertDType(logits, dtypes.Float32))
+	// Of float32 this is no kernel, and shares passes with the loss.
+	_, entropy, first, _ := kernels.CrossEntropy(logits, labels, training.IgnoreIndex, false)
 	per := loss.PerLabel(logits, labels)
 	if per.DType() != dtypes.Float32 || per.Rank() != 1 || per.Shape().Dim(0) != labels.Shape().Dim(0) {
 		exceptions.Panicf("the loss %q returns %s for logits %s; want one float32 per label, [%d]", loss.Name, per.Shape(), logits.Shape(), labels.Shape().Dim(0))
 	}
 	scored := NotEqual(labels, Const(labels.Graph(), int32(training.IgnoreIndex)))
-	scores[0] = Where(scored, per, ZerosLike(per))
+	per = Where(scored, per, ZerosLike(per))
 	if gradient {
-		dLogits = slope(Gradient(ReduceAllSum(scores[0]), logits)[0])
+		dLogits = slope(Gradient(ReduceAllSum(per), logits)[0])
 	}
-	return scores, dLogits
+	return []*Node{per, entropy, first}, dLogits
 }
 
-// crossEntropy scores logits [n, vocab] against labels [n]: what lossOutputs sum, [n] each, and the gradient of the summed
-// cross entropy, softmax minus one-hot through m.Logit, zero where there is no label. In float32.
+// crossEntropy scores the head's product [n, vocab] against labels [n]: what lossOutputs sum, [n] each, and the gradient of the
+// summed cross entropy, softmax minus one-hot through m.Logit, zero where there is no label. The gradient is float32 if more is done
+// with it before it is rounded, else of the product's dtype.
 func (m *Model) crossEntropy(logits, labels *Node, gradient bool) (scores []*Node, dLogits *Node) {
-	g := logits.Graph()
-	logits, slope := m.Logit.apply(ConvertDType(logits, dtypes.Float32))
-	n, vocab := logits.Shape().Dim(0), logits.Shape().Dim(1)
-	labels = Reshape(labels, n, 1)
-	scored := ConvertDType(NotEqual(labels, Const(g, int32(training.IgnoreIndex))), dtypes.Float32) // [n, 1]
-	hit := Equal(Iota(g, shapes.Make(dtypes.Int32, n, vocab), 1), labels)
-	top := ReduceAndKeep(logits, ReduceMax, -1)
-	e := Exp(Sub(logits, top))
-	z := ReduceAndKeep(e, ReduceSum, -1)
-	logSum := Add(top, Log(z))
-	picked := ReduceAndKeep(Where(hit, logits, ZerosLike(logits)), ReduceSum, -1)
-	// Σ p log p needs no pass of its own: Σ p·logits is Σ e·logits over z.
-	entropy := Sub(logSum, Div(ReduceAndKeep(Mul(e, logits), ReduceSum, -1), z))
-	first := ConvertDType(GreaterOrEqual(picked, top), dtypes.Float32)
-	for _, v := range []*Node{Sub(logSum, picked), entropy, first} {
-		scores = append(scores, Reshape(Mul(v, scored), n))
+	if m.Logit != (Logit{}) || m.scaled() {
+		logits = ConvertDType(logits, dtypes.Float32)
 	}
+	logits, slope := m.Logit.apply(logits)
+	loss, entropy, first, dLogits := kernels.CrossEntropy(logits, labels, training.IgnoreIndex, gradient)
 	if gradient {
-		dLogits = slope(Mul(Sub(Div(e, z), ConvertDType(hit, dtypes.Float32)), scored))
+		dLogits = slope(dLogits)
 	}
-	return scores, dLogits
+	return []*Node{loss, entropy, first}, dLogits
 }
