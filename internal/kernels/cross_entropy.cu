@@ -1,6 +1,7 @@
 // The cross entropy of rows of logits against labels, with its gradient: a block goes through a row twice, for the sums and,
-// backwards because the end of a row is what caches still have, for the gradient. Few instructions are spent on an element: powers
-// are of 2, the gradient is one without a division, and the label's element is seen to apart.
+// backwards, for the gradient. In between the row's beginning stays in shared memory; its end may still be in a cache. Few
+// instructions are spent on an element: powers are of 2, the gradient is one without a division, and the label's element is seen
+// to apart.
 #include "device.cuh"
 
 #ifndef LORIS_EMULATE
@@ -52,29 +53,36 @@ __device__ __forceinline__ Sums ofWarp(Sums s) {
 
 // logits [n,8C], labels i32 [n] -> f32 [n]: loss, the entropy of softmax(logits), whether the label ranks first; and with gradient
 // softmax(logits) - onehot(label), in place of the logits. All are 0 where the label is `ignored`; one that is no column counts as
-// a logit of 0. sizes = {C, ignored, gradient}; grid n, THREADS threads.
+// a logit of 0. sizes = {C, ignored, gradient, K}, where K, a multiple of STEP, is how many chunks of a row are kept; grid n,
+// THREADS threads; dynamic shared memory: K chunks.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 loris_cross_entropy(const uint4* logits, const int* __restrict__ labels, const int* __restrict__ sizes, float* __restrict__ loss,
                     float* __restrict__ entropy, float* __restrict__ first, uint4* dLogits) {
+  DYNAMIC_SHARED(memory);
   __shared__ Sums sums[THREADS / 32];
-  const int chunks = sizes[0], gradient = sizes[2], tid = threadIdx.x, lane = tid & 31;
+  const int chunks = sizes[0], gradient = sizes[2], keep = sizes[3], tid = threadIdx.x, lane = tid & 31;
   const size_t row = blockIdx.x;
   const int label = labels[row];
   logits += row * chunks, dLogits += row * chunks;
+  uint4* kept = (uint4*)memory + tid; // each thread reads what it wrote
   if (label == sizes[1]) {
     if (tid == 0) loss[row] = entropy[row] = first[row] = 0;
     if (gradient) {
-      for (int c = tid; c < chunks; c += THREADS) dLogits[c] = make_uint4(0, 0, 0, 0);
+      for (int c = tid; c < chunks; c += THREADS) __stcs(dLogits + c, make_uint4(0, 0, 0, 0));
     }
     return;
   }
 
   Sums s = {LOWEST, 0, 0};
-  for (int c = tid; c < chunks; c += STEP) {
+  for (int from = 0, c = tid; c < chunks; from += STEP, c += STEP) {
     uint4 q[AT_ONCE];
 #pragma unroll
     for (int k = 0; k < AT_ONCE; k++) {
       q[k] = c + k * THREADS < chunks ? logits[c + k * THREADS] : make_uint4(PADDING, PADDING, PADDING, PADDING);
+    }
+    if (from < keep) {
+#pragma unroll
+      for (int k = 0; k < AT_ONCE; k++) kept[from + k * THREADS] = q[k];
     }
     u32 top = PADDING;
 #pragma unroll
@@ -107,11 +115,16 @@ loris_cross_entropy(const uint4* logits, const int* __restrict__ labels, const i
   }
   if (!gradient) return;
   const float all = s.top + log; // softmax is 2^(x-all)
-  for (int c = (chunks - 1) / STEP * STEP + tid; c >= 0; c -= STEP) {
+  for (int from = (chunks - 1) / STEP * STEP, c = from + tid; from >= 0; from -= STEP, c -= STEP) {
     uint4 q[AT_ONCE];
+    if (from < keep) {
 #pragma unroll
-    for (int k = 0; k < AT_ONCE; k++) {
-      q[k] = c + k * THREADS < chunks ? __ldcs(logits + c + k * THREADS) : make_uint4(0, 0, 0, 0);
+      for (int k = 0; k < AT_ONCE; k++) q[k] = kept[from + k * THREADS];
+    } else {
+#pragma unroll
+      for (int k = 0; k < AT_ONCE; k++) {
+        q[k] = c + k * THREADS < chunks ? __ldcs(logits + c + k * THREADS) : make_uint4(0, 0, 0, 0);
+      }
     }
 #pragma unroll
     for (int k = 0; k < AT_ONCE; k++) {

@@ -61,9 +61,15 @@ func crossEntropyTwin(logits, labels *Node, ignore int32, gradient bool) (loss, 
 	return loss, entropy, first, dLogits
 }
 
-// crossEntropyThreads are those of a block, as cross_entropy.cu has them. A multiprocessor has room for two such blocks, one of which
-// reads while the other computes.
-const crossEntropyThreads = 512
+// What cross_entropy.cu has.
+const (
+	crossEntropyThreads = 512                     // of a block; two of them are at work on a multiprocessor
+	crossEntropyStep    = 4 * crossEntropyThreads // chunks that a block reads at once, of which it keeps whole ones
+
+	// So many steps of a row are kept in shared memory between the sums and the gradient: 64 KiB, for which compute capabilities
+	// 8.0 and 9.0 have room twice.
+	crossEntropyKept = 2
+)
 
 func crossEntropyLaunch(dtype dtypes.DType, rows, vocab int, ignore int32, gradient bool) *launch {
 	if dtype != dtypes.BFloat16 || vocab%chunk != 0 || vocab == 0 || rows == 0 || rows > maxRows {
@@ -72,11 +78,13 @@ func crossEntropyLaunch(dtype dtypes.DType, rows, vocab int, ignore int32, gradi
 	scores := shapes.Make(dtypes.Float32, rows)
 	k := &launch{
 		kernel: "cross_entropy", grid: [3]int{rows}, threads: crossEntropyThreads,
-		sizes: []int32{int32(vocab / chunk), ignore, flag(gradient)},
+		sizes: []int32{int32(vocab / chunk), ignore, flag(gradient), 0},
 		out:   []shapes.Shape{scores, scores, scores, shapes.Make(dtype, rows, vocab)},
 	}
 	if gradient {
 		k.aliases = []seam.Alias{{Result: 3, Operand: 0}}
+		kept := min(crossEntropyKept, ceilDiv(vocab/chunk, crossEntropyStep)) * crossEntropyStep
+		k.sizes[3], k.shared = int32(kept), kept*2*chunk
 	} else {
 		k.out[3] = shapes.Make(dtype, 1) // never written
 	}

@@ -50,7 +50,7 @@ func problems(t testing.TB) []problem {
 		for _, gradient := range []bool{true, false} {
 			all = append(all,
 				crossEntropyProblem(dtype, 1, 8, 1, gradient), crossEntropyProblem(dtype, 1, 16, 1, gradient), crossEntropyProblem(dtype, 10, 40, 3, gradient),
-				crossEntropyProblem(dtype, 9, 37, 1, gradient), crossEntropyProblem(dtype, 11, 1000, 40, gradient), crossEntropyProblem(dtype, 9, 33000, 2, gradient),
+				crossEntropyProblem(dtype, 9, 37, 1, gradient), crossEntropyProblem(dtype, 11, 1000, 40, gradient), crossEntropyProblem(dtype, 9, 50000, 2, gradient),
 			)
 		}
 		for _, w := range []weight{
