@@ -5,13 +5,6 @@
 #include "device.cuh"
 
 #ifndef LORIS_EMULATE
-// power is 2^x, 0 where that is subnormal.
-__device__ __forceinline__ float power(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0,%1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 // larger are the larger halves of two pairs of bf16.
 __device__ __forceinline__ u32 larger(u32 a, u32 b) {
   u32 d;
@@ -21,7 +14,7 @@ __device__ __forceinline__ u32 larger(u32 a, u32 b) {
 #endif
 
 constexpr int THREADS = 512, AT_ONCE = 4, STEP = THREADS * AT_ONCE; // chunks that a thread, and that a block reads at once
-constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
+constexpr float LN2 = 0.6931471805599453f;
 
 // No logits are LOWEST; PADDING, two bf16 of -1e30, is so far below it that its power is 0, but not infinite, so that 0 times it is 0.
 constexpr float LOWEST = -1e20f;

@@ -44,7 +44,22 @@ __device__ __forceinline__ void multiply(float* c, const u32* a, u32 b0, u32 b1)
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
+
+// power is 2^x, 0 where that is subnormal; inverse is 1/x, 0 of infinity. One instruction each, without the care for subnormal
+// numbers that __expf and __fdividef take.
+__device__ __forceinline__ float power(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0,%1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ float inverse(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0,%1;" : "=f"(y) : "f"(x));
+  return y;
+}
 #endif
+
+constexpr float LOG2E = 1.4426950408889634f;
 
 __device__ __forceinline__ float lowHalf(u32 v) { return __uint_as_float(v << 16); }
 __device__ __forceinline__ float highHalf(u32 v) { return __uint_as_float(v & 0xffff0000u); }
@@ -62,7 +77,7 @@ __device__ __forceinline__ uint4 narrow(const float* f) {
 }
 
 // sigmoid is 1/(1+exp(-x)); it is 0 where exp(-x) is not finite.
-__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.f, 1.f + __expf(-x)); }
+__device__ __forceinline__ float sigmoid(float x) { return inverse(1.f + power(-LOG2E * x)); }
 
 // blockSum adds v over all threads of a block of whole warps; sums holds a number for each warp.
 __device__ __forceinline__ float blockSum(float v, float* sums) {

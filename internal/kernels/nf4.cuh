@@ -78,38 +78,41 @@ struct Factors {
   const float* x[FACTORS];
   const int* of;
 
+  // eight are eight numbers of a factor times its scale.
+  __device__ __forceinline__ uint4 eight(int k, size_t at) const {
+    const float4 low = __ldg((const float4*)(x[k] + at)), high = __ldg((const float4*)(x[k] + at) + 1);
+    const float scale = __int_as_float(of[4 * k + 3]);
+    const float f[8] = {low.x * scale, low.y * scale, low.z * scale, low.w * scale, high.x * scale, high.y * scale, high.z * scale, high.w * scale};
+    return narrow(f);
+  }
+
   // beside is a chunk of a row, below likewise.
   __device__ __forceinline__ uint4 beside(int row, int chunk) const {
-    float f[8];
+    float f[8] = {};
+    int column = chunk * 8; // the chunk's first, of the factor's
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-      int column = chunk * 8 + i;
-      f[i] = 0.f;
+    for (int k = 0; k < FACTORS; k++) {
+      const int first = of[4 * k], end = of[4 * k + 1], width = of[4 * k + 2];
+      if (row >= first && row < end && column < width && column > -8) {
+        const size_t at = (size_t)(row - first) * width;
+        if (width % 8 == 0 && column % 8 == 0) return eight(k, at + column);
 #pragma unroll
-      for (int k = 0; k < FACTORS; k++) {
-        const int first = of[4 * k], end = of[4 * k + 1], width = of[4 * k + 2];
-        if (column >= 0 && column < width && row >= first && row < end)
-          f[i] = __ldg(x[k] + (size_t)(row - first) * width + column) * __int_as_float(of[4 * k + 3]);
-        column -= width;
+        for (int i = 0; i < 8; i++) {
+          if (column + i >= 0 && column + i < width) f[i] = __ldg(x[k] + at + column + i) * __int_as_float(of[4 * k + 3]);
+        }
       }
+      column -= width;
     }
     return narrow(f);
   }
   __device__ __forceinline__ uint4 below(int row, int chunk, int chunks) const {
-    float f[8] = {};
 #pragma unroll
     for (int k = 0; k < FACTORS; k++) {
       const int width = of[4 * k + 2];
-      if (row >= 0 && row < width) {
-        const float4* from = (const float4*)x[k] + ((size_t)row * chunks + chunk) * 2;
-        const float4 low = __ldg(from), high = __ldg(from + 1);
-        const float scale = __int_as_float(of[4 * k + 3]);
-        f[0] = low.x * scale, f[1] = low.y * scale, f[2] = low.z * scale, f[3] = low.w * scale;
-        f[4] = high.x * scale, f[5] = high.y * scale, f[6] = high.z * scale, f[7] = high.w * scale;
-      }
+      if (row >= 0 && row < width) return eight(k, ((size_t)row * chunks + chunk) * 8);
       row -= width;
     }
-    return narrow(f);
+    return make_uint4(0, 0, 0, 0);
   }
 };
 

@@ -128,7 +128,6 @@ template <class T> void __stcs(T* p, T v) { *p = v; }
 inline float __uint_as_float(u32 v) { float f; memcpy(&f, &v, 4); return f; }
 inline u32 __float_as_uint(float f) { u32 v; memcpy(&v, &f, 4); return v; }
 inline float __int_as_float(int v) { return __uint_as_float((u32)v); }
-inline float __fdividef(float a, float b) { return std::isinf(b) ? 0 : a / b; }
 inline float __expf(float x) { return expf(x); }
 inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 inline float __fmul_rn(float a, float b) { return a * b; }
@@ -181,8 +180,10 @@ inline void addKept(float* sums, const float* v, u32 draws, u32 thresholds) {
   if (!(dropped >> 16)) sums[1] += v[1];
 }
 
-// power and larger are those of cross_entropy.cu.
 inline float power(float x) { return x < -126 ? 0 : exp2f(x); }
+inline float inverse(float x) { return 1 / x; }
+
+// larger is that of cross_entropy.cu.
 inline u32 larger(u32 a, u32 b) {
   auto half = [=](int i) { return __float_as_uint(fmaxf(element(a, i), element(b, i))); };
   return half(0) >> 16 | half(1);
