@@ -123,40 +123,45 @@ __device__ __forceinline__ void dequantize(const uint2* __restrict__ codes, S sc
                                            uint4* __restrict__ out) {
   const u32 rows = sizes[0], chunks = sizes[1], X = sizes[2], belows = sizes[3], blockShift = sizes[4];
   const u32 n = rows * chunks, lane = threadIdx.x & 7;
-  const u32 begin = blockIdx.x * (THREADS * STEPS);
-  if (begin < n) {
-    const float even = numbers[sizes[5]][2 * lane], odd = numbers[sizes[5]][2 * lane + 1];
-    // Eight threads need 2 STEPS = 8 scales together: each fetches one.
-    static_assert(STEPS == 4, "one scale for each of eight threads");
-    const u32 mine = begin + (lane >> 1) * THREADS + (threadIdx.x & ~7);
-    const float scale = mine < n ? scales((mine + (lane & 1) * n) >> blockShift) : 0.f;
-    uint2 q[STEPS];
+  // The first blocks place the factors, the others decode, as many chunks each.
+  const u32 besides = 2 * rows * X, placed = besides + belows * chunks, placing = (placed + THREADS * STEPS - 1) / (THREADS * STEPS);
+  if (blockIdx.x < placing) {
 #pragma unroll
     for (int k = 0; k < STEPS; k++) {
-      const u32 i = begin + k * THREADS + threadIdx.x;
-      q[k] = i < n ? __ldcs(codes + i) : make_uint2(0, 0);
-    }
-#pragma unroll
-    for (int k = 0; k < STEPS; k++) {
-      const u32 i = begin + k * THREADS + threadIdx.x, nibbles = 0x0f0f0f0fu;
-      const u32 row = X ? i / chunks : 0;
-      uint4* to = out + (size_t)i + (size_t)row * X;
-      const int first = threadIdx.x & 24;
-      const float low = __shfl_sync(0xffffffffu, scale, first + 2 * k), high = __shfl_sync(0xffffffffu, scale, first + 2 * k + 1);
-      const uint4 upper = decode(products(even, odd, low), (q[k].x & nibbles) | ((q[k].y & nibbles) << 4));
-      const uint4 lower = decode(products(even, odd, high), ((q[k].x >> 4) & nibbles) | (q[k].y & ~nibbles));
-      if (i < n) {
-        __stcs(to, upper);
-        __stcs(to + (size_t)n + (size_t)rows * X, lower);
+      const u32 i = (blockIdx.x * STEPS + k) * THREADS + threadIdx.x;
+      if (i < besides) {
+        const u32 row = i / X;
+        out[(size_t)(row + 1) * chunks + i] = factors.beside(row, i % X);
+      } else if (i < placed) {
+        out[(size_t)2 * n + i] = factors.below(i / chunks, i % chunks, chunks);
       }
     }
+    return;
   }
-  const u32 thread = blockIdx.x * THREADS + threadIdx.x, threads = gridDim.x * THREADS;
-  for (u32 i = thread; i < belows * chunks; i += threads) out[(size_t)2 * n + i] = factors.below(i / chunks, i % chunks, chunks);
-  if (X) {
-    for (u32 i = thread; i < 2 * rows * X; i += threads) {
-      const u32 row = i / X;
-      out[(size_t)(row + 1) * chunks + i] = factors.beside(row, i % X);
+  const u32 begin = (blockIdx.x - placing) * (THREADS * STEPS);
+  const float even = numbers[sizes[5]][2 * lane], odd = numbers[sizes[5]][2 * lane + 1];
+  // Eight threads need 2 STEPS = 8 scales together: each fetches one.
+  static_assert(STEPS == 4, "one scale for each of eight threads");
+  const u32 mine = begin + (lane >> 1) * THREADS + (threadIdx.x & ~7);
+  const float scale = mine < n ? scales((mine + (lane & 1) * n) >> blockShift) : 0.f;
+  uint2 q[STEPS];
+#pragma unroll
+  for (int k = 0; k < STEPS; k++) {
+    const u32 i = begin + k * THREADS + threadIdx.x;
+    q[k] = i < n ? __ldcs(codes + i) : make_uint2(0, 0);
+  }
+#pragma unroll
+  for (int k = 0; k < STEPS; k++) {
+    const u32 i = begin + k * THREADS + threadIdx.x, nibbles = 0x0f0f0f0fu;
+    const u32 row = X ? i / chunks : 0;
+    uint4* to = out + (size_t)i + (size_t)row * X;
+    const int first = threadIdx.x & 24;
+    const float low = __shfl_sync(0xffffffffu, scale, first + 2 * k), high = __shfl_sync(0xffffffffu, scale, first + 2 * k + 1);
+    const uint4 upper = decode(products(even, odd, low), (q[k].x & nibbles) | ((q[k].y & nibbles) << 4));
+    const uint4 lower = decode(products(even, odd, high), ((q[k].x >> 4) & nibbles) | (q[k].y & ~nibbles));
+    if (i < n) {
+      __stcs(to, upper);
+      __stcs(to + (size_t)n + (size_t)rows * X, lower);
     }
   }
 }

@@ -141,7 +141,7 @@ func dequantizeTwin(l quant.Layout, dtype dtypes.DType, factors []Factor, n, axi
 // What nf4.cuh has.
 const (
 	dequantizeThreads = 256
-	dequantizeChunks  = 1024 // of codes, 8 bytes each, that a block decodes
+	dequantizeChunks  = 1024 // of codes, 8 bytes each, that a block decodes, or of factors that it places
 	dequantizeFactors = 3
 )
 
@@ -167,14 +167,14 @@ func dequantizeLaunch(l quant.Layout, dtype dtypes.DType, axis, n int) *launch {
 	if l.NestedBlocksize > 0 {
 		k.kernel = "nf4_nested"
 	}
-	k.grid[0] = ceilDiv(out/2*in/chunk, dequantizeChunks)
 	shape := []int{out, in}
 	shape[axis] += n
 	k.out = []shapes.Shape{shapes.Make(dtype, shape...)}
-	besides, below := n/chunk, 0
+	besides, below, placed := n/chunk, 0, out*(n/chunk)
 	if axis == 0 {
-		besides, below = 0, n
+		besides, below, placed = 0, n, n*(in/chunk)
 	}
+	k.grid[0] = ceilDiv(out/2*in/chunk, dequantizeChunks) + ceilDiv(placed, dequantizeChunks)
 	log2 := func(x int) int32 { return int32(bits.TrailingZeros(uint(x))) }
 	k.sizes = []int32{int32(out / 2), int32(in / chunk), int32(besides), int32(below), log2(l.Blocksize / chunk), kind, log2(group)}
 	return k
