@@ -159,16 +159,28 @@ func (m *Model) forward(s span, sh shared, plan spanPlan) *program {
 }
 
 // backward is the program x, dx' (whose memory it takes), shared, kept values, weights → dx, gradients of the trainable
-// tensors in float32. It goes through the rows in parts, one after the other, if there are several.
-func (m *Model) backward(s span, sh shared, plan spanPlan, kept int) *program {
+// tensors in float32. It goes through the rows in parts, one after the other, if there are several. As the last one nobody takes
+// dx of, it is the gradients alone, and the memory of dx' stays.
+func (m *Model) backward(s span, sh shared, plan spanPlan, kept int, last bool) *program {
 	v, parts := sh.variant(), max(1, plan.parts)
-	return m.programs.get(m.Device, "block_backward", fmt.Sprint(plan.keep, plan.tokens, kept, parts, v, s.key), func(in []*Node) []*Node {
+	var takes []int
+	if !last {
+		takes = []int{1}
+	}
+	return m.programs.get(m.Device, "block_backward", fmt.Sprint(plan.keep, plan.tokens, kept, parts, last, v, s.key), func(in []*Node) []*Node {
 		var dx, grads []*Node
 		for i := range parts {
 			rest := in
 			if i > 0 { // not before the part ahead is done; not with its weights either, which would stay decoded
-				after := OptimizationBarriers(append(append([]*Node{dx[i-1]}, grads...), in...)...)
-				dx[i-1], grads, rest = after[0], after[1:1+len(grads)], after[1+len(grads):]
+				done := append([]*Node{dx[i-1]}, grads...)
+				if last {
+					done = done[1:]
+				}
+				after := OptimizationBarriers(append(done, in...)...)
+				if !last {
+					dx[i-1], after = after[0], after[1:]
+				}
+				grads, rest = after[:len(grads)], after[len(grads):]
 			}
 			out := m.backwardPart(s, v, plan, kept, rest, i)
 			for k, g := range out[1:] {
@@ -178,11 +190,14 @@ func (m *Model) backward(s span, sh shared, plan spanPlan, kept int) *program {
 			}
 			dx, grads = append(dx, out[0]), out[1:]
 		}
-		if parts == 1 {
+		switch {
+		case last:
+			return grads
+		case parts == 1:
 			return append(dx, grads...)
 		}
 		return append([]*Node{Concatenate(dx, 0)}, grads...)
-	}, 1)
+	}, takes...)
 }
 
 // backwardPart is the backward pass of the i-th of the plan's parts, for the inputs of the program over all rows.

@@ -61,9 +61,9 @@ func (s *Session) forecastFrom(live int64, p *pass, plan []spanPlan) (peak Forec
 	m := s.model
 	costs := make([]spanCost, len(plan))
 	for i := range plan {
-		if i > 0 && plan[i] == plan[i-1] && s.spans[i].key == s.spans[i-1].key {
+		if i > 0 && !s.endsAt(i-1) && plan[i] == plan[i-1] && s.spans[i].key == s.spans[i-1].key {
 			costs[i] = costs[i-1]
-		} else if costs[i], ok, err = s.cost(p, s.spans[i], plan[i]); !ok {
+		} else if costs[i], ok, err = s.cost(p, i, plan[i]); !ok {
 			return peak, false, err
 		}
 	}
@@ -152,9 +152,9 @@ func (s *Session) updateBytes() (bytes int64) {
 	return bytes
 }
 
-// cost compiles a span's programs.
-func (s *Session) cost(p *pass, sp span, plan spanPlan) (c spanCost, ok bool, err error) {
-	m := s.model
+// cost compiles the programs of span i.
+func (s *Session) cost(p *pass, i int, plan spanPlan) (c spanCost, ok bool, err error) {
+	m, sp := s.model, s.spans[i]
 	x := p.x[0].Shape()
 	shared, weights := shapesOf(p.sh.inputs(s.index[0])), shapesOf(sp.tensors())
 	kept := m.keptShapes(sp, plan, x.Dimensions[0], x.Dimensions[1])
@@ -162,7 +162,7 @@ func (s *Session) cost(p *pass, sp span, plan spanPlan) (c spanCost, ok bool, er
 		return c, false, err
 	}
 	in := slices.Concat([]shapes.Shape{x, m.gradientShape(p)}, shared, kept, weights)
-	if c.backward, ok, err = m.backward(sp, p.sh, plan, len(kept)).footprint(in); !ok {
+	if c.backward, ok, err = m.backward(sp, p.sh, plan, len(kept), s.endsAt(i)).footprint(in); !ok {
 		return c, false, err
 	}
 	c.far = int64(x.ByteSize())

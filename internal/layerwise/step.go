@@ -265,18 +265,25 @@ func (p *pass) backward(ctx context.Context) error {
 		in = append(append(in, p.kept[i]...), sp.tensors()...)
 		dy := p.dx
 		p.dx = nil // the program has it
-		out, err := m.backward(sp, p.sh, p.plan[i], len(p.kept[i])).call(in...)
+		last := p.s.endsAt(i)
+		out, err := m.backward(sp, p.sh, p.plan[i], len(p.kept[i]), last).call(in...)
 		if err != nil {
 			return errors.Join(err, backend.Free(dy))
 		}
+		if !last {
+			p.dx, out = out[0], out[1:]
+		}
 		old := append(p.kept[i], p.x[i+1], dy)
-		p.dx, p.grads[i], p.kept[i], p.x[i+1] = out[0], out[1:], nil, nil
+		p.grads[i], p.kept[i], p.x[i+1] = out, nil, nil
 		if err := backend.Free(old...); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// endsAt tells whether the backward pass ends at span i, at whose input nobody takes the gradient: what is in front of it is frozen.
+func (s *Session) endsAt(i int) bool { return i == 0 && s.edge == nil && !s.model.Trainable }
 
 // collect adds the pass's gradients to the session's sums.
 func (s *Session) collect(p *pass) error {
