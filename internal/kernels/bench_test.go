@@ -214,11 +214,19 @@ func BenchmarkDropout(b *testing.B) {
 	}
 }
 
-func BenchmarkRoPEBackward(b *testing.B) {
+func BenchmarkRoPE(b *testing.B) {
+	split := func(f func(qkv, cos, sin *Node, heads, kvHeads int) (q, k, v *Node)) func(in []*Node) []*Node {
+		return func(in []*Node) []*Node {
+			q, k, v := f(in[0], in[1], in[2], benchHeads, benchKV)
+			return []*Node{q, k, v}
+		}
+	}
 	form := func(f func(dq, dk, dv, cos, sin *Node, pad int) *Node) func(in []*Node) []*Node {
 		return func(in []*Node) []*Node { return []*Node{f(in[0], in[1], in[2], in[3], in[4], 64)} }
 	}
 	const seq = benchTokens / 2
+	benchmark(b, "forward", split(RoPE), split(ropeTwin),
+		bf16Shape(2, seq, (benchHeads+2*benchKV)*benchDim), f32Shape(1, seq, benchDim/2), f32Shape(1, seq, benchDim/2))
 	benchmark(b, "backward", form(RoPEBackward), form(ropeBackwardTwin),
 		bf16Shape(2, seq, benchHeads, benchDim), bf16Shape(2, seq, benchKV, benchDim), bf16Shape(2, seq, benchKV, benchDim),
 		f32Shape(1, seq, benchDim/2), f32Shape(1, seq, benchDim/2))

@@ -107,18 +107,69 @@ func rmsNormBackwardProblem(dtype dtypes.DType, rows, hidden, residual, pad int,
 	return p.named("RMSNormBackward %s %dx%d, residual %d, pad %d, offset %v, scaled %v", dtype, rows, hidden, residual, pad, offset, scaled)
 }
 
-// ropeProblem is the backward of rotary embeddings, with tables for each row of the batch or one for all.
-func ropeProblem(dtype dtypes.DType, batch, seq, heads, kvHeads, dim, tables, pad int) problem {
+// turned are the heads of x [B, S, heads, D] at token s of row b, rotated by the angles of the tables or, with sign -1, back.
+func turned(x, cos, sin array, b, s int, sign float64) (all []float64) {
+	heads, dim := x.shape.Dimensions[2], x.shape.Dimensions[3]
+	table := b % cos.shape.Dimensions[0]
+	for h := range heads {
+		rotated := make([]float64, dim)
+		for i := range dim / 2 {
+			c, n := cos.at(table, s, i), sign*sin.at(table, s, i)
+			re, im := x.at(b, s, h, i), x.at(b, s, h, i+dim/2)
+			rotated[i], rotated[i+dim/2] = re*c-im*n, im*c+re*n
+		}
+		all = append(all, rotated...)
+	}
+	return all
+}
+
+// ropeInputs are queries, keys and values, and tables for each row of the batch or one for all.
+func ropeInputs(dtype dtypes.DType, batch, seq, heads, kvHeads, dim, tables int) []array {
 	r := rand.New(rand.NewPCG(uint64(batch*seq), uint64(dim)))
 	cos, sin := make([]float32, tables*seq*dim/2), make([]float32, tables*seq*dim/2)
 	for i := range cos {
 		s, c := math.Sincos(r.Float64() * 100)
 		cos[i], sin[i] = float32(c), float32(s)
 	}
-	in := []array{
+	return []array{
 		normal(r, dtype, 1, batch, seq, heads, dim), normal(r, dtype, 1, batch, seq, kvHeads, dim), normal(r, dtype, 1, batch, seq, kvHeads, dim),
 		floatArray(dtypes.Float32, cos, tables, seq, dim/2), floatArray(dtypes.Float32, sin, tables, seq, dim/2),
 	}
+}
+
+// ropeProblem is the rotation of queries and keys.
+func ropeProblem(dtype dtypes.DType, batch, seq, heads, kvHeads, dim, tables int) problem {
+	in := ropeInputs(dtype, batch, seq, heads, kvHeads, dim, tables)
+	var qkv []float32
+	for t := range batch * seq {
+		for _, x := range in[:3] {
+			n := x.shape.Dimensions[2] * dim
+			qkv = append(qkv, x.floats[t*n:(t+1)*n]...)
+		}
+	}
+	call := func(f func(qkv, cos, sin *Node, heads, kvHeads int) (q, k, v *Node)) func(in []*Node) []*Node {
+		return func(in []*Node) []*Node {
+			q, k, v := f(in[0], in[1], in[2], heads, kvHeads)
+			return []*Node{q, k, v}
+		}
+	}
+	p := problem{
+		inputs: []array{floatArray(dtype, qkv, batch, seq, (heads+2*kvHeads)*dim), in[3], in[4]},
+		launch: ropeLaunch(dtype, batch, seq, heads, kvHeads, dim, tables), op: call(RoPE), twin: call(ropeTwin),
+	}
+	var q, k []float64
+	for b := range batch {
+		for s := range seq {
+			q, k = append(q, turned(in[0], in[3], in[4], b, s, 1)...), append(k, turned(in[1], in[3], in[4], b, s, 1)...)
+		}
+	}
+	p.want = [][]float64{q, k, wideFloats(in[2].floats)}
+	return p.named("RoPE %s %dx%d, %d+%d heads of %d, %d tables", dtype, batch, seq, heads, kvHeads, dim, tables)
+}
+
+// ropeBackwardProblem is the backward of rotary embeddings.
+func ropeBackwardProblem(dtype dtypes.DType, batch, seq, heads, kvHeads, dim, tables, pad int) problem {
+	in := ropeInputs(dtype, batch, seq, heads, kvHeads, dim, tables)
 	call := func(f func(dq, dk, dv, cos, sin *Node, pad int) *Node) func(in []*Node) []*Node {
 		return func(in []*Node) []*Node { return []*Node{f(in[0], in[1], in[2], in[3], in[4], pad)} }
 	}
@@ -130,15 +181,7 @@ func ropeProblem(dtype dtypes.DType, batch, seq, heads, kvHeads, dim, tables, pa
 	for b := range batch {
 		for s := range seq {
 			for _, x := range in[:2] {
-				for h := range x.shape.Dimensions[2] {
-					rotated := make([]float64, dim)
-					for i := range dim / 2 {
-						c, n := in[3].at(b%tables, s, i), in[4].at(b%tables, s, i)
-						re, im := x.at(b, s, h, i), x.at(b, s, h, i+dim/2)
-						rotated[i], rotated[i+dim/2] = re*c+im*n, im*c-re*n
-					}
-					want = append(want, rotated...)
-				}
+				want = append(want, turned(x, in[3], in[4], b, s, -1)...)
 			}
 			for i := range kvHeads * dim {
 				want = append(want, in[2].at(b, s, i/dim, i%dim))

@@ -8,9 +8,65 @@ import (
 	. "github.com/gomlx/gomlx/core/graph"
 )
 
+// Rotated is x [..., D] in float32, rotated by the angles whose cosines and sines [..., D/2] are given (arXiv:2104.09864; the
+// halves of D are the real and imaginary parts, as in transformers' rotate_half).
+func Rotated(x, cos, sin *Node) *Node {
+	half := x.Shape().Dim(-1) / 2
+	re, im := SliceAxis(wide(x), -1, AxisRange(0, half)), SliceAxis(wide(x), -1, AxisRange(half))
+	return Concatenate([]*Node{Sub(Mul(re, cos), Mul(im, sin)), Add(Mul(im, cos), Mul(re, sin))}, -1)
+}
+
+// RoPE splits qkv [B, S, (heads + 2·kv_heads)·D] into queries [B, S, heads, D], keys and values [B, S, kv_heads, D], and
+// rotates queries and keys as [Rotated] does. cos and sin are float32 [1 or B, S, D/2].
+//
+// The kernel takes bfloat16, and D a multiple of 16.
+func RoPE(qkv, cos, sin *Node, heads, kvHeads int) (q, k, v *Node) {
+	const op = "RoPE"
+	if qkv.Rank() != 3 || cos.Rank() != 3 {
+		panic(fmt.Errorf("kernels: %s: qkv and cos have shapes %s and %s, want [B, S, features] and [1 or B, S, D/2]", op, qkv.Shape(), cos.Shape()))
+	}
+	d := qkv.Shape().Dimensions
+	batch, seq, dim, tables := d[0], d[1], 2*cos.Shape().Dim(-1), cos.Shape().Dim(0)
+	if tables != 1 {
+		tables = batch
+	}
+	check(op, "qkv", qkv, qkv.DType(), batch, seq, (heads+2*kvHeads)*dim)
+	check(op, "cos", cos, dtypes.Float32, tables, seq, dim/2)
+	check(op, "sin", sin, dtypes.Float32, tables, seq, dim/2)
+	if launch := ropeLaunch(qkv.DType(), batch, seq, heads, kvHeads, dim, tables).use(qkv.Graph()); launch != nil {
+		out := launch.call(qkv, cos, sin)
+		return out[0], out[1], out[2]
+	}
+	return ropeTwin(qkv, cos, sin, heads, kvHeads)
+}
+
+func ropeTwin(qkv, cos, sin *Node, heads, kvHeads int) (q, k, v *Node) {
+	d, dim, at := qkv.Shape().Dimensions, 2*cos.Shape().Dim(-1), 0
+	part := func(heads int) *Node {
+		x := SliceAxis(qkv, -1, AxisRange(at, at+heads*dim))
+		at += heads * dim
+		return Reshape(x, d[0], d[1], heads, dim)
+	}
+	cos, sin = InsertAxes(cos, 2), InsertAxes(sin, 2)
+	q, k, v = part(heads), part(kvHeads), part(kvHeads)
+	return ConvertDType(Rotated(q, cos, sin), q.DType()), ConvertDType(Rotated(k, cos, sin), k.DType()), v
+}
+
+func ropeLaunch(dtype dtypes.DType, batch, seq, heads, kvHeads, dim, tables int) *launch {
+	rows := batch * seq
+	if dtype != dtypes.BFloat16 || dim%(2*chunk) != 0 || dim == 0 || rows == 0 || rows > maxRows {
+		return nil
+	}
+	kv := shapes.Make(dtype, batch, seq, kvHeads, dim)
+	return &launch{
+		kernel: "rope", grid: [3]int{rows}, threads: 128,
+		sizes: []int32{int32(heads * dim / chunk), int32(kvHeads * dim / chunk), int32(tables * seq), int32(dim / (2 * chunk))},
+		out:   []shapes.Shape{shapes.Make(dtype, batch, seq, heads, dim), kv, kv},
+	}
+}
+
 // RoPEBackward takes the gradients of queries, keys and values as attention returns them to that of the product they came
-// from: dq [B, S, heads, D] and dk [B, S, kv_heads, D] are rotated back (arXiv:2104.09864; the halves of a head are the real
-// and imaginary parts, as in transformers' rotate_half), dv is as it is:
+// from, the backward of [RoPE]: dq [B, S, heads, D] and dk [B, S, kv_heads, D] are rotated back, dv is as it is:
 //
 //	[dq | dk | dv | 0], [B·S, (heads + 2·kv_heads)·D + pad], of dq's dtype.
 //
@@ -42,13 +98,8 @@ func RoPEBackward(dq, dk, dv, cos, sin *Node, pad int) *Node {
 func ropeBackwardTwin(dq, dk, dv, cos, sin *Node, pad int) *Node {
 	d := dq.Shape().Dimensions
 	flat := func(x *Node) *Node { return Reshape(x, d[0]*d[1], x.Shape().Dimensions[2]*d[3]) }
-	c, s := InsertAxes(cos, 2), InsertAxes(sin, 2)
-	back := func(x *Node) *Node {
-		re := wide(Slice(x, AxisRange(), AxisRange(), AxisRange(), AxisRange(0, d[3]/2)))
-		im := wide(Slice(x, AxisRange(), AxisRange(), AxisRange(), AxisRange(d[3]/2)))
-		rotated := Concatenate([]*Node{Add(Mul(re, c), Mul(im, s)), Sub(Mul(im, c), Mul(re, s))}, -1)
-		return flat(ConvertDType(rotated, x.DType()))
-	}
+	cos, sin = InsertAxes(cos, 2), Neg(InsertAxes(sin, 2))
+	back := func(x *Node) *Node { return flat(ConvertDType(Rotated(x, cos, sin), x.DType())) }
 	all := Concatenate([]*Node{back(dq), back(dk), flat(dv)}, 1)
 	return padTo(all, all.Shape().Dimensions[1]+pad)
 }

@@ -1,8 +1,6 @@
-// Rotary position embedding (arXiv:2104.09864), backward.
-#include "device.cuh"
+#include "rope.cuh"
 
-// dq [T,Q], dk [T,K], dv [T,K], of heads whose halves are the real and imaginary parts; cos and sin f32 [P,head_dim/2], row
-// t%P for token t -> out [T,Q+2K+8X] = [dq rotated back | dk rotated back | dv | 0].
+// dq [T,Q], dk [T,K], dv [T,K]; cos and sin f32 [P,head_dim/2], row t%P for token t -> out [T,Q+2K+8X] = [dq rotated back | dk rotated back | dv | 0].
 // sizes = {Q/8, K/8, P, X, head_dim/16}; grid T.
 extern "C" __global__ void __launch_bounds__(128)
 loris_rope_backward(const uint4* __restrict__ dq, const uint4* __restrict__ dk, const uint4* __restrict__ dv,
@@ -13,20 +11,7 @@ loris_rope_backward(const uint4* __restrict__ dq, const uint4* __restrict__ dk, 
   for (int i = threadIdx.x; i < (Q + K) / 2; i += 128) {
     const int head = i / half, j = i - head * half, c = head * 2 * half + j;
     const uint4* from = c < Q ? dq + row * Q + c : dk + row * K + (c - Q);
-    float re[8], im[8], real[8], imag[8];
-    widen(re, from[0]);
-    widen(im, from[half]);
-    const float4 cos0 = cos[angles + 2 * j], cos1 = cos[angles + 2 * j + 1];
-    const float4 sin0 = sin[angles + 2 * j], sin1 = sin[angles + 2 * j + 1];
-    const float cosines[8] = {cos0.x, cos0.y, cos0.z, cos0.w, cos1.x, cos1.y, cos1.z, cos1.w};
-    const float sines[8] = {sin0.x, sin0.y, sin0.z, sin0.w, sin1.x, sin1.y, sin1.z, sin1.w};
-#pragma unroll
-    for (int k = 0; k < 8; k++) {
-      real[k] = re[k] * cosines[k] + im[k] * sines[k];
-      imag[k] = im[k] * cosines[k] - re[k] * sines[k];
-    }
-    out[to + c] = narrow(real);
-    out[to + c + half] = narrow(imag);
+    rotate<-1>(from[0], from[half], Angles(cos, sin, angles + 2 * j), out[to + c], out[to + c + half]);
   }
   for (int i = threadIdx.x; i < K; i += 128) out[to + Q + K + i] = dv[row * K + i];
   for (int i = threadIdx.x; i < X; i += 128) out[to + Q + 2 * K + i] = make_uint4(0, 0, 0, 0);

@@ -212,20 +212,13 @@ func (l *Layer) RoPE(x *Node) *Node {
 }
 
 func (l *Layer) rotate(x *Node) *Node {
-	half := l.rotary() / 2
-	wide := ConvertDType(x, dtypes.Float32)
-	re := SliceAxis(wide, -1, AxisRange(0, half))
-	im := SliceAxis(wide, -1, AxisRange(half, 2*half))
+	n := l.rotary()
 	cos, sin := l.angles()
-	cos, sin = ExpandAxes(cos, 2), ExpandAxes(sin, 2)
-	parts := []*Node{
-		Sub(Mul(re, cos), Mul(im, sin)),
-		Add(Mul(im, cos), Mul(re, sin)),
+	y := ConvertDType(kernels.Rotated(SliceAxis(x, -1, AxisRange(0, n)), ExpandAxes(cos, 2), ExpandAxes(sin, 2)), x.DType())
+	if n == l.shape.HeadDim {
+		return y
 	}
-	if 2*half < l.shape.HeadDim {
-		parts = append(parts, SliceAxis(wide, -1, AxisRange(2*half)))
-	}
-	return ConvertDType(Concatenate(parts, -1), x.DType())
+	return Concatenate([]*Node{y, SliceAxis(x, -1, AxisRange(n))}, -1)
 }
 
 // rotary is how many features of a head RoPE rotates.
@@ -254,7 +247,8 @@ func (l *Layer) RotaryHeads(qkv []*Node) (q, k, v *Node) {
 	if whole == nil || !l.fused(whole) || l.rotary() < l.shape.HeadDim {
 		return l.RoPE(l.Heads(qkv[0])), l.RoPE(l.Heads(qkv[1])), l.Heads(qkv[2])
 	}
-	q, k, v = l.rotate(l.heads(qkv[0])), l.rotate(l.heads(qkv[1])), l.heads(qkv[2])
+	cos, sin := l.angles()
+	q, k, v = kernels.RoPE(whole, cos, sin, l.shape.Heads, l.shape.KVHeads)
 	l.unrotated[q] = whole
 	l.tape.record([]*Node{q, k, v}, func(d []*Node) {
 		for i, n := range []*Node{q, k, v} {
@@ -262,7 +256,6 @@ func (l *Layer) RotaryHeads(qkv []*Node) (q, k, v *Node) {
 				d[i] = ZerosLike(n)
 			}
 		}
-		cos, sin := l.angles()
 		all := kernels.RoPEBackward(d[0], d[1], d[2], cos, sin, room)
 		l.tape.add(whole, l.head(all, whole, true))
 	})

@@ -5,6 +5,7 @@
 #include "../dropout.cuh"
 #include "../fp8.cuh"
 #include "../gated.cuh"
+#include "../rope.cuh"
 
 #include <string>
 #include <sys/mman.h>
@@ -45,6 +46,9 @@ namespace gates_backward {
 #include "../geglu_backward_scaled.cu"
 #include "../swiglu_backward_dropped.cu"
 #include "../geglu_backward_dropped.cu"
+}
+namespace rope {
+#include "../rope.cu"
 }
 namespace rope_backward {
 #include "../rope_backward.cu"
@@ -91,6 +95,7 @@ static std::function<void()> find(const std::string& name, const std::vector<voi
   if (name == "fp8_weight_nested") return prepare(fp8::loris_fp8_weight_nested, arguments);
   if (name == "fp8_rmsnorm") return prepare(fp8_rmsnorm::loris_fp8_rmsnorm, arguments);
   if (name == "fp8_rows") return prepare(fp8_rows::loris_fp8_rows, arguments);
+  if (name == "rope") return prepare(rope::loris_rope, arguments);
   if (name == "rope_backward") return prepare(rope_backward::loris_rope_backward, arguments);
   if (name == "nf4_vector") return prepare(nf4::loris_nf4_vector, arguments);
   if (name == "nf4_rows8") return prepare(nf4::loris_nf4_rows8, arguments);
