@@ -163,6 +163,13 @@ func BenchmarkGated(b *testing.B) {
 	for _, a := range []Activation{SiLU, GELUTanh} {
 		benchmark(b, a.kernel()+"/forward", func(in []*Node) []*Node { return []*Node{Gated(a, in[0], 64)} },
 			func(in []*Node) []*Node { return []*Node{gatedTwin(a, Rows{X: in[0]}, 64)} }, bf16Shape(benchTokens, 2*benchF))
+		low := func(f func(a Activation, gateUp, adapter *Node, pad int) (act, low *Node)) func(in []*Node) []*Node {
+			return func(in []*Node) []*Node {
+				act, low := f(a, in[0], in[1], 64)
+				return []*Node{act, low}
+			}
+		}
+		benchmark(b, a.kernel()+"/low", low(GatedLow), low(gatedLowTwin), bf16Shape(benchTokens, 2*benchF), bf16Shape(16, benchF))
 		form := func(f func(a Activation, gateUp, dact Rows, b, low, p *Node, pad int, behind *Behind) (dGateUp, dLow, db, da *Node)) func(in []*Node) []*Node {
 			return func(in []*Node) []*Node {
 				dGateUp, dLow, db, da := f(a, Rows{X: in[0]}, Rows{X: in[1]}, in[2], in[3], in[4], 64, nil)

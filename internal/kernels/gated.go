@@ -90,8 +90,58 @@ func gatedLaunch(a Activation, dtype dtypes.DType, rows, f, pad int, scaled bool
 	}
 }
 
-// MaxGatedRank is the largest adapter rank that the kernel of [GatedBackward] takes.
+// MaxGatedRank is the largest adapter rank that the kernels of [GatedBackward] and [GatedLow] take.
 const MaxGatedRank = 16
+
+// MinGatedLowRows is from how many rows on [GatedLow] fills a GPU; with fewer, two passes are faster.
+const MinGatedLowRows = 1024
+
+// GatedLow is [Gated] together with the product that an adapter behind it makes of it, for its A [n, F], of gateUp's dtype:
+// [act(gate)·up | low | 0], [T, F+pad], and low [T, n] = act(gate)·up·Aᵀ, summed in float32 and rounded once.
+//
+// The kernel takes bfloat16, F a multiple of 64, n up to [MaxGatedRank], and a pad of that or more.
+func GatedLow(a Activation, gateUp, adapter *Node, pad int) (act, low *Node) {
+	const op = "GatedLow"
+	rows, f := checkGateUp(op, gateUp)
+	checkPad(op, pad)
+	n, _ := checkMatrix(op, "A", adapter)
+	check(op, "A", adapter, gateUp.DType(), n, f)
+	if n > pad {
+		panic(fmt.Errorf("kernels: %s: A has rank %d, in room for %d", op, n, pad))
+	}
+	if k := gatedLowLaunch(a, gateUp.DType(), rows, f, n, pad).use(gateUp.Graph()); k != nil {
+		if n < MaxGatedRank {
+			adapter = Concatenate([]*Node{adapter, Zeros(adapter.Graph(), shapes.Make(adapter.DType(), MaxGatedRank-n, f))}, 0)
+		}
+		out := k.call(gateUp, adapter)
+		return out[0], columns(out[1], 0, n)
+	}
+	return gatedLowTwin(a, gateUp, adapter, pad)
+}
+
+func gatedLowTwin(a Activation, gateUp, adapter *Node, pad int) (act, low *Node) {
+	act = gatedTwin(a, Rows{X: gateUp}, 0)
+	low = ConvertDType(Dot(wide(act), wide(adapter)).General([]int{1}, nil, []int{1}, nil), act.DType())
+	both := Concatenate([]*Node{act, low}, 1)
+	return padTo(both, act.Shape().Dim(1)+pad), low
+}
+
+// What gated_low.cuh has.
+const (
+	gatedLowTokens  = 16 // of a block
+	gatedLowColumns = 64 // that a warp takes at once
+)
+
+func gatedLowLaunch(a Activation, dtype dtypes.DType, rows, f, n, pad int) *launch {
+	if dtype != dtypes.BFloat16 || f%gatedLowColumns != 0 || f == 0 || rows == 0 || n > MaxGatedRank || n == 0 || pad < MaxGatedRank {
+		return nil
+	}
+	return &launch{
+		kernel: a.kernel() + "_low", grid: [3]int{ceilDiv(rows, gatedLowTokens)}, threads: 256,
+		sizes: []int32{int32(f / chunk), int32(pad / chunk), int32(rows)},
+		out:   []shapes.Shape{shapes.Make(dtype, rows, f+pad), shapes.Make(dtype, rows, MaxGatedRank)},
+	}
+}
 
 // GatedBackward is the backward of [Gated], together with the products that adapters of rank r on gate and up (before it)
 // and down (behind it) need from what it computes:

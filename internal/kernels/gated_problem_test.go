@@ -62,6 +62,45 @@ func gatedProblem(a Activation, dtype dtypes.DType, rows, f, pad int, scaled boo
 	}.named("Gated %s %s %dx%d, pad %d, scaled %v", a.kernel(), dtype, rows, f, pad, scaled)
 }
 
+func gatedLowProblem(a Activation, dtype dtypes.DType, rows, f, n, pad int) problem {
+	random := rand.New(rand.NewPCG(uint64(rows), uint64(f)))
+	gateUp, adapter := normal(random, dtype, 1.5, rows, 2*f), normal(random, dtype, 1/math.Sqrt(float64(f)), n, f)
+	both, low := make([]float64, rows*(f+pad)), make([]float64, rows*n)
+	for t := range rows {
+		for i := range f {
+			act, _ := activation(a, gateUp.at(t, i))
+			act *= gateUp.at(t, f+i)
+			both[t*(f+pad)+i] = act
+			for k := range n {
+				low[t*n+k] += act * adapter.at(k, i)
+			}
+		}
+		copy(both[t*(f+pad)+f:], low[t*n:(t+1)*n])
+	}
+	call := func(f func(a Activation, gateUp, adapter *Node, pad int) (act, low *Node)) func(in []*Node) []*Node {
+		return func(in []*Node) []*Node {
+			act, low := f(a, in[0], in[1], pad)
+			return []*Node{act, low}
+		}
+	}
+	p := problem{
+		inputs: []array{gateUp, adapter}, want: [][]float64{both, low}, launch: gatedLowLaunch(a, dtype, rows, f, n, pad),
+		op: call(GatedLow), twin: call(gatedLowTwin),
+	}
+	if p.launch != nil { // the kernel alone takes its full rank
+		whole := floatArray(dtype, append(adapter.floats, make([]float32, (MaxGatedRank-n)*f)...), MaxGatedRank, f)
+		p.operands = []array{gateUp, whole}
+		p.finish = func(out []array) []array {
+			cut := make([]float32, 0, rows*n)
+			for t := range rows {
+				cut = append(cut, out[1].floats[t*MaxGatedRank:t*MaxGatedRank+n]...)
+			}
+			return []array{out[0], floatArray(dtype, cut, rows, n)}
+		}
+	}
+	return p.named("GatedLow %s %s %dx%d, rank %d, pad %d", a.kernel(), dtype, rows, f, n, pad)
+}
+
 func gatedBackwardProblem(a Activation, dtype dtypes.DType, rows, f, r, pad int, rate float64, scaled bool) problem {
 	random := rand.New(rand.NewPCG(uint64(rows), uint64(f)))
 	in := []array{

@@ -1,6 +1,8 @@
 package nn
 
 import (
+	"slices"
+
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
@@ -34,6 +36,8 @@ type fusion struct {
 	early   map[*Node]early  // by a gradient of a group's product
 	late    map[*Node]late   // by the gradient of a gated activation
 
+	// lows, by a gated activation with room, return it with an adapter's product behind it, and that product.
+	lows map[*Node]func(a *Node) (act, low *Node)
 	// products, by a product of gate and up of few rows, return the activation of the one times the other.
 	products map[*Node]func(a kernels.Activation) *Node
 	// raw, by products in float8, are their rows before they are multiplied by their scales; see fp8.go.
@@ -57,7 +61,7 @@ type late struct {
 
 func newFusion() fusion {
 	return fusion{
-		map[*Node]whole{}, map[*Node]buffer{}, map[*Node]*fused{}, map[*Node]int{}, map[*Node]early{}, map[*Node]late{},
+		map[*Node]whole{}, map[*Node]buffer{}, map[*Node]*fused{}, map[*Node]int{}, map[*Node]early{}, map[*Node]late{}, map[*Node]func(a *Node) (act, low *Node){},
 		map[*Node]func(a kernels.Activation) *Node{}, map[*Node]kernels.Rows{}, map[*Node]*Node{},
 	}
 }
@@ -210,20 +214,24 @@ func (l *Layer) adapted(r run) *fused {
 	return f
 }
 
+// byRows tells whether rows of the batch choose among adapters.
+func (f *fused) byRows() bool {
+	return slices.ContainsFunc(f.adapters, func(a boundAdapter) bool { return a.rows != nil })
+}
+
 // chosen is low [B·S, n or more], what the As put out for x [B, S, in], as far as each row of the batch sees it.
 func (f *fused) chosen(low, x *Node) *Node {
+	if !f.byRows() {
+		return low
+	}
 	var each []*Node
-	some := false
 	batch, seq := x.Shape().Dim(0), x.Shape().Dim(1)
 	for _, a := range f.adapters {
 		if a.rows == nil {
 			each = append(each, Ones(x.Graph(), shapes.Make(dtypes.Float32, batch, a.R)))
 			continue
 		}
-		some, each = true, append(each, SliceAxis(a.rows, 0, AxisRange(0, batch)))
-	}
-	if !some {
-		return low
+		each = append(each, SliceAxis(a.rows, 0, AxisRange(0, batch)))
 	}
 	n := low.Shape().Dim(1)
 	factors := ConvertDType(InsertAxes(padColumns(concat(each, -1), n), 1), low.DType())
@@ -368,6 +376,12 @@ func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 		y = Dense(rows, w)
 	case roomy:
 		w = f.beside(x.DType())
+		if both := l.lows[x]; both != nil && f.drop == nil && f.n <= kernels.MaxGatedRank && !f.byRows() && rows.Shape().Dim(0) >= kernels.MinGatedLowRows {
+			act, low := both(f.a)
+			f.low = l.tape.constant(KeepSmall, low)
+			y = Dense(act, w)
+			break
+		}
 		f.low = l.tape.constant(KeepSmall, f.chosen(f.thin(rows), x))
 		y = Dense(put(rows, f.low, f.in), w)
 	default:

@@ -15,6 +15,7 @@ import (
 
 	"github.com/loris-ml/loris/attention"
 	"github.com/loris-ml/loris/internal/backend"
+	"github.com/loris-ml/loris/internal/kernels"
 	"github.com/loris-ml/loris/internal/nn"
 	"github.com/loris-ml/loris/internal/reference"
 	"github.com/loris-ml/loris/quant"
@@ -298,6 +299,8 @@ func TestFusedFormEqualsThePlainOneWhateverIsKept(t *testing.T) {
 		{name: "dense with biases, high rank", batch: 1, seq: 9, hidden: 40, features: 56, heads: 4, kvHeads: 2, bias: true, ranks: all(72)},
 		{name: "gate and up alone", batch: 1, seq: 4, hidden: 64, features: 64, heads: 4, kvHeads: 1, packed: true, ranks: map[string]int{"gate": 4, "up": 4}},
 		{name: "down alone", batch: 3, seq: 4, hidden: 64, features: 64, heads: 4, kvHeads: 1, packed: true, ranks: map[string]int{"down": 4}},
+		{name: "many rows", batch: 2, seq: kernels.MinGatedLowRows / 2, hidden: 64, features: 64, heads: 1, kvHeads: 1, packed: true, ranks: all(4)},
+		{name: "many rows, unequal ranks", batch: 1, seq: kernels.MinGatedLowRows, hidden: 64, features: 128, heads: 1, kvHeads: 1, packed: true, gelu: true, ranks: map[string]int{"gate": 3, "down": 5}},
 		{name: "GeGLU", batch: 1, seq: 5, hidden: 64, features: 128, heads: 4, kvHeads: 2, packed: true, gelu: true, ranks: all(4)},
 		{name: "dropout", batch: 2, seq: 7, hidden: 64, features: 128, heads: 4, kvHeads: 2, packed: true, nested: true, dropout: 0.3, ranks: all(4)},
 		{name: "dropout, unequal ranks, dense", batch: 3, seq: 5, hidden: 40, features: 56, heads: 2, kvHeads: 1, bias: true, gelu: true, dropout: 0.1,

@@ -63,6 +63,9 @@ func (l *Layer) fusedGate(a kernels.Activation, both, like *Node, f *fused) *Nod
 	}
 	rows, both := l.gateRows(both)
 	act := l.head(kernels.ScaledGated(a, rows, behind), like, true)
+	if rows.Scale == nil && behind > 0 {
+		l.lows[act] = func(adapter *Node) (both, low *Node) { return kernels.GatedLow(a, rows.X, adapter, behind) }
+	}
 	if r, ok := f.pair(); ok {
 		l.gated[act] = r
 	}

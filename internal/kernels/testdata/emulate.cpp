@@ -39,6 +39,10 @@ namespace gates {
 #include "../swiglu.cu"
 #include "../geglu.cu"
 }
+namespace gates_low {
+#include "../swiglu_low.cu"
+#include "../geglu_low.cu"
+}
 namespace gates_backward {
 #include "../swiglu_backward.cu"
 #include "../geglu_backward.cu"
@@ -84,6 +88,8 @@ static std::function<void()> find(const std::string& name, const std::vector<voi
   if (name == "rmsnorm") return prepare(rmsnorm::loris_rmsnorm, arguments);
   if (name == "rmsnorm_backward") return prepare(rmsnorm_backward::loris_rmsnorm_backward, arguments);
   if (name == "swiglu") return prepare(gates::loris_swiglu, arguments);
+  if (name == "swiglu_low") return prepare(gates_low::loris_swiglu_low, arguments);
+  if (name == "geglu_low") return prepare(gates_low::loris_geglu_low, arguments);
   if (name == "swiglu_backward") return prepare(gates_backward::loris_swiglu_backward, arguments);
   if (name == "geglu") return prepare(gates::loris_geglu, arguments);
   if (name == "swiglu_backward_scaled") return prepare(gates_backward::loris_swiglu_backward_scaled, arguments);
