@@ -112,3 +112,15 @@ func ScoreInParts(s training.Session, ids, targets []int32, part int) ([]float32
 	defer x.FinalizeAll()
 	return m.score(context.Background(), nil, x, targets, part)
 }
+
+// GradientAtInput tells whether a pass over the batch ends with a gradient at what goes into the first layer.
+func GradientAtInput(ctx context.Context, s training.Session, b *training.Batch) (bool, error) {
+	p := s.(*Session).newPass(b, true)
+	defer p.free()
+	for _, part := range []func() error{p.begin, func() error { return p.forward(ctx) }, p.score, func() error { return p.backward(ctx) }} {
+		if err := part(); err != nil {
+			return false, err
+		}
+	}
+	return p.dx != nil, nil
+}
