@@ -23,10 +23,13 @@ typedef u32 SharedAddress;
 __device__ __forceinline__ SharedAddress shared(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
 // copyAsync starts to copy 16 bytes to shared memory, zeros if there are none; awaitCopies waits for this thread's copies.
+// commitCopies makes a group of those since the last one, and awaitCopiesBut waits for all but the last LATER groups.
 __device__ __forceinline__ void copyAsync(SharedAddress to, const void* from, bool exists) {
   asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;" : : "r"(to), "l"(from), "r"(exists ? 16 : 0) : "memory");
 }
 __device__ __forceinline__ void awaitCopies() { asm volatile("cp.async.wait_all;" : : : "memory"); }
+__device__ __forceinline__ void commitCopies() { asm volatile("cp.async.commit_group;" : : : "memory"); }
+template <int LATER> __device__ __forceinline__ void awaitCopiesBut() { asm volatile("cp.async.wait_group %0;" : : "n"(LATER) : "memory"); }
 
 // matrices loads four 8x8 matrices of bf16, as operands of multiply; lane i names row i%8 of matrix i/8.
 __device__ __forceinline__ void matrices(u32* r, SharedAddress row) {

@@ -27,9 +27,12 @@ func TestKernelsEqualTheirTwinsOnTheHost(t *testing.T) {
 	}
 	d := open(t, "go")
 	kernels := map[string]int{}
-	all := append(problems(t), // and some in which a block has more than one tile, of two stripes, and stripes have up to ten blocks
+	all := append(problems(t), // and some in which a block has more than one tile, of two stripes, and stripes have up to 19 blocks
 		gatedBackwardProblem(SiLU, dtypes.BFloat16, 130, 133*gatedColumns, 16, 64, 0.2, true),
 		gatedBackwardProblem(SiLU, dtypes.BFloat16, 581, 28*gatedColumns, 16, 0, 0, false),
+		dealt(gatedBackwardProblem(SiLU, dtypes.BFloat16, 300, 6*gatedColumns, 16, 64, 0, true), 7),
+		dealt(gatedBackwardProblem(GELUTanh, dtypes.BFloat16, 310, 5*gatedColumns, 16, 8, 0, false), 6),
+		dealt(gatedBackwardProblem(SiLU, dtypes.BFloat16, 300, 5*gatedColumns, 16, 64, 0.2, false), 6),
 	)
 	for _, p := range all {
 		if p.launch == nil || strings.Contains(p.launch.kernel, "glu_backward") && p.operands == nil {
@@ -50,6 +53,16 @@ func TestKernelsEqualTheirTwinsOnTheHost(t *testing.T) {
 	if compiled, err := ptx.ReadDir("."); err != nil || len(kernels) != len(compiled) {
 		t.Errorf("ran %v, which are not all kernels (error %v)", kernels, err)
 	}
+}
+
+// dealt is a problem of GatedBackward whose tiles are dealt to that many blocks.
+func dealt(p problem, blocks int) problem {
+	k := p.launch
+	k.grid[0], k.sizes[2] = blocks, int32(mostShares(ceilDiv(int(k.sizes[1]), gatedRows), int(k.sizes[0])/gatedColumns, blocks))
+	for _, s := range k.out[2:] {
+		s.Dimensions[0] = int(k.sizes[2])
+	}
+	return p
 }
 
 // emulate runs a problem's kernel and returns its results.

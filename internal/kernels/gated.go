@@ -130,6 +130,7 @@ func gatedLowTwin(a Activation, gateUp, adapter *Node, pad int) (act, low *Node)
 const (
 	gatedLowTokens  = 16 // of a block
 	gatedLowColumns = 64 // that a warp takes at once
+	gatedLowThreads = 512
 )
 
 func gatedLowLaunch(a Activation, dtype dtypes.DType, rows, f, n, pad int) *launch {
@@ -137,7 +138,7 @@ func gatedLowLaunch(a Activation, dtype dtypes.DType, rows, f, n, pad int) *laun
 		return nil
 	}
 	return &launch{
-		kernel: a.kernel() + "_low", grid: [3]int{ceilDiv(rows, gatedLowTokens)}, threads: 256,
+		kernel: a.kernel() + "_low", grid: [3]int{ceilDiv(rows, gatedLowTokens)}, threads: gatedLowThreads,
 		sizes: []int32{int32(f / chunk), int32(pad / chunk), int32(rows)},
 		out:   []shapes.Shape{shapes.Make(dtype, rows, f+pad), shapes.Make(dtype, rows, MaxGatedRank)},
 	}
@@ -244,10 +245,11 @@ func product(x *Node, axis int, y *Node) *Node {
 // What gated_backward.cuh has.
 const (
 	gatedColumns = 128 // of F that a block owns
-	gatedRows    = 64  // tokens that it takes at once: a tile
+	gatedRows    = 32  // tokens that it takes at once: a tile
 	gatedThreads = 256
-	gatedShared  = 2 * ((3*gatedRows+2*MaxGatedRank)*(gatedColumns+8) + gatedRows*(2*MaxGatedRank+8) + gatedRows*(MaxGatedRank+8))
-	behindShared = 2 * (gatedRows*(MaxGatedRank+8) + MaxGatedRank*(gatedColumns+8)) // more, with dropout
+	gatedStage   = 3*gatedRows*(gatedColumns+8) + gatedRows*(2*MaxGatedRank+8) + gatedRows*(MaxGatedRank+8)
+	gatedShared  = 2*(2*gatedStage+gatedColumns*(2*MaxGatedRank+8)) + 16*gatedThreads
+	behindShared = 2 * MaxGatedRank * (gatedColumns + 8) // more, with dropout
 )
 
 // residentBlocks is how many blocks run at once on the largest GPUs: two on each of 132 multiprocessors.
@@ -258,7 +260,7 @@ func gatedBackwardLaunch(a Activation, dtype dtypes.DType, rows, f, r, pad int, 
 		return nil
 	}
 	tiles, stripes := ceilDiv(rows, gatedRows), f/gatedColumns
-	blocks := min(residentBlocks, tiles*stripes)
+	blocks := min(residentBlocks, tiles*stripes) // three would fit beside each other without dropout; measured, two are faster
 	shares := mostShares(tiles, stripes, blocks)
 	k := &launch{
 		kernel: a.kernel() + "_backward", grid: [3]int{blocks}, threads: gatedThreads, shared: gatedShared,

@@ -6,7 +6,7 @@
 #pragma once
 #include "gated.cuh"
 
-constexpr int TOKENS = 16, WARPS = 8, RANK = 16, STEPS = 2, UNIT = STEPS * 32;
+constexpr int TOKENS = 16, WARPS = 16, RANK = 16, STEPS = 2, UNIT = STEPS * 32;
 
 // gateUp [T,2F], a [16,F] -> out [T,F+8X] = [act(gate)*up | low | 0], low [T,16] = act(gate)*up a^T, rounded once.
 // sizes = {F/8, X, T}; F is a multiple of UNIT, X at least 2; grid T/TOKENS.

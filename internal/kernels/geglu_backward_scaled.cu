@@ -1,3 +1,3 @@
 #include "gated_backward.cuh"
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2) loris_geglu_backward_scaled(GATE_PARAMETERS) { gateBackward<GELUTanh, true>(GATE_ARGUMENTS); }
+extern "C" __global__ void __launch_bounds__(THREADS, 3) loris_geglu_backward_scaled(GATE_PARAMETERS) { gateBackward<GELUTanh, true>(GATE_ARGUMENTS); }

@@ -26,6 +26,7 @@ struct alignas(16) float4 { float x, y, z, w; };
 inline uint2 make_uint2(u32 x, u32 y) { return {x, y}; }
 inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 struct Index { unsigned x, y, z; };
 static Index threadIdx, blockIdx, blockDim, gridDim;
@@ -38,11 +39,16 @@ static Index threadIdx, blockIdx, blockDim, gridDim;
 // What a thread of a warp hands to the others: registers or an address.
 struct Slot { u32 a[4], b[2]; const void* address; };
 
+// A copy to shared memory that was started.
+struct Copy { void* to; const void* from; int group; };
+
 struct Thread {
   ucontext_t context;
   std::vector<char> stack;
   enum { READY, AT_WARP, AT_BLOCK, DONE } state;
   Slot slot;
+  std::vector<Copy> copies;
+  int groups; // of copies
 };
 
 struct Emulation {
@@ -71,6 +77,8 @@ struct Emulation {
       t.context.uc_stack.ss_size = t.stack.size();
       t.context.uc_link = &scheduler;
       t.state = Thread::READY;
+      t.copies.clear();
+      t.groups = 0;
       makecontext(&t.context, body, 0);
     }
     while (true) {
@@ -192,11 +200,23 @@ inline u32 larger(u32 a, u32 b) {
 typedef uintptr_t SharedAddress;
 inline SharedAddress shared(const void* p) { return (SharedAddress)p; }
 
+// A copy is made when it is waited for; until then there are NaNs, for whoever reads too early, or what is overwritten too early.
 inline void copyAsync(SharedAddress to, const void* from, bool exists) {
-  if (exists) memcpy((void*)to, from, 16);
-  else memset((void*)to, 0, 16);
+  memset((void*)to, 0xff, 16);
+  emulation.current().copies.push_back({(void*)to, exists ? from : nullptr, emulation.current().groups});
 }
-inline void awaitCopies() {}
+inline void commitCopies() { emulation.current().groups++; }
+inline void awaitCopiesBefore(int group) {
+  std::vector<Copy> later;
+  for (const Copy& c : emulation.current().copies) {
+    if (c.group >= group) later.push_back(c);
+    else if (c.from) memcpy(c.to, c.from, 16);
+    else memset(c.to, 0, 16);
+  }
+  emulation.current().copies.swap(later);
+}
+inline void awaitCopies() { awaitCopiesBefore(emulation.current().groups + 1); }
+template <int LATER> void awaitCopiesBut() { awaitCopiesBefore(emulation.current().groups - LATER); }
 
 inline void load4(u32* r, SharedAddress row, bool transposed) {
   if (row % 16) fail("a matrix row is not aligned to 16 bytes");
