@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
 
+	"github.com/loris-ml/loris/internal/backend"
 	"github.com/loris-ml/loris/internal/seam"
 	"github.com/loris-ml/loris/quant"
 )
@@ -158,22 +160,46 @@ func TestKernelsEqualTheirTwinsOnTheGPU(t *testing.T) {
 		all = append(all, float8NormProblem(2048, 4096, 48, false), float8RowsProblem(dtypes.BFloat16, 4096, 4160, 4096, 48))
 		all = append(all, dropped(dtypes.BFloat16, 512, 4096, 4096, []int{16, 16, 16}, []float64{0.05, 0.05, 0.05})...)
 		all = append(all, dropped(dtypes.BFloat16, 200, 14336, 14400, []int{16}, []float64{0.1})...)
-		for _, p := range all {
-			if p.launch == nil && !p.composite || strings.HasPrefix(p.name, "float8") && Float8(d.Backend) != nil {
-				continue
-			}
-			t.Run(p.name, func(t *testing.T) {
-				t.Parallel() // compiling takes the time
-				var want [][]float64
-				for _, a := range run(t, d, p.twin, p.inputs) {
-					want = append(want, wideFloats(a.floats))
+		all = slices.DeleteFunc(all, func(p problem) bool {
+			return p.launch == nil && !p.composite || strings.HasPrefix(p.name, "float8") && Float8(d.Backend) != nil
+		})
+		host := open(t, "go")
+		for together := range slices.Chunk(all, 16) { // in one program: compiling takes the time
+			t.Run(fmt.Sprintf("%s and %d more", together[0].name, len(together)-1), func(t *testing.T) {
+				t.Parallel()
+				for i, got := range runTogether(t, d, together) {
+					p := together[i]
+					var want [][]float64
+					for _, a := range run(t, host, p.twin, p.inputs) {
+						want = append(want, wideFloats(a.floats))
+					}
+					requireClose(t, p, got, want, toTwin)
+					requireClose(t, p, got, p.want, toReference)
 				}
-				got := run(t, d, p.op, p.inputs)
-				requireClose(t, p, got, want, toTwin)
-				requireClose(t, p, got, p.want, toReference)
 			})
 		}
 	}
+}
+
+// runTogether runs the problems' operations in one program and returns the results of each.
+func runTogether(t *testing.T, d *backend.Device, problems []problem) (results [][]array) {
+	t.Helper()
+	var inputs []array
+	for _, p := range problems {
+		inputs = append(inputs, p.inputs...)
+	}
+	var counts []int // of results
+	out := run(t, d, func(in []*Node) (all []*Node) {
+		for _, p := range problems {
+			own := p.op(in[:len(p.inputs)])
+			in, all, counts = in[len(p.inputs):], append(all, own...), append(counts, len(own))
+		}
+		return all
+	}, inputs)
+	for _, n := range counts {
+		results, out = append(results, out[:n]), out[n:]
+	}
+	return results
 }
 
 // Whoever changes a kernel must run compile.sh.
