@@ -244,15 +244,16 @@ func product(x *Node, axis int, y *Node) *Node {
 
 // What gated_backward.cuh has.
 const (
-	gatedColumns = 128 // of F that a block owns
-	gatedRows    = 32  // tokens that it takes at once: a tile
+	gatedColumns = 128 // of F: a stripe
+	gatedRows    = 32  // tokens of a tile
 	gatedThreads = 256
 	gatedStage   = 3*gatedRows*(gatedColumns+8) + gatedRows*(2*MaxGatedRank+8) + gatedRows*(MaxGatedRank+8)
 	gatedShared  = 2*(2*gatedStage+gatedColumns*(2*MaxGatedRank+8)) + 16*gatedThreads
 	behindShared = 2 * MaxGatedRank * (gatedColumns + 8) // more, with dropout
 )
 
-// residentBlocks is how many blocks run at once on the largest GPUs: two on each of 132 multiprocessors.
+// residentBlocks is how many blocks run at once on the largest GPUs: two on each of 132 multiprocessors. Where fewer do, the last
+// wave of them is short.
 const residentBlocks = 264
 
 func gatedBackwardLaunch(a Activation, dtype dtypes.DType, rows, f, r, pad int, behind *Behind) *launch {
@@ -260,7 +261,7 @@ func gatedBackwardLaunch(a Activation, dtype dtypes.DType, rows, f, r, pad int, 
 		return nil
 	}
 	tiles, stripes := ceilDiv(rows, gatedRows), f/gatedColumns
-	blocks := min(residentBlocks, tiles*stripes) // three would fit beside each other without dropout; measured, two are faster
+	blocks := min(residentBlocks, tiles*stripes) // without dropout three would fit beside each other; two are faster
 	shares := mostShares(tiles, stripes, blocks)
 	k := &launch{
 		kernel: a.kernel() + "_backward", grid: [3]int{blocks}, threads: gatedThreads, shared: gatedShared,

@@ -156,7 +156,7 @@ func dequantizeLaunch(l quant.Layout, dtype dtypes.DType, axis, n int) *launch {
 		return nil
 	case l.Blocksize < 64 || l.Blocksize&(l.Blocksize-1) != 0 || group&(group-1) != 0:
 		return nil
-	case axis == 1 && n%chunk != 0 || n*in >= 1<<33:
+	case axis == 1 && n%chunk != 0 || n*l.Shape[1-axis] >= 1<<33:
 		return nil
 	case l.QuantType == quant.FP4:
 		kind = 1

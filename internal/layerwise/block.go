@@ -60,6 +60,18 @@ func spans(base, adapters []*nn.Weights, n int) (out []span) {
 	return out
 }
 
+// trains tells whether the span has anything to train.
+func (s span) trains() bool {
+	for _, l := range s.layers {
+		for _, w := range l.stores() {
+			if len(w.Layout.Trainable()) > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // tensors returns the span's tensors as program inputs.
 func (s span) tensors() (ts []*tensors.Tensor) {
 	for _, l := range s.layers {
@@ -159,8 +171,8 @@ func (m *Model) forward(s span, sh shared, plan spanPlan) *program {
 }
 
 // backward is the program x, dx' (whose memory it takes), shared, kept values, weights → dx, gradients of the trainable
-// tensors in float32. It goes through the rows in parts, one after the other, if there are several. As the last one nobody takes
-// dx of, it is the gradients alone, and the memory of dx' stays.
+// tensors in float32. It goes through the rows in parts, one after the other, if there are several. As the last one, whose dx
+// nobody takes, it returns the gradients alone, and dx' keeps its memory.
 func (m *Model) backward(s span, sh shared, plan spanPlan, kept int, last bool) *program {
 	v, parts := sh.variant(), max(1, plan.parts)
 	var takes []int

@@ -13,7 +13,7 @@ import (
 	"github.com/loris-ml/loris/internal/training"
 )
 
-// logitElements bounds the logits of one chunk: 2^27 elements are 512 MB in float32.
+// logitElements bounds the logits of one chunk: 2^27 elements are 512 MB in float32, 256 in bfloat16.
 const logitElements = 1 << 27
 
 // chunkTokens is how many tokens the head takes at a time.

@@ -176,17 +176,6 @@ func TestWhatIsKeptDoesNotChangeTheGradients(t *testing.T) {
 	})
 }
 
-func TestTheGradientAtAFrozenInputIsNotComputed(t *testing.T) {
-	reference.OnBackends(t, func(t *testing.T, spec string) {
-		for name, s := range trainees(t, spec) {
-			got, err := layerwise.GradientAtInput(t.Context(), s, packed(12, documents(1, 12)))
-			if want := name == "whole model"; err != nil || got != want {
-				t.Errorf("%s: computed %v, want %v (error %v)", name, got, want, err)
-			}
-		}
-	})
-}
-
 func TestRowsThatGoThroughInPartsTrainTheSame(t *testing.T) {
 	rows := [][][]int32{documents(1, 12), documents(2, 5, 7), documents(3, 9), documents(4, 4, 4, 3), documents(5, 12), documents(6, 2)}
 	reference.OnBackends(t, func(t *testing.T, spec string) {

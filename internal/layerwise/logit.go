@@ -8,8 +8,8 @@ type Logit struct {
 	SoftCap float64 // if not 0, logits become SoftCap·tanh(logit/SoftCap)
 }
 
-// apply returns the logits of the head's product x, float32 both, and the function that takes the gradient at the logits
-// to that at x.
+// apply returns the logits of the head's product x, which is float32 unless l is the zero value, and the function that takes the
+// gradient at the logits to that at x.
 func (l Logit) apply(x *Node) (logits *Node, slope func(d *Node) *Node) {
 	logits, slope = x, func(d *Node) *Node { return d }
 	if l.Divisor != 0 {

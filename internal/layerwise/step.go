@@ -264,7 +264,7 @@ func (p *pass) backward(ctx context.Context) error {
 		in := append([]*tensors.Tensor{p.x[i], p.dx}, p.sh.inputs(p.s.index[i])...)
 		in = append(append(in, p.kept[i]...), sp.tensors()...)
 		dy := p.dx
-		p.dx = nil // the program has it
+		p.dx = nil // the program takes it, or it is freed below
 		last := p.s.endsAt(i)
 		out, err := m.backward(sp, p.sh, p.plan[i], len(p.kept[i]), last).call(in...)
 		if err != nil {
@@ -282,8 +282,11 @@ func (p *pass) backward(ctx context.Context) error {
 	return nil
 }
 
-// endsAt tells whether the backward pass ends at span i, at whose input nobody takes the gradient: what is in front of it is frozen.
-func (s *Session) endsAt(i int) bool { return i == 0 && s.edge == nil && !s.model.Trainable }
+// endsAt tells whether the backward pass ends at the adapters of span i, at whose input nobody takes the gradient: what is in
+// front of it is frozen.
+func (s *Session) endsAt(i int) bool {
+	return i == 0 && s.edge == nil && !s.model.Trainable && s.spans[i].trains()
+}
 
 // collect adds the pass's gradients to the session's sums.
 func (s *Session) collect(p *pass) error {

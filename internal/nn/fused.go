@@ -377,9 +377,10 @@ func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 	case roomy:
 		w = f.beside(x.DType())
 		if both := l.lows[x]; both != nil && f.drop == nil && f.n <= kernels.MaxGatedRank && !f.byRows() && rows.Shape().Dim(0) >= kernels.MinGatedLowRows {
-			act, low := both(f.a)
+			var low *Node
+			rows, low = both(f.a)
 			f.low = l.tape.constant(KeepSmall, low)
-			y = Dense(act, w)
+			y = Dense(rows, w)
 			break
 		}
 		f.low = l.tape.constant(KeepSmall, f.chosen(f.thin(rows), x))
