@@ -163,13 +163,7 @@ func BenchmarkGated(b *testing.B) {
 	for _, a := range []Activation{SiLU, GELUTanh} {
 		benchmark(b, a.kernel()+"/forward", func(in []*Node) []*Node { return []*Node{Gated(a, in[0], 64)} },
 			func(in []*Node) []*Node { return []*Node{gatedTwin(a, Rows{X: in[0]}, 64)} }, bf16Shape(benchTokens, 2*benchF))
-		low := func(f func(a Activation, gateUp, adapter *Node, pad int) (act, low *Node)) func(in []*Node) []*Node {
-			return func(in []*Node) []*Node {
-				act, low := f(a, in[0], in[1], 64)
-				return []*Node{act, low}
-			}
-		}
-		benchmark(b, a.kernel()+"/low", low(GatedLow), low(gatedLowTwin), bf16Shape(benchTokens, 2*benchF), bf16Shape(16, benchF))
+		benchmark(b, a.kernel()+"/low", gatedLowForm(GatedLow, a, 64), gatedLowForm(gatedLowTwin, a, 64), bf16Shape(benchTokens, 2*benchF), bf16Shape(16, benchF))
 		form := func(f func(a Activation, gateUp, dact Rows, b, low, p *Node, pad int, behind *Behind) (dGateUp, dLow, db, da *Node)) func(in []*Node) []*Node {
 			return func(in []*Node) []*Node {
 				dGateUp, dLow, db, da := f(a, Rows{X: in[0]}, Rows{X: in[1]}, in[2], in[3], in[4], 64, nil)
@@ -184,20 +178,15 @@ func BenchmarkGated(b *testing.B) {
 func BenchmarkCrossEntropy(b *testing.B) {
 	const rows, vocab = 1024, 128256 // of a chunk
 	for _, gradient := range []bool{false, true} {
-		form := func(f func(logits, labels *Node, ignore int32, gradient bool) (loss, entropy, first, dLogits *Node)) func(in []*Node) []*Node {
+		form := func(op func(in []*Node) []*Node) func(in []*Node) []*Node {
 			return func(in []*Node) []*Node {
-				logits := in[0]
-				if gradient { // both forms' are a result, over which the kernel may write; making it is timed too
-					logits = OptimizationBarriers(Neg(logits))[0]
+				if gradient { // both forms' logits are a result, over which the kernel may write; making it is timed too
+					in = []*Node{OptimizationBarriers(Neg(in[0]))[0], in[1]}
 				}
-				loss, entropy, first, dLogits := f(logits, in[1], -100, gradient)
-				if !gradient {
-					return []*Node{loss, entropy, first}
-				}
-				return []*Node{loss, entropy, first, dLogits}
+				return op(in)
 			}
 		}
-		benchmark(b, fmt.Sprint("gradient_", gradient), form(CrossEntropy), form(crossEntropyTwin), bf16Shape(rows, vocab), shapes.Make(dtypes.Int32, rows))
+		benchmark(b, fmt.Sprint("gradient_", gradient), form(crossEntropyForm(CrossEntropy, gradient)), form(crossEntropyForm(crossEntropyTwin, gradient)), bf16Shape(rows, vocab), shapes.Make(dtypes.Int32, rows))
 	}
 }
 
@@ -222,17 +211,11 @@ func BenchmarkDropout(b *testing.B) {
 }
 
 func BenchmarkRoPE(b *testing.B) {
-	split := func(f func(qkv, cos, sin *Node, heads, kvHeads int) (q, k, v *Node)) func(in []*Node) []*Node {
-		return func(in []*Node) []*Node {
-			q, k, v := f(in[0], in[1], in[2], benchHeads, benchKV)
-			return []*Node{q, k, v}
-		}
-	}
 	form := func(f func(dq, dk, dv, cos, sin *Node, pad int) *Node) func(in []*Node) []*Node {
 		return func(in []*Node) []*Node { return []*Node{f(in[0], in[1], in[2], in[3], in[4], 64)} }
 	}
 	const seq = benchTokens / 2
-	benchmark(b, "forward", split(RoPE), split(ropeTwin),
+	benchmark(b, "forward", ropeForm(RoPE, benchHeads, benchKV), ropeForm(ropeTwin, benchHeads, benchKV),
 		bf16Shape(2, seq, (benchHeads+2*benchKV)*benchDim), f32Shape(1, seq, benchDim/2), f32Shape(1, seq, benchDim/2))
 	benchmark(b, "backward", form(RoPEBackward), form(ropeBackwardTwin),
 		bf16Shape(2, seq, benchHeads, benchDim), bf16Shape(2, seq, benchKV, benchDim), bf16Shape(2, seq, benchKV, benchDim),

@@ -84,17 +84,8 @@ func RotaryCacheAttention(qkv, cos, sin, keys, values, position, start *Node, he
 }
 
 func rotaryCacheTwin(qkv, cos, sin, keys, values, position, start *Node, heads int, o CacheOptions) (out, newKeys, newValues *Node) {
-	batch, kvHeads, dim := qkv.Shape().Dim(0), keys.Shape().Dim(2), keys.Shape().Dim(3)
-	part := func(from, n int) *Node {
-		return Reshape(SliceAxis(qkv, 2, AxisRange(from*dim, (from+n)*dim)), batch, 1, n, dim)
-	}
-	cos, sin = InsertAxes(cos, 2), InsertAxes(sin, 2)
-	rotate := func(x *Node) *Node {
-		re, im := wide(SliceAxis(x, -1, AxisRange(0, dim/2))), wide(SliceAxis(x, -1, AxisRange(dim/2)))
-		parts := []*Node{Sub(Mul(re, cos), Mul(im, sin)), Add(Mul(im, cos), Mul(re, sin))}
-		return ConvertDType(Concatenate(parts, -1), x.DType())
-	}
-	q, k, v := rotate(part(0, heads)), rotate(part(heads, kvHeads)), part(heads+kvHeads, kvHeads)
+	kvHeads, dim := keys.Shape().Dim(2), keys.Shape().Dim(3)
+	q, k, v := ropeTwin(qkv, cos, sin, heads, kvHeads)
 	return cacheTwin(q, k, v, keys, values, position, start, o.filled(dim))
 }
 

@@ -11,6 +11,17 @@ import (
 
 const testIgnore = -100
 
+// crossEntropyForm is f, the operation or its twin, on logits and labels.
+func crossEntropyForm(f func(logits, labels *Node, ignore int32, gradient bool) (loss, entropy, first, dLogits *Node), gradient bool) func(in []*Node) []*Node {
+	return func(in []*Node) []*Node {
+		loss, entropy, first, dLogits := f(in[0], in[1], testIgnore, gradient)
+		if !gradient {
+			return []*Node{loss, entropy, first}
+		}
+		return []*Node{loss, entropy, first, dLogits}
+	}
+}
+
 // crossEntropyProblem scores logits of that deviation; labels are, in turn, what may be special.
 func crossEntropyProblem(dtype dtypes.DType, rows, vocab int, deviation float64, gradient bool) problem {
 	r := rand.New(rand.NewPCG(uint64(rows), uint64(vocab)))
@@ -64,18 +75,9 @@ func crossEntropyProblem(dtype dtypes.DType, rows, vocab int, deviation float64,
 			want[2][t] = 1
 		}
 	}
-	form := func(f func(logits, labels *Node, ignore int32, gradient bool) (loss, entropy, first, dLogits *Node)) func(in []*Node) []*Node {
-		return func(in []*Node) []*Node {
-			loss, entropy, first, dLogits := f(in[0], in[1], testIgnore, gradient)
-			if !gradient {
-				return []*Node{loss, entropy, first}
-			}
-			return []*Node{loss, entropy, first, dLogits}
-		}
-	}
 	p := problem{
 		inputs: []array{logits, ints(labels...)}, want: want, precise: 3, launch: crossEntropyLaunch(dtype, rows, vocab, testIgnore, gradient),
-		op: form(CrossEntropy), twin: form(crossEntropyTwin),
+		op: crossEntropyForm(CrossEntropy, gradient), twin: crossEntropyForm(crossEntropyTwin, gradient),
 	}
 	if deviation > 10 {
 		p.rounding = 1e-5 // of the twin's entropy, which is a difference of numbers as large as the logits

@@ -76,9 +76,9 @@ func dropoutLowTwin(x, a *Node, d Dropout, in int) *Node {
 	var parts []*Node
 	x = columns(x, 0, in)
 	for i, a := range d.split(a, 0) {
-		parts = append(parts, Dot(wide(d.kept(i, x)), wide(a)).General([]int{1}, nil, []int{1}, nil))
+		parts = append(parts, product(d.kept(i, x), 1, a, 1))
 	}
-	return concat(parts, 1)
+	return Concatenate(parts, 1)
 }
 
 // DropoutProduct is the gradient of [DropoutLow] at x: Σ over the adapters of kept(p·A), [T, in] of p's dtype. p [T, n] is
@@ -102,7 +102,7 @@ func dropoutProductTwin(p, a *Node, d Dropout) *Node {
 	var total *Node
 	as := d.split(a, 0)
 	for i, p := range d.split(p, 1) {
-		part := d.kept(i, product(p, 1, as[i]))
+		part := d.kept(i, product(p, 1, as[i], 0))
 		if total != nil {
 			part = Add(total, part)
 		}
@@ -134,16 +134,9 @@ func dropoutGradientTwin(p, x *Node, in int, d Dropout) *Node {
 	var parts []*Node
 	x = columns(x, 0, in)
 	for i, p := range d.split(p, 1) {
-		parts = append(parts, product(p, 0, d.kept(i, x)))
+		parts = append(parts, product(p, 0, d.kept(i, x), 0))
 	}
-	return concat(parts, 0)
-}
-
-func concat(parts []*Node, axis int) *Node {
-	if len(parts) == 1 {
-		return parts[0]
-	}
-	return Concatenate(parts, axis)
+	return Concatenate(parts, 0)
 }
 
 // rankTile is the rank to whose multiples the kernels want every adapter widened; all get the same.
@@ -168,7 +161,7 @@ func (d Dropout) widen(x *Node, axis int) *Node {
 			parts = append(parts, Zeros(x.Graph(), shapes.Make(x.DType(), dims...)))
 		}
 	}
-	return concat(parts, axis)
+	return Concatenate(parts, axis)
 }
 
 // narrow is the reverse of widen.
@@ -178,7 +171,7 @@ func (d Dropout) narrow(x *Node, axis int) *Node {
 	for i, r := range d.Ranks {
 		parts = append(parts, SliceAxis(x, axis, AxisRange(i*full, i*full+r)))
 	}
-	return concat(parts, axis)
+	return Concatenate(parts, axis)
 }
 
 // maxDropped is the most adapters that the kernels take, which have their thresholds among the sizes.

@@ -121,7 +121,7 @@ func GatedLow(a Activation, gateUp, adapter *Node, pad int) (act, low *Node) {
 
 func gatedLowTwin(a Activation, gateUp, adapter *Node, pad int) (act, low *Node) {
 	act = gatedTwin(a, Rows{X: gateUp}, 0)
-	low = ConvertDType(Dot(wide(act), wide(adapter)).General([]int{1}, nil, []int{1}, nil), act.DType())
+	low = ConvertDType(product(act, 1, adapter, 1), act.DType())
 	both := Concatenate([]*Node{act, low}, 1)
 	return padTo(both, act.Shape().Dim(1)+pad), low
 }
@@ -210,16 +210,16 @@ func gatedBackwardTwin(a Activation, gateUp, dact Rows, b, low, p *Node, pad int
 	act := narrow(Mul(open, up))
 	if behind != nil {
 		act = behind.kept(0, act)
-		d = Add(d, behind.kept(0, product(p, 1, behind.A)))
+		d = Add(d, behind.kept(0, product(p, 1, behind.A, 0)))
 	}
 	dgate := narrow(Mul(Mul(d, up), slope(gate, s, inner)))
 	dup := narrow(Mul(d, open))
 
 	both := Concatenate([]*Node{dgate, dup}, 1)
 	bGate, bUp := Slice(b, AxisRange(0, f)), Slice(b, AxisRange(f, 2*f))
-	dLow = Concatenate([]*Node{product(dgate, 1, bGate), product(dup, 1, bUp)}, 1)
-	db = Concatenate([]*Node{product(dgate, 0, columns(low, 0, r)), product(dup, 0, columns(low, r, 2*r))}, 0)
-	return padTo(both, 2*f+pad), dLow, db, product(act, 0, p)
+	dLow = Concatenate([]*Node{product(dgate, 1, bGate, 0), product(dup, 1, bUp, 0)}, 1)
+	db = Concatenate([]*Node{product(dgate, 0, columns(low, 0, r), 0), product(dup, 0, columns(low, r, 2*r), 0)}, 0)
+	return padTo(both, 2*f+pad), dLow, db, product(act, 0, p, 0)
 }
 
 // GatedGradient is the first result of [GatedBackward] alone: [dgate | dup | 0], [T, 2F+pad]. It has no kernel.
@@ -237,9 +237,9 @@ func GatedGradient(a Activation, gateUp, dact *Node, pad int) *Node {
 	return padTo(both, 2*f+pad)
 }
 
-// product contracts an axis of x with the first one of y, and returns float32.
-func product(x *Node, axis int, y *Node) *Node {
-	return Dot(wide(x), wide(y)).General([]int{axis}, nil, []int{0}, nil)
+// product contracts an axis of x with one of y, and returns float32.
+func product(x *Node, xAxis int, y *Node, yAxis int) *Node {
+	return Dot(wide(x), wide(y)).General([]int{xAxis}, nil, []int{yAxis}, nil)
 }
 
 // What gated_backward.cuh has.

@@ -62,6 +62,14 @@ func gatedProblem(a Activation, dtype dtypes.DType, rows, f, pad int, scaled boo
 	}.named("Gated %s %s %dx%d, pad %d, scaled %v", a.kernel(), dtype, rows, f, pad, scaled)
 }
 
+// gatedLowForm is f, the operation or its twin, on gateUp and A.
+func gatedLowForm(f func(a Activation, gateUp, adapter *Node, pad int) (act, low *Node), a Activation, pad int) func(in []*Node) []*Node {
+	return func(in []*Node) []*Node {
+		act, low := f(a, in[0], in[1], pad)
+		return []*Node{act, low}
+	}
+}
+
 func gatedLowProblem(a Activation, dtype dtypes.DType, rows, f, n, pad int) problem {
 	random := rand.New(rand.NewPCG(uint64(rows), uint64(f)))
 	gateUp, adapter := normal(random, dtype, 1.5, rows, 2*f), normal(random, dtype, 1/math.Sqrt(float64(f)), n, f)
@@ -77,15 +85,9 @@ func gatedLowProblem(a Activation, dtype dtypes.DType, rows, f, n, pad int) prob
 		}
 		copy(both[t*(f+pad)+f:], low[t*n:(t+1)*n])
 	}
-	call := func(f func(a Activation, gateUp, adapter *Node, pad int) (act, low *Node)) func(in []*Node) []*Node {
-		return func(in []*Node) []*Node {
-			act, low := f(a, in[0], in[1], pad)
-			return []*Node{act, low}
-		}
-	}
 	p := problem{
 		inputs: []array{gateUp, adapter}, want: [][]float64{both, low}, launch: gatedLowLaunch(a, dtype, rows, f, n, pad),
-		op: call(GatedLow), twin: call(gatedLowTwin),
+		op: gatedLowForm(GatedLow, a, pad), twin: gatedLowForm(gatedLowTwin, a, pad),
 	}
 	if p.launch != nil { // the kernel alone takes its full rank
 		whole := floatArray(dtype, append(adapter.floats, make([]float32, (MaxGatedRank-n)*f)...), MaxGatedRank, f)

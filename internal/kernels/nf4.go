@@ -19,8 +19,13 @@ type Factor struct {
 	At    int // beside a weight: the first of the rows that X stands next to
 }
 
-// wide is the factor in float32.
-func (f Factor) wide() *Node { return MulScalar(f.X, f.Scale) }
+// scaled is X times Scale.
+func (f Factor) scaled() *Node {
+	if f.Scale == 1 {
+		return f.X
+	}
+	return MulScalar(f.X, f.Scale)
+}
 
 // DequantizeColumns decodes a weight W [out, in] inside a program and puts adapters' Bs beside it: the result is [W | B | 0],
 // [out, in+n], of dtype. B has the factors on its diagonal: each in the rows of its own linear, in columns of its own.
@@ -87,53 +92,46 @@ func BlockDiagonal(factors []Factor, rows int) *Node {
 			parts = append(parts, zeros(f.At-row, n))
 		}
 		out, r := f.X.Shape().Dim(0), f.X.Shape().Dim(1)
-		wide := f.wide()
+		x := f.scaled()
 		if column > 0 {
-			wide = Concatenate([]*Node{zeros(out, column), wide}, 1)
+			x = Concatenate([]*Node{zeros(out, column), x}, 1)
 		}
-		parts = append(parts, padTo(wide, n))
+		parts = append(parts, padTo(x, n))
 		row, column = f.At+out, column+r
 	}
 	if row < rows {
 		parts = append(parts, zeros(rows-row, n))
 	}
-	return joined(parts)
+	return Concatenate(parts, 0)
 }
 
 // Stacked is the matrix [ΣR, in] of the factors one below the other, in float32.
 func Stacked(factors []Factor) *Node {
 	var parts []*Node
 	for _, f := range factors {
-		parts = append(parts, f.wide())
-	}
-	return joined(parts)
-}
-
-// joined are the parts one below the other.
-func joined(parts []*Node) *Node {
-	if len(parts) == 1 {
-		return parts[0]
+		parts = append(parts, f.scaled())
 	}
 	return Concatenate(parts, 0)
+}
+
+// together are the factors as one matrix, for beside (axis 1) or below (axis 0) a weight of so many rows, in float32.
+func together(factors []Factor, axis, rows int) *Node {
+	if axis == 0 {
+		return Stacked(factors)
+	}
+	return BlockDiagonal(factors, rows)
 }
 
 func dequantizeTwin(l quant.Layout, dtype dtypes.DType, factors []Factor, n, axis int, inputs []*Node) *Node {
 	parts := []*Node{l.DequantizeNode(dtype, inputs...)}
 	if len(factors) > 0 {
-		tail := Stacked
-		if axis == 1 {
-			tail = func(factors []Factor) *Node { return BlockDiagonal(factors, l.Shape[0]) }
-		}
-		parts = append(parts, ConvertDType(tail(factors), dtype))
+		parts = append(parts, ConvertDType(together(factors, axis, l.Shape[0]), dtype))
 		n -= parts[1].Shape().Dim(axis)
 	}
 	if n > 0 {
 		zeros := []int{l.Shape[0], l.Shape[1]}
 		zeros[axis] = n
 		parts = append(parts, Zeros(parts[0].Graph(), shapes.Make(dtype, zeros...)))
-	}
-	if len(parts) == 1 {
-		return parts[0]
 	}
 	return Concatenate(parts, axis)
 }
@@ -183,13 +181,7 @@ func dequantizeLaunch(l quant.Layout, dtype dtypes.DType, axis, n int) *launch {
 // dequantizeCall checks what the twin checks too, and launches.
 func dequantizeCall(k *launch, l quant.Layout, factors []Factor, axis int, inputs []*Node) *Node {
 	if len(factors) > dequantizeFactors {
-		one := Factor{Scale: 1}
-		if axis == 1 {
-			one.X = BlockDiagonal(factors, l.Shape[0])
-		} else {
-			one.X = Stacked(factors)
-		}
-		factors = []Factor{one}
+		factors = []Factor{{X: together(factors, axis, l.Shape[0]), Scale: 1}}
 	}
 	operands := packedOperands("dequantize", l, inputs)
 	for i := range dequantizeFactors {

@@ -137,6 +137,14 @@ func ropeInputs(dtype dtypes.DType, batch, seq, heads, kvHeads, dim, tables int)
 	}
 }
 
+// ropeForm is f, the operation or its twin, on qkv and the tables.
+func ropeForm(f func(qkv, cos, sin *Node, heads, kvHeads int) (q, k, v *Node), heads, kvHeads int) func(in []*Node) []*Node {
+	return func(in []*Node) []*Node {
+		q, k, v := f(in[0], in[1], in[2], heads, kvHeads)
+		return []*Node{q, k, v}
+	}
+}
+
 // ropeProblem is the rotation of queries and keys.
 func ropeProblem(dtype dtypes.DType, batch, seq, heads, kvHeads, dim, tables int) problem {
 	in := ropeInputs(dtype, batch, seq, heads, kvHeads, dim, tables)
@@ -147,15 +155,10 @@ func ropeProblem(dtype dtypes.DType, batch, seq, heads, kvHeads, dim, tables int
 			qkv = append(qkv, x.floats[t*n:(t+1)*n]...)
 		}
 	}
-	call := func(f func(qkv, cos, sin *Node, heads, kvHeads int) (q, k, v *Node)) func(in []*Node) []*Node {
-		return func(in []*Node) []*Node {
-			q, k, v := f(in[0], in[1], in[2], heads, kvHeads)
-			return []*Node{q, k, v}
-		}
-	}
 	p := problem{
 		inputs: []array{floatArray(dtype, qkv, batch, seq, (heads+2*kvHeads)*dim), in[3], in[4]},
-		launch: ropeLaunch(dtype, batch, seq, heads, kvHeads, dim, tables), op: call(RoPE), twin: call(ropeTwin),
+		launch: ropeLaunch(dtype, batch, seq, heads, kvHeads, dim, tables),
+		op:     ropeForm(RoPE, heads, kvHeads), twin: ropeForm(ropeTwin, heads, kvHeads),
 	}
 	var q, k []float64
 	for b := range batch {

@@ -26,18 +26,25 @@ func RoPE(qkv, cos, sin *Node, heads, kvHeads int) (q, k, v *Node) {
 		panic(fmt.Errorf("kernels: %s: qkv and cos have shapes %s and %s, want [B, S, features] and [1 or B, S, D/2]", op, qkv.Shape(), cos.Shape()))
 	}
 	d := qkv.Shape().Dimensions
-	batch, seq, dim, tables := d[0], d[1], 2*cos.Shape().Dim(-1), cos.Shape().Dim(0)
-	if tables != 1 {
-		tables = batch
-	}
+	batch, seq, dim := d[0], d[1], 2*cos.Shape().Dim(-1)
 	check(op, "qkv", qkv, qkv.DType(), batch, seq, (heads+2*kvHeads)*dim)
-	check(op, "cos", cos, dtypes.Float32, tables, seq, dim/2)
-	check(op, "sin", sin, dtypes.Float32, tables, seq, dim/2)
+	tables := checkAngles(op, cos, sin, batch, seq, dim)
 	if launch := ropeLaunch(qkv.DType(), batch, seq, heads, kvHeads, dim, tables).use(qkv.Graph()); launch != nil {
 		out := launch.call(qkv, cos, sin)
 		return out[0], out[1], out[2]
 	}
 	return ropeTwin(qkv, cos, sin, heads, kvHeads)
+}
+
+// checkAngles panics unless cos and sin are float32 [1 or batch, seq, dim/2], and returns how many tables they are.
+func checkAngles(op string, cos, sin *Node, batch, seq, dim int) (tables int) {
+	tables = batch
+	if cos.Shape().Dim(0) == 1 {
+		tables = 1
+	}
+	check(op, "cos", cos, dtypes.Float32, tables, seq, dim/2)
+	check(op, "sin", sin, dtypes.Float32, tables, seq, dim/2)
+	return tables
 }
 
 func ropeTwin(qkv, cos, sin *Node, heads, kvHeads int) (q, k, v *Node) {
@@ -81,14 +88,10 @@ func RoPEBackward(dq, dk, dv, cos, sin *Node, pad int) *Node {
 			op, dq.Shape(), dk.Shape(), cos.Shape()))
 	}
 	d := dq.Shape().Dimensions
-	batch, seq, dim, kvHeads, tables := d[0], d[1], d[3], dk.Shape().Dimensions[2], cos.Shape().Dimensions[0]
-	if tables != 1 {
-		tables = batch
-	}
+	batch, seq, dim, kvHeads := d[0], d[1], d[3], dk.Shape().Dimensions[2]
 	check(op, "dk", dk, dq.DType(), batch, seq, kvHeads, dim)
 	check(op, "dv", dv, dq.DType(), batch, seq, kvHeads, dim)
-	check(op, "cos", cos, dtypes.Float32, tables, seq, dim/2)
-	check(op, "sin", sin, dtypes.Float32, tables, seq, dim/2)
+	tables := checkAngles(op, cos, sin, batch, seq, dim)
 	if k := ropeBackwardLaunch(dq.DType(), batch, seq, d[2], kvHeads, dim, tables, pad).use(dq.Graph()); k != nil {
 		return k.call(dq, dk, dv, cos, sin)[0]
 	}

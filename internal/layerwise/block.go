@@ -2,6 +2,7 @@ package layerwise
 
 import (
 	"fmt"
+	"slices"
 
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
@@ -180,18 +181,13 @@ func (m *Model) backward(s span, sh shared, plan spanPlan, kept int, last bool) 
 		takes = []int{1}
 	}
 	return m.programs.get(m.Device, "block_backward", fmt.Sprint(plan.keep, plan.tokens, kept, parts, last, v, s.key), func(in []*Node) []*Node {
-		var dx, grads []*Node
+		var dx, grads []*Node // dx of each part, unless this is the last one
 		for i := range parts {
 			rest := in
 			if i > 0 { // not before the part ahead is done; not with its weights either, which would stay decoded
-				done := append([]*Node{dx[i-1]}, grads...)
-				if last {
-					done = done[1:]
-				}
-				after := OptimizationBarriers(append(done, in...)...)
-				if !last {
-					dx[i-1], after = after[0], after[1:]
-				}
+				ahead := dx[max(0, len(dx)-1):]
+				after := OptimizationBarriers(slices.Concat(ahead, grads, in)...)
+				after = after[copy(ahead, after):]
 				grads, rest = after[:len(grads)], after[len(grads):]
 			}
 			out := m.backwardPart(s, v, plan, kept, rest, i)
@@ -200,13 +196,13 @@ func (m *Model) backward(s span, sh shared, plan spanPlan, kept int, last bool) 
 					out[1+k] = Add(grads[k], g)
 				}
 			}
-			dx, grads = append(dx, out[0]), out[1:]
+			grads = out[1:]
+			if !last {
+				dx = append(dx, out[0])
+			}
 		}
-		switch {
-		case last:
+		if last {
 			return grads
-		case parts == 1:
-			return append(dx, grads...)
 		}
 		return append([]*Node{Concatenate(dx, 0)}, grads...)
 	}, takes...)

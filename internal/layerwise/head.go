@@ -132,12 +132,12 @@ func (m *Model) chunks(c *chunked, labels *Node) (scores []*Node) {
 		for _, s := range each {
 			vectors = append(vectors, s[i])
 		}
-		scores = append(scores, joined(vectors))
+		scores = append(scores, Concatenate(vectors, 0))
 	}
 	if c.gradient {
-		c.dHidden = joined(parts)
+		c.dHidden = Concatenate(parts, 0)
 		if len(dropped) > 0 {
-			c.dDropped = joined(dropped)
+			c.dDropped = Concatenate(dropped, 0)
 		}
 	}
 	return scores
@@ -162,13 +162,6 @@ func (c *chunked) backward(h, seen, dLogits *Node) (dHidden, dSeen *Node) {
 		dHidden = Add(dHidden, s.backward(h, dLogits))
 	}
 	return dHidden, dSeen
-}
-
-func joined(parts []*Node) *Node {
-	if len(parts) == 1 {
-		return parts[0]
-	}
-	return Concatenate(parts, 0)
 }
 
 func sum(a, b *Node) *Node {

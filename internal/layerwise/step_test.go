@@ -1,6 +1,7 @@
 package layerwise_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,28 +23,14 @@ func TestTheGradientAtAFrozenInputIsNotComputed(t *testing.T) {
 
 func TestAdaptersOfTheLastLayerAloneAreTrained(t *testing.T) {
 	reference.OnBackends(t, func(t *testing.T, spec string) {
-		m, err := models.NewRandom(t.Context(), &tiny, 1, models.Options{Backend: spec, DType: models.Float32})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer m.Close()
-		var last []models.LoRA
-		for _, l := range adapters(m, 0) {
-			if strings.Contains(l.Path, ".2.") {
-				last = append(last, l)
-			}
-		}
+		m, _ := trainee(t, models.Options{Backend: spec, DType: models.Float32}, 0)
+		last := slices.DeleteFunc(adapters(m, 0), func(l models.LoRA) bool { return !strings.Contains(l.Path, ".2.") })
 		a, err := m.NewAdapters(last)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer a.Close()
-		s, err := m.SessionWith(a, settings)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer s.Close()
-		loss, norm := run(t, s, 5, packed(12, documents(1, 12)))
+		t.Cleanup(func() { a.Close() })
+		loss, norm := run(t, session(t, m, a, settings), 5, packed(12, documents(1, 12)))
 		if loss[4] >= loss[0] || norm[0] <= 0 {
 			t.Errorf("losses %v, gradient norms %v", loss, norm)
 		}

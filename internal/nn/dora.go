@@ -63,10 +63,10 @@ func (l *Layer) plainDora(x, w, bias, low *Node, linears []Linear, is func(*Node
 		factors, through = append(factors, factor), append(through, part)
 		at += lin.Out
 	}
-	factor := ExpandLeftToRank(concat(factors, 0), y.Rank())
+	factor := ExpandLeftToRank(Concatenate(factors, 0), y.Rank())
 	wide := func(n *Node) *Node { return ConvertDType(n, dtypes.Float32) }
 	if dropped {
-		changed := Add(Mul(wide(concat(through, -1)), AddScalar(factor, -1)), Mul(wide(low), factor))
+		changed := Add(Mul(wide(Concatenate(through, -1)), AddScalar(factor, -1)), Mul(wide(low), factor))
 		y = ConvertDType(Add(wide(base), changed), x.DType())
 	} else {
 		y = ConvertDType(Mul(Add(wide(y), wide(low)), factor), x.DType())
@@ -99,7 +99,7 @@ func (f *fused) magnitudes(w *Node) (m, norm *Node) {
 	if gap := f.out - row; gap > 0 {
 		ms, norms = append(ms, ones(gap)), append(norms, ones(gap))
 	}
-	return concat(ms, 0), concat(norms, 0)
+	return Concatenate(ms, 0), Concatenate(norms, 0)
 }
 
 // keepOf is with which other values what a group puts out is worth keeping.

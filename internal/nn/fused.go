@@ -36,7 +36,7 @@ type fusion struct {
 	early   map[*Node]early  // by a gradient of a group's product
 	late    map[*Node]late   // by the gradient of a gated activation
 
-	// lows, by a gated activation with room, return it with an adapter's product behind it, and that product.
+	// lows, by a gated activation of many rows with room, return it with an adapter's product behind it, and that product.
 	lows map[*Node]func(a *Node) (act, low *Node)
 	// products, by a product of gate and up of few rows, return the activation of the one times the other.
 	products map[*Node]func(a kernels.Activation) *Node
@@ -61,8 +61,8 @@ type late struct {
 
 func newFusion() fusion {
 	return fusion{
-		map[*Node]whole{}, map[*Node]buffer{}, map[*Node]*fused{}, map[*Node]int{}, map[*Node]early{}, map[*Node]late{}, map[*Node]func(a *Node) (act, low *Node){},
-		map[*Node]func(a kernels.Activation) *Node{}, map[*Node]kernels.Rows{}, map[*Node]*Node{},
+		map[*Node]whole{}, map[*Node]buffer{}, map[*Node]*fused{}, map[*Node]int{}, map[*Node]early{}, map[*Node]late{},
+		map[*Node]func(a *Node) (act, low *Node){}, map[*Node]func(a kernels.Activation) *Node{}, map[*Node]kernels.Rows{}, map[*Node]*Node{},
 	}
 }
 
@@ -234,7 +234,7 @@ func (f *fused) chosen(low, x *Node) *Node {
 		each = append(each, SliceAxis(a.rows, 0, AxisRange(0, batch)))
 	}
 	n := low.Shape().Dim(1)
-	factors := ConvertDType(InsertAxes(padColumns(concat(each, -1), n), 1), low.DType())
+	factors := ConvertDType(InsertAxes(padColumns(Concatenate(each, -1), n), 1), low.DType())
 	return Reshape(Mul(Reshape(low, batch, seq, n), factors), batch*seq, n)
 }
 
@@ -376,7 +376,7 @@ func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 		y = Dense(rows, w)
 	case roomy:
 		w = f.beside(x.DType())
-		if both := l.lows[x]; both != nil && f.drop == nil && f.n <= kernels.MaxGatedRank && !f.byRows() && rows.Shape().Dim(0) >= kernels.MinGatedLowRows {
+		if both := l.lows[x]; both != nil && f.drop == nil && f.n <= kernels.MaxGatedRank && !f.byRows() {
 			var low *Node
 			rows, low = both(f.a)
 			f.low = l.tape.constant(KeepSmall, low)

@@ -38,7 +38,7 @@ func (l *Layer) dropping(length int, adapters []boundAdapter) *dropping {
 	for _, a := range adapters {
 		keys = append(keys, InsertAxes(l.tokenKeys(a, length), 0))
 	}
-	d.Keys = concat(keys, 0)
+	d.Keys = Concatenate(keys, 0)
 	return d
 }
 

@@ -63,8 +63,8 @@ func (l *Layer) fusedGate(a kernels.Activation, both, like *Node, f *fused) *Nod
 	}
 	rows, both := l.gateRows(both)
 	act := l.head(kernels.ScaledGated(a, rows, behind), like, true)
-	if rows.Scale == nil && behind > 0 {
-		l.lows[act] = func(adapter *Node) (both, low *Node) { return kernels.GatedLow(a, rows.X, adapter, behind) }
+	if rows.Scale == nil && behind > 0 && rows.X.Shape().Dim(0) >= kernels.MinGatedLowRows {
+		l.lows[act] = func(adapter *Node) (act, low *Node) { return kernels.GatedLow(a, rows.X, adapter, behind) }
 	}
 	if r, ok := f.pair(); ok {
 		l.gated[act] = r
@@ -103,5 +103,5 @@ func (f *fused) compactB(dtype dtypes.DType) *Node {
 	for _, a := range f.adapters {
 		bs = append(bs, a.scaled(a.b))
 	}
-	return ConvertDType(concat(bs, 0), dtype)
+	return ConvertDType(Concatenate(bs, 0), dtype)
 }

@@ -241,7 +241,7 @@ func (l *Layer) lowRank(x *Node, linears []Linear, is func(*Node) *Node) *Node {
 	}
 	var inner *Node
 	if share {
-		inner = Dense(x, ConvertDType(concat(as, 0), x.DType()))
+		inner = Dense(x, ConvertDType(Concatenate(as, 0), x.DType()))
 	}
 	var parts []*Node
 	at := 0
@@ -263,12 +263,5 @@ func (l *Layer) lowRank(x *Node, linears []Linear, is func(*Node) *Node) *Node {
 		low = a.chosen(low)
 		parts = append(parts, Dense(a.scaled(low), ConvertDType(is(a.b), x.DType())))
 	}
-	return concat(parts, -1)
-}
-
-func concat(parts []*Node, axis int) *Node {
-	if len(parts) == 1 {
-		return parts[0]
-	}
-	return Concatenate(parts, axis)
+	return Concatenate(parts, -1)
 }

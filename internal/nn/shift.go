@@ -48,7 +48,7 @@ func (l *Layer) shifted(y *Node, linears []Linear) *Node {
 	if !some {
 		return y
 	}
-	out := addBias(y, concat(parts, 0))
+	out := addBias(y, Concatenate(parts, 0))
 	if f := l.groups[y]; f != nil {
 		l.groups[out] = f.bare()
 	}

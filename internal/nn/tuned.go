@@ -147,5 +147,5 @@ func (l *Layer) applyTuned(x, w, bias *Node, linears []Linear, is func(*Node) *N
 		o.Dropped = func() *Node { return l.Drop(x, lin.Name, a.dropout) }
 		parts = append(parts, a.tuner.Apply(o))
 	}
-	return concat(parts, -1)
+	return Concatenate(parts, -1)
 }
