@@ -175,6 +175,31 @@ func BenchmarkGated(b *testing.B) {
 	}
 }
 
+func BenchmarkFactors(b *testing.B) {
+	benchmark(b, "low", lowForm(Low, 64), lowForm(lowTwin, 64), bf16Shape(benchTokens, benchHidden), bf16Shape(16, benchHidden))
+	const out = (benchHeads + 2*benchKV) * benchDim
+	for name, places := range map[string][][2]int{"gradients1": {{0, benchHidden}}, "gradients3": {{0, benchHidden}, {benchHidden, benchKV * benchDim}, {out - benchKV*benchDim, benchKV * benchDim}}} {
+		form := func(f func(dy, low *Node, bs []Factor, out int, rstd *Node, ride bool) FactorGradients) func(in []*Node) []*Node {
+			return func(in []*Node) []*Node {
+				var bs []Factor
+				for i, p := range places {
+					bs = append(bs, Factor{X: in[3+i], Scale: 1, At: p[0]})
+				}
+				last := places[len(places)-1]
+				g := f(OptimizationBarriers(in[0])[0], in[1], bs, last[0]+last[1], in[2], true)
+				return append([]*Node{g.Dy, g.P, g.Scaled}, g.DB...)
+			}
+		}
+		var factors []shapes.Shape
+		width := 64
+		for _, p := range places {
+			width, factors = width+p[1], append(factors, f32Shape(p[1], 16))
+		}
+		benchmark(b, name, form(GradientsOfFactors), form(factorGradientsTwin),
+			append([]shapes.Shape{bf16Shape(benchTokens, width), bf16Shape(benchTokens, 16*len(places)), f32Shape(benchTokens)}, factors...)...)
+	}
+}
+
 func BenchmarkCrossEntropy(b *testing.B) {
 	const rows, vocab = 1024, 128256 // of a chunk
 	for _, gradient := range []bool{false, true} {

@@ -40,6 +40,13 @@ func TestKernelsEqualTheirTwinsOnTheHost(t *testing.T) {
 		}
 		kernels[p.launch.kernel]++
 		got := emulate(t, program, p, p.onDevice())
+		if p.next != nil {
+			second := p
+			var operands []array
+			second.launch, operands = p.next(got)
+			kernels[second.launch.kernel]++
+			got = emulate(t, program, second, operands)
+		}
 		if p.finish != nil {
 			got = p.finish(got)
 		}

@@ -90,66 +90,12 @@ func gatedLaunch(a Activation, dtype dtypes.DType, rows, f, pad int, scaled bool
 	}
 }
 
-// MaxGatedRank is the largest adapter rank that the kernels of [GatedBackward] and [GatedLow] take.
-const MaxGatedRank = 16
-
-// MinGatedLowRows is from how many rows on [GatedLow] fills a GPU; with fewer, two passes are faster.
-const MinGatedLowRows = 1024
-
-// GatedLow is [Gated] together with the product that an adapter behind it makes of it, for its A [n, F], of gateUp's dtype:
-// [act(gate)·up | low | 0], [T, F+pad], and low [T, n] = act(gate)·up·Aᵀ, summed in float32 and rounded once.
-//
-// The kernel takes bfloat16, F a multiple of 64, n up to [MaxGatedRank], and a pad of that or more.
-func GatedLow(a Activation, gateUp, adapter *Node, pad int) (act, low *Node) {
-	const op = "GatedLow"
-	rows, f := checkGateUp(op, gateUp)
-	checkPad(op, pad)
-	n, _ := checkMatrix(op, "A", adapter)
-	check(op, "A", adapter, gateUp.DType(), n, f)
-	if n > pad {
-		panic(fmt.Errorf("kernels: %s: A has rank %d, in room for %d", op, n, pad))
-	}
-	if k := gatedLowLaunch(a, gateUp.DType(), rows, f, n, pad).use(gateUp.Graph()); k != nil {
-		if n < MaxGatedRank {
-			adapter = Concatenate([]*Node{adapter, Zeros(adapter.Graph(), shapes.Make(adapter.DType(), MaxGatedRank-n, f))}, 0)
-		}
-		out := k.call(gateUp, adapter)
-		return out[0], columns(out[1], 0, n)
-	}
-	return gatedLowTwin(a, gateUp, adapter, pad)
-}
-
-func gatedLowTwin(a Activation, gateUp, adapter *Node, pad int) (act, low *Node) {
-	act = gatedTwin(a, Rows{X: gateUp}, 0)
-	low = ConvertDType(product(act, 1, adapter, 1), act.DType())
-	both := Concatenate([]*Node{act, low}, 1)
-	return padTo(both, act.Shape().Dim(1)+pad), low
-}
-
-// What gated_low.cuh has.
-const (
-	gatedLowTokens  = 16 // of a block
-	gatedLowColumns = 64 // that a warp takes at once
-	gatedLowThreads = 512
-)
-
-func gatedLowLaunch(a Activation, dtype dtypes.DType, rows, f, n, pad int) *launch {
-	if dtype != dtypes.BFloat16 || f%gatedLowColumns != 0 || f == 0 || rows == 0 || n > MaxGatedRank || n == 0 || pad < MaxGatedRank {
-		return nil
-	}
-	return &launch{
-		kernel: a.kernel() + "_low", grid: [3]int{ceilDiv(rows, gatedLowTokens)}, threads: gatedLowThreads,
-		sizes: []int32{int32(f / chunk), int32(pad / chunk), int32(rows)},
-		out:   []shapes.Shape{shapes.Make(dtype, rows, f+pad), shapes.Make(dtype, rows, MaxGatedRank)},
-	}
-}
-
 // GatedBackward is the backward of [Gated], together with the products that adapters of rank r on gate and up (before it)
 // and down (behind it) need from what it computes:
 //
 //	dGateUp [T, 2F+pad] = [dgate | dup | 0], of gateUp's dtype
 //	dLow [T, 2r]        = [dgate·B_gate | dup·B_up]
-//	db [2F, r]          = [dgateᵀ·low_gate ; dupᵀ·low_up]
+//	db [parts, 2F, r]   = [dgateᵀ·low_gate ; dupᵀ·low_up], to be added up over the parts
 //	da [F, r]           = act(gate)·up, transposed, times p
 //
 // the last three in float32, of dgate, dup and act(gate)·up as rounded to gateUp's dtype. gateUp [T, 2F] is that of the
@@ -158,7 +104,7 @@ func gatedLowLaunch(a Activation, dtype dtypes.DType, rows, f, n, pad int) *laun
 // A_down, transposed. Where act(gate)·up went through dropout before A_down, behind has it, and to dact is added here what the
 // adapter adds to the gradient of act(gate)·up, the kept part of p·A; da is of what is kept. Else it is nil.
 //
-// The kernel takes bfloat16, F a multiple of 128 and r up to [MaxGatedRank]; it adds up dLow in no fixed order, so its
+// The kernel takes bfloat16, F a multiple of 128 and r up to [MaxLowRank]; it adds up dLow in no fixed order, so its
 // last bits may differ from run to run.
 func GatedBackward(a Activation, gateUp, dact, b, low, p *Node, pad int, behind *Behind) (dGateUp, dLow, db, da *Node) {
 	return ScaledGatedBackward(a, Rows{X: gateUp}, Rows{X: dact}, b, low, p, pad, behind)
@@ -219,7 +165,7 @@ func gatedBackwardTwin(a Activation, gateUp, dact Rows, b, low, p *Node, pad int
 	bGate, bUp := Slice(b, AxisRange(0, f)), Slice(b, AxisRange(f, 2*f))
 	dLow = Concatenate([]*Node{product(dgate, 1, bGate, 0), product(dup, 1, bUp, 0)}, 1)
 	db = Concatenate([]*Node{product(dgate, 0, columns(low, 0, r), 0), product(dup, 0, columns(low, r, 2*r), 0)}, 0)
-	return padTo(both, 2*f+pad), dLow, db, product(act, 0, p, 0)
+	return padTo(both, 2*f+pad), dLow, InsertAxes(db, 0), product(act, 0, p, 0)
 }
 
 // GatedGradient is the first result of [GatedBackward] alone: [dgate | dup | 0], [T, 2F+pad]. It has no kernel.
@@ -247,9 +193,9 @@ const (
 	gatedColumns = 128 // of F: a stripe
 	gatedRows    = 32  // tokens of a tile
 	gatedThreads = 256
-	gatedStage   = 3*gatedRows*(gatedColumns+8) + gatedRows*(2*MaxGatedRank+8) + gatedRows*(MaxGatedRank+8)
-	gatedShared  = 2*(2*gatedStage+gatedColumns*(2*MaxGatedRank+8)) + 16*gatedThreads
-	behindShared = 2 * MaxGatedRank * (gatedColumns + 8) // more, with dropout
+	gatedStage   = 3*gatedRows*(gatedColumns+8) + gatedRows*(2*MaxLowRank+8) + gatedRows*(MaxLowRank+8)
+	gatedShared  = 2*(2*gatedStage+gatedColumns*(2*MaxLowRank+8)) + 16*gatedThreads
+	behindShared = 2 * MaxLowRank * (gatedColumns + 8) // more, with dropout
 )
 
 // residentBlocks is how many blocks run at once on the largest GPUs: two on each of 132 multiprocessors. Where fewer do, the last
@@ -257,7 +203,7 @@ const (
 const residentBlocks = 264
 
 func gatedBackwardLaunch(a Activation, dtype dtypes.DType, rows, f, r, pad int, behind *Behind) *launch {
-	if dtype != dtypes.BFloat16 || f%gatedColumns != 0 || f == 0 || rows == 0 || rows > maxRows-gatedRows || r > MaxGatedRank || r == 0 {
+	if dtype != dtypes.BFloat16 || f%gatedColumns != 0 || f == 0 || rows == 0 || rows > maxRows-gatedRows || r > MaxLowRank || r == 0 {
 		return nil
 	}
 	tiles, stripes := ceilDiv(rows, gatedRows), f/gatedColumns
@@ -267,8 +213,8 @@ func gatedBackwardLaunch(a Activation, dtype dtypes.DType, rows, f, r, pad int, 
 		kernel: a.kernel() + "_backward", grid: [3]int{blocks}, threads: gatedThreads, shared: gatedShared,
 		sizes: []int32{int32(f), int32(rows), int32(shares), int32(pad / chunk), 0, 0, 0},
 		out: []shapes.Shape{
-			shapes.Make(dtype, rows, 2*f+pad), shapes.Make(dtypes.Float32, rows, 2*MaxGatedRank),
-			shapes.Make(dtypes.Float32, shares, 2*f, MaxGatedRank), shapes.Make(dtypes.Float32, shares, f, MaxGatedRank),
+			shapes.Make(dtype, rows, 2*f+pad), shapes.Make(dtypes.Float32, rows, 2*MaxLowRank),
+			shapes.Make(dtypes.Float32, shares, 2*f, MaxLowRank), shapes.Make(dtypes.Float32, shares, f, MaxLowRank),
 		},
 		aliases: []seam.Alias{{Result: 1, Operand: 8}}, // dLow is added to zeros
 	}
@@ -312,7 +258,7 @@ func (k *launch) scaled(gateUp, dact Rows) *launch {
 // gatedBackwardCall widens the factors to the kernel's rank, and cuts the results back.
 func gatedBackwardCall(k *launch, gateUp, dact Rows, b, low, p *Node, behind *Behind) (dGateUp, dLow, db, da *Node) {
 	r := p.Shape().Dimensions[1]
-	const full = MaxGatedRank
+	const full = MaxLowRank
 	if r < full {
 		low = Concatenate([]*Node{padTo(columns(low, 0, r), full), padTo(columns(low, r, 2*r), full)}, 1)
 		b, p = padTo(b, full), padTo(p, full)
@@ -323,10 +269,10 @@ func gatedBackwardCall(k *launch, gateUp, dact Rows, b, low, p *Node, behind *Be
 		operands = append(operands, behind.widen(behind.A, 0))
 	}
 	out := k.call(operands...)
-	dLow, db, da = out[1], ReduceSum(out[2], 0), ReduceSum(out[3], 0)
+	dLow, db, da = out[1], out[2], ReduceSum(out[3], 0)
 	if r < full {
 		dLow = Concatenate([]*Node{columns(dLow, 0, r), columns(dLow, full, full+r)}, 1)
-		db, da = columns(db, 0, r), columns(da, 0, r)
+		db, da = SliceAxis(db, 2, AxisRange(0, r)), columns(da, 0, r)
 	}
 	return out[0], dLow, db, da
 }

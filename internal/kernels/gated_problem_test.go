@@ -62,47 +62,6 @@ func gatedProblem(a Activation, dtype dtypes.DType, rows, f, pad int, scaled boo
 	}.named("Gated %s %s %dx%d, pad %d, scaled %v", a.kernel(), dtype, rows, f, pad, scaled)
 }
 
-// gatedLowForm is f, the operation or its twin, on gateUp and A.
-func gatedLowForm(f func(a Activation, gateUp, adapter *Node, pad int) (act, low *Node), a Activation, pad int) func(in []*Node) []*Node {
-	return func(in []*Node) []*Node {
-		act, low := f(a, in[0], in[1], pad)
-		return []*Node{act, low}
-	}
-}
-
-func gatedLowProblem(a Activation, dtype dtypes.DType, rows, f, n, pad int) problem {
-	random := rand.New(rand.NewPCG(uint64(rows), uint64(f)))
-	gateUp, adapter := normal(random, dtype, 1.5, rows, 2*f), normal(random, dtype, 1/math.Sqrt(float64(f)), n, f)
-	both, low := make([]float64, rows*(f+pad)), make([]float64, rows*n)
-	for t := range rows {
-		for i := range f {
-			act, _ := activation(a, gateUp.at(t, i))
-			act *= gateUp.at(t, f+i)
-			both[t*(f+pad)+i] = act
-			for k := range n {
-				low[t*n+k] += act * adapter.at(k, i)
-			}
-		}
-		copy(both[t*(f+pad)+f:], low[t*n:(t+1)*n])
-	}
-	p := problem{
-		inputs: []array{gateUp, adapter}, want: [][]float64{both, low}, launch: gatedLowLaunch(a, dtype, rows, f, n, pad),
-		op: gatedLowForm(GatedLow, a, pad), twin: gatedLowForm(gatedLowTwin, a, pad),
-	}
-	if p.launch != nil { // the kernel alone takes its full rank
-		whole := floatArray(dtype, append(adapter.floats, make([]float32, (MaxGatedRank-n)*f)...), MaxGatedRank, f)
-		p.operands = []array{gateUp, whole}
-		p.finish = func(out []array) []array {
-			cut := make([]float32, 0, rows*n)
-			for t := range rows {
-				cut = append(cut, out[1].floats[t*MaxGatedRank:t*MaxGatedRank+n]...)
-			}
-			return []array{out[0], floatArray(dtype, cut, rows, n)}
-		}
-	}
-	return p.named("GatedLow %s %s %dx%d, rank %d, pad %d", a.kernel(), dtype, rows, f, n, pad)
-}
-
 func gatedBackwardProblem(a Activation, dtype dtypes.DType, rows, f, r, pad int, rate float64, scaled bool) problem {
 	random := rand.New(rand.NewPCG(uint64(rows), uint64(f)))
 	in := []array{
@@ -141,14 +100,14 @@ func gatedBackwardProblem(a Activation, dtype dtypes.DType, rows, f, r, pad int,
 		inputs: inputs, launch: launch,
 		op: func(in []*Node) []*Node {
 			dGateUp, dLow, db, da := ScaledGatedBackward(a, withFactors(in[0], in[5], scaled), withFactors(in[1], in[6], scaled), in[2], in[3], in[4], pad, behind(in))
-			return []*Node{dGateUp, dLow, db, da}
+			return []*Node{dGateUp, dLow, ReduceSum(db, 0), da}
 		},
 		twin: func(in []*Node) []*Node {
 			dGateUp, dLow, db, da := gatedBackwardTwin(a, withFactors(in[0], in[5], scaled), withFactors(in[1], in[6], scaled), in[2], in[3], in[4], pad, behind(in))
-			return []*Node{dGateUp, dLow, db, da}
+			return []*Node{dGateUp, dLow, ReduceSum(db, 0), da}
 		},
 	}
-	if p.launch != nil && r == MaxGatedRank { // the kernel alone; widening smaller ranks is graph operations
+	if p.launch != nil && r == MaxLowRank { // the kernel alone; widening smaller ranks is graph operations
 		p.operands = append(inputs[:5:5], unread, factors, dfactors, floatArray(dtypes.Float32, make([]float32, rows*2*r), rows, 2*r))
 		if rate > 0 {
 			p.operands = append(p.operands, aDown)

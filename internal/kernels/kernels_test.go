@@ -47,10 +47,19 @@ func problems(t testing.TB) []problem {
 			ropeProblem(dtype, 1, 1, 1, 1, 16, 1), ropeProblem(dtype, 2, 7, 4, 2, 64, 1), ropeProblem(dtype, 3, 5, 9, 3, 48, 3), ropeProblem(dtype, 2, 3, 8, 1, 128, 1), ropeProblem(dtype, 2, 3, 2, 2, 10, 2),
 			gatedLowProblem(SiLU, dtype, 1, 64, 16, 16), gatedLowProblem(SiLU, dtype, 37, 1600, 16, 64), gatedLowProblem(GELUTanh, dtype, 25, 576, 5, 64),
 			gatedLowProblem(GELUTanh, dtype, 16, 128, 1, 24), gatedLowProblem(SiLU, dtype, 9, 40, 3, 8), gatedLowProblem(SiLU, dtype, 9, 64, 24, 64),
+			lowProblem(dtype, 1, 64, 16, 16), lowProblem(dtype, 37, 1600, 16, 64), lowProblem(dtype, 25, 576, 5, 64), lowProblem(dtype, 9, 40, 3, 8),
 			gatedBackwardProblem(SiLU, dtype, 1, 128, 16, 64, 0, false), gatedBackwardProblem(SiLU, dtype, 70, 256, 16, 64, 0, false), gatedBackwardProblem(SiLU, dtype, 150, 128, 16, 0, 0, false),
 			gatedBackwardProblem(SiLU, dtype, 65, 128, 8, 64, 0, false), gatedBackwardProblem(SiLU, dtype, 33, 128, 1, 8, 0, false), gatedBackwardProblem(SiLU, dtype, 9, 40, 3, 8, 0, false),
 			gatedBackwardProblem(SiLU, dtype, 20, 128, 32, 64, 0, false), gatedBackwardProblem(SiLU, dtype, 70, 128, 16, 64, 0.3, false),
 			gatedBackwardProblem(GELUTanh, dtype, 70, 256, 16, 64, 0, false), gatedBackwardProblem(GELUTanh, dtype, 9, 40, 3, 8, 0.5, true), gatedBackwardProblem(SiLU, dtype, 73, 128, 16, 64, 0, true), gatedBackwardProblem(GELUTanh, dtype, 9, 128, 16, 64, 0.1, true), gatedBackwardProblem(GELUTanh, dtype, 9, 128, 16, 64, 0, true),
+		)
+		all = append(all,
+			sumsOfFactorsProblem(dtype, 1, 64, 1, []linear{{8, 16}}, false, true), sumsOfFactorsProblem(dtype, 37, 64, 5, []linear{{72, 16}, {136, 16}}, true, true),
+			sumsOfFactorsProblem(dtype, 300, 24, 2, []linear{{40, 8}, {16, 4}}, true, false), sumsOfFactorsProblem(dtype, 9, 64, 3, []linear{{20, 3}, {20, 16}}, true, true),
+			factorGradientsProblem(dtype, 1, 16, []linear{{8, 16}}, false, true), factorGradientsProblem(dtype, 70, 64, []linear{{512, 16}, {128, 16}, {64, 16}}, true, true),
+			factorGradientsProblem(dtype, 33, 64, []linear{{264, 8}, {40, 0}, {32, 16}}, true, true), factorGradientsProblem(dtype, 161, 24, []linear{{520, 16}}, false, false),
+			factorGradientsProblem(dtype, 300, 0, []linear{{72, 8}, {16, 8}}, true, false), factorGradientsProblem(dtype, 9, 64, []linear{{36, 16}}, true, true),
+			factorGradientsProblem(dtype, 9, 64, []linear{{64, 5}}, false, true), factorGradientsProblem(dtype, 9, 64, []linear{{8, 8}, {8, 8}, {8, 8}, {8, 8}}, true, true),
 		)
 		for _, gradient := range []bool{true, false} {
 			all = append(all,
@@ -115,7 +124,7 @@ func TestLaunchesAreProgramsThatXLATakes(t *testing.T) {
 			_, err := CallOnceN(d.Backend, func(in []*Node) []*Node {
 				if p.launch != nil && strings.Contains(p.launch.kernel, "glu_backward") && p.operands == nil {
 					dGateUp, dLow, db, da := gatedBackwardCall(p.launch, Rows{X: in[0]}, Rows{X: in[1]}, in[2], in[3], in[4], nil)
-					return []*Node{dGateUp, dLow, db, da}
+					return []*Node{dGateUp, dLow, ReduceSum(db, 0), da}
 				}
 				if p.call != nil {
 					return p.call(in...)
@@ -132,41 +141,79 @@ func TestLaunchesAreProgramsThatXLATakes(t *testing.T) {
 	}
 }
 
+// largeProblems are of the sizes that models have. Making one takes seconds, so whoever needs it makes it.
+func largeProblems(t *testing.T) (all []func() []problem) {
+	const dtype = dtypes.BFloat16
+	one := func(f func() problem) { all = append(all, func() []problem { return []problem{f()} }) }
+	one(func() problem { return rmsNormProblem(dtype, 4096, 4096, 48, 64, false) })
+	one(func() problem { return rmsNormBackwardProblem(dtype, 4096, 4096, 4160, 64, false, false) })
+	one(func() problem { return ropeBackwardProblem(dtype, 2, 1024, 32, 8, 128, 1, 64) })
+	one(func() problem { return ropeProblem(dtype, 2, 1024, 32, 8, 128, 1) })
+	one(func() problem { return gatedProblem(SiLU, dtype, 2048, 14336, 64, false) })
+	one(func() problem { return gatedProblem(GELUTanh, dtype, 2048, 9216, 64, false) })
+	one(func() problem { return gatedBackwardProblem(SiLU, dtype, 1024, 14336, 16, 64, 0, false) })
+	one(func() problem { return gatedBackwardProblem(SiLU, dtype, 1000, 1536, 8, 64, 0.1, false) })
+	one(func() problem { return gatedBackwardProblem(GELUTanh, dtype, 1000, 9216, 16, 64, 0.05, false) })
+	one(func() problem { return gatedLowProblem(SiLU, dtype, 1000, 14336, 16, 64) })
+	one(func() problem { return gatedLowProblem(GELUTanh, dtype, 1030, 9216, 8, 64) })
+	one(func() problem { return lowProblem(dtype, 1030, 4096, 16, 64) })
+	one(func() problem {
+		return factorGradientsProblem(dtype, 2048, 64, []linear{{4096, 16}, {1024, 16}, {1024, 16}}, true, true)
+	})
+	one(func() problem { return factorGradientsProblem(dtype, 1000, 64, []linear{{4096, 8}}, false, true) })
+	one(func() problem { return crossEntropyProblem(dtype, 24, 128256, 3, true) })
+	one(func() problem { return crossEntropyProblem(dtype, 24, 128256, 3, false) })
+	one(func() problem { return rotaryCacheProblem(dtype, 1, 32, 8, 128, 4096, 3000, CacheOptions{}) })
+	one(func() problem { return rotaryCacheProblem(dtype, 32, 32, 8, 128, 320, 255, CacheOptions{}) })
+
+	attention, gateUp, down := []int{4096, 1024, 1024}, []int{14336, 14336}, []int{4096} // rows of weights
+	packed := func(rows []int, in int) weight { return weight{rows, in, quant.NF4, 64, true} }
+	one(func() problem { return dequantizeProblem(t, packed(attention, 4096), dtype, 1, 64, 16, 16, 16) })
+	one(func() problem { return dequantizeProblem(t, packed(gateUp, 1024), dtype, 0, 64, 16, 16) })
+	for _, c := range []productCase{
+		{packed(attention, 4096), 1, 48, ThenNothing, true, false}, {packed(attention, 4096), 7, 0, ThenNothing, false, false},
+		{packed(gateUp, 4096), 1, 0, ThenSwiGLU, true, false}, {packed(gateUp, 1024), 32, 32, ThenSwiGLU, false, false},
+		{packed(down, 14336), 1, 16, ThenAdd, false, false}, {packed(down, 14336), 32, 16, ThenAdd, false, false},
+	} {
+		one(func() problem { return productProblem(t, c, dtype) })
+	}
+	for _, transposed := range []bool{false, true} {
+		one(func() problem { return float8WeightProblem(t, packed(attention, 4096), transposed, 48) })
+		one(func() problem {
+			return float8ProductProblem(t, packed([]int{1024, 512}, 1024), dtype, 200, 64, 16, false, transposed)
+		})
+	}
+	one(func() problem {
+		return float8ProductProblem(t, packed([]int{512}, 14336), dtype, 16, 64, 16, false, false)
+	})
+	one(func() problem { return float8NormProblem(2048, 4096, 48, false) })
+	one(func() problem { return float8RowsProblem(dtype, 4096, 4160, 4096, 48) })
+	return append(all,
+		func() []problem {
+			return dropped(dtype, 512, 4096, 4096, []int{16, 16, 16}, []float64{0.05, 0.05, 0.05})
+		},
+		func() []problem { return dropped(dtype, 200, 14336, 14400, []int{16}, []float64{0.1}) },
+	)
+}
+
 func TestKernelsEqualTheirTwinsOnTheGPU(t *testing.T) {
 	for _, d := range cuda(t) {
-		all := append(problems(t),
-			rmsNormProblem(dtypes.BFloat16, 4096, 4096, 48, 64, false), rmsNormBackwardProblem(dtypes.BFloat16, 4096, 4096, 4160, 64, false, false),
-			gatedProblem(SiLU, dtypes.BFloat16, 2048, 14336, 64, false), ropeBackwardProblem(dtypes.BFloat16, 2, 1024, 32, 8, 128, 1, 64), ropeProblem(dtypes.BFloat16, 2, 1024, 32, 8, 128, 1),
-			gatedBackwardProblem(SiLU, dtypes.BFloat16, 1024, 14336, 16, 64, 0, false), gatedBackwardProblem(SiLU, dtypes.BFloat16, 1000, 1536, 8, 64, 0.1, false),
-			gatedLowProblem(SiLU, dtypes.BFloat16, 1000, 14336, 16, 64), gatedLowProblem(GELUTanh, dtypes.BFloat16, 1030, 9216, 8, 64),
-			gatedProblem(GELUTanh, dtypes.BFloat16, 2048, 9216, 64, false), gatedBackwardProblem(GELUTanh, dtypes.BFloat16, 1000, 9216, 16, 64, 0.05, false),
-			dequantizeProblem(t, weight{[]int{4096, 1024, 1024}, 4096, quant.NF4, 64, true}, dtypes.BFloat16, 1, 64, 16, 16, 16),
-			dequantizeProblem(t, weight{[]int{14336, 14336}, 1024, quant.NF4, 64, true}, dtypes.BFloat16, 0, 64, 16, 16),
-			productProblem(t, productCase{weight{[]int{4096, 1024, 1024}, 4096, quant.NF4, 64, true}, 1, 48, ThenNothing, true, false}, dtypes.BFloat16),
-			productProblem(t, productCase{weight{[]int{14336, 14336}, 4096, quant.NF4, 64, true}, 1, 0, ThenSwiGLU, true, false}, dtypes.BFloat16),
-			productProblem(t, productCase{weight{[]int{4096}, 14336, quant.NF4, 64, true}, 1, 16, ThenAdd, false, false}, dtypes.BFloat16),
-			productProblem(t, productCase{weight{[]int{4096}, 14336, quant.NF4, 64, true}, 32, 16, ThenAdd, false, false}, dtypes.BFloat16),
-			productProblem(t, productCase{weight{[]int{4096, 1024, 1024}, 4096, quant.NF4, 64, true}, 7, 0, ThenNothing, false, false}, dtypes.BFloat16),
-			productProblem(t, productCase{weight{[]int{14336, 14336}, 1024, quant.NF4, 64, true}, 32, 32, ThenSwiGLU, false, false}, dtypes.BFloat16),
-			rotaryCacheProblem(dtypes.BFloat16, 1, 32, 8, 128, 4096, 3000, CacheOptions{}),
-			rotaryCacheProblem(dtypes.BFloat16, 32, 32, 8, 128, 320, 255, CacheOptions{}),
-			crossEntropyProblem(dtypes.BFloat16, 24, 128256, 3, true), crossEntropyProblem(dtypes.BFloat16, 24, 128256, 3, false),
-		)
-		for _, transposed := range []bool{false, true} {
-			large := weight{[]int{4096, 1024, 1024}, 4096, quant.NF4, 64, true}
-			all = append(all, float8WeightProblem(t, large, transposed, 48), float8ProductProblem(t, weight{[]int{1024, 512}, 1024, quant.NF4, 64, true}, dtypes.BFloat16, 200, 64, 16, false, transposed))
+		var all []func() []problem
+		for small := range slices.Chunk(problems(t), 16) { // in one program: compiling takes the time
+			all = append(all, func() []problem { return small })
 		}
-		all = append(all, float8ProductProblem(t, weight{[]int{512}, 14336, quant.NF4, 64, true}, dtypes.BFloat16, 16, 64, 16, false, false))
-		all = append(all, float8NormProblem(2048, 4096, 48, false), float8RowsProblem(dtypes.BFloat16, 4096, 4160, 4096, 48))
-		all = append(all, dropped(dtypes.BFloat16, 512, 4096, 4096, []int{16, 16, 16}, []float64{0.05, 0.05, 0.05})...)
-		all = append(all, dropped(dtypes.BFloat16, 200, 14336, 14400, []int{16}, []float64{0.1})...)
-		all = slices.DeleteFunc(all, func(p problem) bool {
-			return p.launch == nil && !p.composite || strings.HasPrefix(p.name, "float8") && Float8(d.Backend) != nil
-		})
+		all = append(all, largeProblems(t)...)
+		hasFloat8 := Float8(d.Backend) == nil
 		host := open(t, "go")
-		for together := range slices.Chunk(all, 16) { // in one program: compiling takes the time
-			t.Run(fmt.Sprintf("%s and %d more", together[0].name, len(together)-1), func(t *testing.T) {
+		for i, problems := range all {
+			t.Run(fmt.Sprint(i), func(t *testing.T) {
 				t.Parallel()
+				together := slices.DeleteFunc(problems(), func(p problem) bool {
+					return p.launch == nil && !p.composite || strings.HasPrefix(p.name, "float8") && !hasFloat8
+				})
+				if len(together) == 0 {
+					return
+				}
 				for i, got := range runTogether(t, d, together) {
 					p := together[i]
 					var want [][]float64

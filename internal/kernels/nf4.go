@@ -58,8 +58,8 @@ func dequantize(op string, l quant.Layout, dtype dtypes.DType, factors []Factor,
 	return dequantizeTwin(l, dtype, factors, n, axis, inputs)
 }
 
-func checkFactors(op string, factors []Factor, n, axis int, weight []int) {
-	ranks := 0
+// checkFactors panics unless the factors fit beside or below a weight of these dimensions, in room for n ranks; they have that many.
+func checkFactors(op string, factors []Factor, n, axis int, weight []int) (ranks int) {
 	for i, f := range factors {
 		name := fmt.Sprint("factor ", i)
 		rows, columns := checkMatrix(op, name, f.X)
@@ -77,6 +77,7 @@ func checkFactors(op string, factors []Factor, n, axis int, weight []int) {
 	if ranks > n {
 		panic(fmt.Errorf("kernels: %s: factors of rank %d altogether in room for %d", op, ranks, n))
 	}
+	return ranks
 }
 
 // BlockDiagonal is the matrix [rows, ΣR] that has the factors on its diagonal, in float32. They are in the order of their rows.

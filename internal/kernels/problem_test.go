@@ -36,6 +36,7 @@ type problem struct {
 	call     func(operands ...*Node) []*Node // nil: launch.call
 	operands []array
 	finish   func(results []array) []array
+	next     func(results []array) (*launch, []array) // a second kernel and its operands; nil: none
 
 	composite bool // of several kernels, without a launch
 }

@@ -46,11 +46,8 @@ type fusion struct {
 	unrotated map[*Node]*Node
 }
 
-// early are gradients of a group's factors that came with the gradient of its product.
-type early struct {
-	p  *Node // dy·B [B·S, n]
-	dB *Node // [out, R]: for each row the gradient of its own linear's B
-}
+// early are products for a group's factors that came with the gradient of its product, as kernels.SumsOfFactors takes them.
+type early struct{ p, dB *Node }
 
 // late is what the backward of an activation is to do for the linear behind it.
 type late struct {
@@ -318,12 +315,11 @@ func (l *Layer) fusedNormLinears(x, gain *Node, f *fused) *Node {
 	}
 	l.groups[y] = f
 	l.tape.record([]*Node{y}, func(d []*Node) {
-		dy, p := l.factorGradients(f, d[0])
-		if p != nil {
-			scaled := Mul(p, ConvertDType(InsertAxes(rstd, 1), p.DType()))
-			f.addA(l.tape, Mul(f.drop.gradient(scaled, rows, f.in), ExpandLeftToRank(factor, 2)))
+		g := l.factorGradients(f, d[0], rstd)
+		if g.P != nil {
+			f.addA(l.tape, Mul(f.drop.gradient(g.Scaled, rows, f.in), ExpandLeftToRank(factor, 2)))
 		}
-		dh := f.through(dy, p)
+		dh := f.through(g.Dy, g.P)
 		var past *Node
 		if arrived := l.tape.take(x); arrived != nil {
 			past = l.atLeast(arrived)
@@ -355,66 +351,31 @@ func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 	if l.few(x) {
 		return l.fewLinears(x, residual, f)
 	}
-	rows, roomy := flat(x), false
-	if b, ok := l.buffers[x]; ok && b.clean && b.data.Shape().Dim(1) == f.in+f.pad {
-		rows, roomy = b.data, true
-	}
-	var y, w, later *Node
+	var later *Node
 	if f.dora {
 		residual, later = nil, residual
 	}
-	if !f.float8 && (!roomy || f.n == 0) {
-		w = f.weight(x.DType())
-	}
-	switch {
-	case f.float8:
-		if f.n > 0 {
-			f.low = l.tape.constant(KeepSmall, f.chosen(f.thin(rows), x))
-		}
-		y = f.product8(l.atLeast(x), f.low).Product()
-	case f.n == 0:
-		y = Dense(rows, w)
-	case roomy:
-		w = f.beside(x.DType())
-		if both := l.lows[x]; both != nil && f.drop == nil && f.n <= kernels.MaxGatedRank && !f.byRows() {
-			var low *Node
-			rows, low = both(f.a)
-			f.low = l.tape.constant(KeepSmall, low)
-			y = Dense(rows, w)
-			break
-		}
-		f.low = l.tape.constant(KeepSmall, f.chosen(f.thin(rows), x))
-		y = Dense(put(rows, f.low, f.in), w)
-	default:
-		f.low = l.tape.constant(KeepSmall, f.chosen(f.thin(rows), x))
-		y = Dense(f.low, f.b)
-	}
-	if residual != nil {
-		y = Add(y, flat(residual))
-	}
-	if f.n > 0 && !roomy && !f.float8 { // last, so that the large product accumulates onto the rest
-		y = Add(Dense(rows, w), y)
-	}
+	y, rows, w := l.product(x, residual, f)
 	y = f.finish(y, x)
 	l.groups[y] = f
 	l.tape.record([]*Node{y}, func(d []*Node) {
-		dy, p := l.factorGradients(f, d[0])
+		g := l.factorGradients(f, d[0], nil)
 		if residual != nil {
 			l.tape.add(residual, d[0])
 		}
 		gated := f.n > 0 && l.gated[x] == f.n
-		added := p
+		added := g.P
 		if gated && f.drop != nil {
 			added = nil // here; the activation's backward does it
 		}
-		product := f.through(dy, added)
+		product := f.through(g.Dy, added)
 		dx := Reshape(product.Product(), x.Shape().Dimensions...)
 		l.raw[dx] = product
 		switch {
 		case gated:
-			l.late[dx] = late{p, func(dA *Node) { f.addA(l.tape, f.drop.times(dA)) }, f.drop.behind(f.wide, x.DType())}
-		case p != nil:
-			f.addA(l.tape, f.drop.gradient(p, rows, f.in))
+			l.late[dx] = late{g.P, func(dA *Node) { f.addA(l.tape, f.drop.times(dA)) }, f.drop.behind(f.wide, x.DType())}
+		case g.P != nil:
+			f.addA(l.tape, f.drop.gradient(g.P, rows, f.in))
 		}
 		l.tape.add(x, dx)
 	})
@@ -422,6 +383,45 @@ func (l *Layer) fusedLinears(x, residual *Node, f *fused) *Node {
 		return l.scaleColumns(f, y, w, later)
 	}
 	return y
+}
+
+// product is x·Wᵀ + low·Bᵀ of x [B, S, in], plus residual unless that is nil: [B·S, out]. It sets low; rows are what it is made of, w is
+// the weight, alone or beside B, nil in float8.
+func (l *Layer) product(x, residual *Node, f *fused) (y, rows, w *Node) {
+	rows, roomy := flat(x), false
+	if b, ok := l.buffers[x]; ok && b.clean && b.data.Shape().Dim(1) == f.in+f.pad {
+		rows, roomy = b.data, true
+	}
+	onto := func(y *Node) *Node {
+		if residual != nil {
+			y = Add(y, flat(residual))
+		}
+		return y
+	}
+	one := f.n > 0 && f.n <= kernels.MaxLowRank && f.drop == nil && !f.byRows() // small enough for a kernel that takes it along
+	switch {
+	case f.float8:
+		if f.n > 0 {
+			f.low = l.tape.constant(KeepSmall, f.chosen(f.thin(rows), x))
+		}
+		return onto(f.product8(l.atLeast(x), f.low).Product()), rows, nil
+	case f.n == 0:
+		w = f.weight(x.DType())
+		return onto(Dense(rows, w)), rows, w
+	case roomy && one && l.lows[x] != nil:
+		rows, f.low = l.lows[x](f.a)
+		f.low, w = l.tape.constant(KeepSmall, f.low), f.beside(x.DType())
+		return onto(Dense(rows, w)), rows, w
+	case roomy:
+		f.low, w = l.tape.constant(KeepSmall, f.chosen(f.thin(rows), x)), f.beside(x.DType())
+		return onto(Dense(put(rows, f.low, f.in), w)), rows, w
+	case one && rows.Shape().Dim(0) >= kernels.MinLowRows: // a copy with room is faster than one more pass over y
+		both, low := kernels.Low(rows, f.a, f.pad)
+		f.low, w = l.tape.constant(KeepSmall, low), f.beside(x.DType())
+		return onto(Dense(both, w)), rows, w
+	}
+	f.low, w = l.tape.constant(KeepSmall, f.chosen(f.thin(rows), x)), f.weight(x.DType())
+	return Add(Dense(rows, w), onto(Dense(f.low, f.b))), rows, w // in this order the large product accumulates onto the rest
 }
 
 // weight is W alone.
@@ -432,39 +432,28 @@ func (f *fused) weight(dtype dtypes.DType) *Node {
 	return f.dense(dtype, nil, 1)
 }
 
-// factorGradients adds dB of the group for d [B, S, out], the gradient of its product, and returns [dy | p | 0] and p; only
-// dy and nil for a group without adapters. Where p does not ride along, zeros are in its place.
-func (l *Layer) factorGradients(f *fused, d *Node) (dy, p *Node) {
+// factorGradients adds dB of the group for d [B, S, out], the gradient of its product, and returns [dy | p | 0] and p, with its rows
+// times rstd too unless that is nil; only dy for a group without adapters. Where p does not ride along, zeros or nothing are in its place.
+func (l *Layer) factorGradients(f *fused, d, rstd *Node) (g kernels.FactorGradients) {
 	if f.n == 0 {
-		return flat(d), nil
+		g.Dy = flat(d)
+		return g
 	}
-	dy = l.arrived(f, d)
-	e, ok := l.early[d]
-	if !ok {
-		p = matmul.Contract(dy, 1, pad(f.b, 0, dy.Shape().Dim(1)), 0)
-		dy = f.ride(dy, p)
-		dB := contractWide(dy, 0, f.low, 0) // [out+pad, n]
-		kept := OptimizationBarriers(dy, p, dB)
-		dy, p, dB = kept[0], kept[1], kept[2]
-		column := 0
-		for i, a := range f.adapters {
-			f.addB(l.tape, i, Slice(dB, AxisRange(f.at[i], f.at[i]+a.b.Shape().Dim(0)), AxisRange(column, column+a.R)))
-			column += a.R
-		}
+	dy, rides := l.arrived(f, d), f.drop == nil && !f.float8
+	if e, ok := l.early[d]; ok {
+		g = kernels.SumsOfFactors(dy, e.p, e.dB, f.bs, f.out, rstd, rides)
 	} else {
-		kept := OptimizationBarriers(f.ride(dy, e.p), e.p, e.dB)
-		dy, p = kept[0], kept[1]
-		for i, a := range f.adapters {
-			f.addB(l.tape, i, SliceAxis(kept[2], 0, AxisRange(f.at[i], f.at[i]+a.b.Shape().Dim(0))))
-		}
+		g = kernels.GradientsOfFactors(dy, f.low, f.bs, f.out, rstd, rides)
 	}
-	l.buffers[d] = buffer{data: dy} // whoever still needs d reads it there, so that p was written in place
-	return dy, p
-}
-
-// addB adds the gradient of the i-th adapter's scaled B.
-func (f *fused) addB(t *Tape, i int, dB *Node) {
-	t.add(f.adapters[i].b, f.adapters[i].scaled(dB))
+	for i, a := range f.adapters {
+		dB := g.DB[i]
+		if a.scale != nil {
+			dB = a.scaled(dB)
+		}
+		l.tape.add(a.b, dB)
+	}
+	l.buffers[d] = buffer{data: g.Dy} // whoever still needs d reads it there, so that p was written in place
+	return g
 }
 
 // addA adds the gradient of all As, [n, in or more].

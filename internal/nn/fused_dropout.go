@@ -95,14 +95,6 @@ func (l *Layer) arrived(f *fused, d *Node) *Node {
 	return l.roomy(d, f.pad)
 }
 
-// ride writes p into the room behind dy, for the product that takes both; with dropout and in float8 there is none.
-func (f *fused) ride(dy, p *Node) *Node {
-	if f.drop != nil || f.float8 {
-		return dy
-	}
-	return put(dy, p, f.out)
-}
-
 // through is the gradient at the group's input, [T, in], for what factorGradients returned; with dropout and without p it lacks what
 // the adapters add.
 func (f *fused) through(dy, p *Node) kernels.Rows {

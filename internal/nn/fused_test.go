@@ -299,8 +299,10 @@ func TestFusedFormEqualsThePlainOneWhateverIsKept(t *testing.T) {
 		{name: "dense with biases, high rank", batch: 1, seq: 9, hidden: 40, features: 56, heads: 4, kvHeads: 2, bias: true, ranks: all(72)},
 		{name: "gate and up alone", batch: 1, seq: 4, hidden: 64, features: 64, heads: 4, kvHeads: 1, packed: true, ranks: map[string]int{"gate": 4, "up": 4}},
 		{name: "down alone", batch: 3, seq: 4, hidden: 64, features: 64, heads: 4, kvHeads: 1, packed: true, ranks: map[string]int{"down": 4}},
-		{name: "many rows", batch: 2, seq: kernels.MinGatedLowRows / 2, hidden: 64, features: 64, heads: 1, kvHeads: 1, packed: true, ranks: all(4)},
-		{name: "many rows, unequal ranks", batch: 1, seq: kernels.MinGatedLowRows, hidden: 64, features: 128, heads: 1, kvHeads: 1, packed: true, gelu: true, ranks: map[string]int{"gate": 3, "down": 5}},
+		{name: "many rows", batch: 2, seq: kernels.MinLowRows / 2, hidden: 64, features: 64, heads: 1, kvHeads: 1, packed: true, ranks: all(4)},
+		{name: "many rows, unequal ranks", batch: 1, seq: kernels.MinLowRows, hidden: 64, features: 128, heads: 1, kvHeads: 1, packed: true, gelu: true, ranks: map[string]int{"gate": 3, "down": 5}},
+		{name: "many rows, rank 16", batch: 1, seq: kernels.MinLowRows, hidden: 64, features: 128, heads: 2, kvHeads: 1, packed: true, nested: true, ranks: all(16)},
+		{name: "rank 8", batch: 2, seq: 33, hidden: 64, features: 128, heads: 4, kvHeads: 2, packed: true, ranks: all(8)},
 		{name: "GeGLU", batch: 1, seq: 5, hidden: 64, features: 128, heads: 4, kvHeads: 2, packed: true, gelu: true, ranks: all(4)},
 		{name: "dropout", batch: 2, seq: 7, hidden: 64, features: 128, heads: 4, kvHeads: 2, packed: true, nested: true, dropout: 0.3, ranks: all(4)},
 		{name: "dropout, unequal ranks, dense", batch: 3, seq: 5, hidden: 40, features: 56, heads: 2, kvHeads: 1, bias: true, gelu: true, dropout: 0.1,
@@ -317,10 +319,11 @@ func TestFusedFormEqualsThePlainOneWhateverIsKept(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer d.Close()
+		t.Cleanup(func() { d.Close() })
 		for _, p := range problems {
 			p.dtype = dtypes.Float32
 			t.Run(p.name, func(t *testing.T) {
+				t.Parallel() // compiling takes the time
 				s := p.make(t, d)
 				want := s.step(t, d, nn.FormPlain, nn.KeepNothing)
 				keeps := []nn.Keep{nn.KeepNothing, nn.KeepSmall | nn.KeepResidual | nn.KeepAttention, nn.KeepAll}
@@ -348,13 +351,14 @@ func TestFusedFormIsAsPreciseAsThePlainOneInBFloat16(t *testing.T) {
 	reference.OnBackends(t, func(t *testing.T, spec string) {
 		problems := []problem{
 			{name: "small", batch: 2, seq: 24, hidden: 128, features: 256, heads: 2, kvHeads: 1, packed: true, nested: true, ranks: all(16)},
+			{name: "many rows", batch: 1, seq: kernels.MinLowRows, hidden: 128, features: 128, heads: 2, kvHeads: 1, packed: true, ranks: all(8)},
 			{name: "unequal ranks", batch: 1, seq: 33, hidden: 128, features: 128, heads: 2, kvHeads: 2, packed: true, ranks: map[string]int{"q": 4, "v": 8, "gate": 3, "down": 16}},
 			{name: "dropout", batch: 2, seq: 24, hidden: 128, features: 256, heads: 2, kvHeads: 1, packed: true, dropout: 0.1, gelu: true, ranks: all(16)},
 			{name: "DoRA", batch: 2, seq: 24, hidden: 128, features: 256, heads: 2, kvHeads: 1, packed: true, nested: true, dora: true, ranks: all(16)},
 		}
 		if strings.HasPrefix(spec, "xla:cuda") {
 			problems = append(problems,
-				problem{name: "8B", batch: 1, seq: 512, hidden: 4096, features: 14336, heads: 32, kvHeads: 8, packed: true, nested: true, ranks: all(16)},
+				problem{name: "8B", batch: 1, seq: 1100, hidden: 4096, features: 14336, heads: 32, kvHeads: 8, packed: true, nested: true, ranks: all(16)},
 				problem{name: "8B, rank 64", batch: 2, seq: 200, hidden: 4096, features: 14336, heads: 32, kvHeads: 8, packed: true, ranks: all(64)},
 				problem{name: "8B, dropout", batch: 1, seq: 512, hidden: 4096, features: 14336, heads: 32, kvHeads: 8, packed: true, nested: true, dropout: 0.05, ranks: all(16)})
 		}
@@ -362,9 +366,10 @@ func TestFusedFormIsAsPreciseAsThePlainOneInBFloat16(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer d.Close()
+		t.Cleanup(func() { d.Close() })
 		for _, p := range problems {
 			t.Run(p.name, func(t *testing.T) {
+				t.Parallel()
 				p.dtype = dtypes.Float32
 				want := p.make(t, d).step(t, d, nn.FormPlain, nn.KeepNothing)
 				p.dtype = dtypes.BFloat16

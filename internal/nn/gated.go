@@ -63,7 +63,7 @@ func (l *Layer) fusedGate(a kernels.Activation, both, like *Node, f *fused) *Nod
 	}
 	rows, both := l.gateRows(both)
 	act := l.head(kernels.ScaledGated(a, rows, behind), like, true)
-	if rows.Scale == nil && behind > 0 && rows.X.Shape().Dim(0) >= kernels.MinGatedLowRows {
+	if rows.Scale == nil && behind > 0 && rows.X.Shape().Dim(0) >= kernels.MinLowRows {
 		l.lows[act] = func(adapter *Node) (act, low *Node) { return kernels.GatedLow(a, rows.X, adapter, behind) }
 	}
 	if r, ok := f.pair(); ok {
@@ -82,7 +82,7 @@ func (l *Layer) fusedGate(a kernels.Activation, both, like *Node, f *fused) *Nod
 		dBoth, dLow, dB, dA := kernels.ScaledGatedBackward(a, rows, dact, f.compactB(both.DType()), f.low, next.p, f.pad, next.behind)
 		next.addA(TransposeAllDims(dA, 1, 0))
 		g := l.head(dBoth, both, true)
-		l.early[g] = early{ConvertDType(dLow, both.DType()), dB}
+		l.early[g] = early{dLow, dB}
 		l.tape.add(both, g)
 	})
 	return act
@@ -94,7 +94,7 @@ func (f *fused) pair() (r int, ok bool) {
 		return 0, false
 	}
 	r = f.adapters[0].R
-	return r, r <= kernels.MaxGatedRank
+	return r, r <= kernels.MaxLowRank
 }
 
 // compactB are the Bs [out, R] times their scaling, one below the other.

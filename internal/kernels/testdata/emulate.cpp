@@ -39,9 +39,10 @@ namespace gates {
 #include "../swiglu.cu"
 #include "../geglu.cu"
 }
-namespace gates_low {
+namespace lows {
 #include "../swiglu_low.cu"
 #include "../geglu_low.cu"
+#include "../low.cu"
 }
 namespace gates_backward {
 #include "../swiglu_backward.cu"
@@ -69,6 +70,12 @@ namespace dropout_gradient {
 namespace cache_attention {
 #include "../cache_attention.cu"
 }
+namespace factor_gradients {
+#include "../factor_gradients.cu"
+}
+namespace factor_sums {
+#include "../factor_sums.cu"
+}
 namespace cross_entropy {
 #include "../cross_entropy.cu"
 }
@@ -88,8 +95,9 @@ static std::function<void()> find(const std::string& name, const std::vector<voi
   if (name == "rmsnorm") return prepare(rmsnorm::loris_rmsnorm, arguments);
   if (name == "rmsnorm_backward") return prepare(rmsnorm_backward::loris_rmsnorm_backward, arguments);
   if (name == "swiglu") return prepare(gates::loris_swiglu, arguments);
-  if (name == "swiglu_low") return prepare(gates_low::loris_swiglu_low, arguments);
-  if (name == "geglu_low") return prepare(gates_low::loris_geglu_low, arguments);
+  if (name == "swiglu_low") return prepare(lows::loris_swiglu_low, arguments);
+  if (name == "low") return prepare(lows::loris_low, arguments);
+  if (name == "geglu_low") return prepare(lows::loris_geglu_low, arguments);
   if (name == "swiglu_backward") return prepare(gates_backward::loris_swiglu_backward, arguments);
   if (name == "geglu") return prepare(gates::loris_geglu, arguments);
   if (name == "swiglu_backward_scaled") return prepare(gates_backward::loris_swiglu_backward_scaled, arguments);
@@ -107,6 +115,8 @@ static std::function<void()> find(const std::string& name, const std::vector<voi
   if (name == "nf4_rows8") return prepare(nf4::loris_nf4_rows8, arguments);
   if (name == "nf4_rows32") return prepare(nf4::loris_nf4_rows32, arguments);
   if (name == "cache_attention") return prepare(cache_attention::loris_cache_attention, arguments);
+  if (name == "factor_gradients") return prepare(factor_gradients::loris_factor_gradients, arguments);
+  if (name == "factor_sums") return prepare(factor_sums::loris_factor_sums, arguments);
   if (name == "cross_entropy") return prepare(cross_entropy::loris_cross_entropy, arguments);
   if (name == "dropout_low") return prepare(dropout_low::loris_dropout_low, arguments);
   if (name == "dropout_product") return prepare(dropout_product::loris_dropout_product, arguments);

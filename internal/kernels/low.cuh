@@ -1,4 +1,5 @@
-// A gated activation together with the product that an adapter behind it makes of it, which then need not read it again.
+// An activation together with the product that an adapter behind it makes of it, which then need not read it again: of a source, whose
+// columns are made of INPUTS columns F apart.
 //
 // A block takes TOKENS tokens and all of F, of which its warps take turns, UNIT columns each. What a lane reads, eight neighbouring
 // columns, are the operands of two products: the order of columns within a product is free. The warps' sums are added up in
@@ -8,31 +9,51 @@
 
 constexpr int TOKENS = 16, WARPS = 16, RANK = 16, STEPS = 2, UNIT = STEPS * 32;
 
-// gateUp [T,2F], a [16,F] -> out [T,F+8X] = [act(gate)*up | low | 0], low [T,16] = act(gate)*up a^T, rounded once.
-// sizes = {F/8, X, T}; F is a multiple of UNIT, X at least 2; grid T/TOKENS.
+// Itself is an activation as it is.
+struct Itself {
+  static constexpr int INPUTS = 1;
+  static __device__ __forceinline__ uint4 of(const uint4* in) { return in[0]; }
+};
+
+// GatedBy is act(gate)*up.
 template <class A>
-__device__ __forceinline__ void gatedLow(const uint4* __restrict__ gateUp, const uint4* __restrict__ a, const int* __restrict__ sizes,
-                                         uint4* __restrict__ out, u16* __restrict__ low) {
+struct GatedBy {
+  static constexpr int INPUTS = 2;
+  static __device__ __forceinline__ uint4 of(const uint4* in) {
+    float gate[8], up[8];
+    widen(gate, in[0]);
+    widen(up, in[1]);
+#pragma unroll
+    for (int i = 0; i < 8; i++) gate[i] = gate[i] * sigmoid(A::inner(gate[i])) * up[i];
+    return narrow(gate);
+  }
+};
+
+// in [T,INPUTS*F], a [16,F] -> out [T,F+8X] = [S(in) | low | 0], low [T,16] = S(in) a^T, rounded once.
+// sizes = {F/8, X, T}; F is a multiple of UNIT, X at least 2; grid T/TOKENS.
+template <class S>
+__device__ __forceinline__ void lowOf(const uint4* __restrict__ in, const uint4* __restrict__ a, const int* __restrict__ sizes,
+                                      uint4* __restrict__ out, u16* __restrict__ low) {
   __shared__ float sums[WARPS][TOKENS][RANK];
   const int chunks = sizes[0], X = sizes[1], begin = blockIdx.x * TOKENS, left = sizes[2] - begin; // tokens
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, row = lane >> 2, quarter = lane & 3;
   // A lane has two tokens, eight apart, and of each 32 columns a quarter.
   const bool exists[2] = {row < left, row + 8 < left};
-  const size_t further = (size_t)8 * 2 * chunks;
-  gateUp += (size_t)(begin + row) * 2 * chunks + quarter;
+  const size_t further = (size_t)8 * S::INPUTS * chunks;
+  in += (size_t)(begin + row) * S::INPUTS * chunks + quarter;
   a += (size_t)row * chunks + quarter;
   out += (size_t)begin * (chunks + X);
   uint4* to = out + (size_t)row * (chunks + X) + quarter;
 
-  uint4 gate[STEPS][2], up[STEPS][2];
+  uint4 next[STEPS][2][S::INPUTS];
   auto fetch = [&](int c) {
 #pragma unroll
     for (int s = 0; s < STEPS; s++) {
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        const uint4* from = gateUp + h * further + c + 4 * s;
-        gate[s][h] = exists[h] ? __ldcs(from) : make_uint4(0, 0, 0, 0);
-        up[s][h] = exists[h] ? __ldcs(from + chunks) : make_uint4(0, 0, 0, 0);
+        const uint4* from = in + h * further + c + 4 * s;
+#pragma unroll
+        for (int i = 0; i < S::INPUTS; i++) next[s][h][i] = exists[h] ? __ldcs(from + i * chunks) : make_uint4(0, 0, 0, 0);
       }
     }
   };
@@ -45,12 +66,7 @@ __device__ __forceinline__ void gatedLow(const uint4* __restrict__ gateUp, const
     for (int s = 0; s < STEPS; s++) {
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        float x[8], y[8];
-        widen(x, gate[s][h]);
-        widen(y, up[s][h]);
-#pragma unroll
-        for (int i = 0; i < 8; i++) x[i] = x[i] * sigmoid(A::inner(x[i])) * y[i];
-        act[s][h] = narrow(x);
+        act[s][h] = S::of(next[s][h]);
         b[s][h] = __ldg(a + (size_t)8 * h * chunks + c + 4 * s);
       }
     }

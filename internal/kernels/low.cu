@@ -1,0 +1,6 @@
+#include "low.cuh"
+
+extern "C" __global__ void __launch_bounds__(WARPS * 32)
+loris_low(const uint4* __restrict__ in, const uint4* __restrict__ a, const int* __restrict__ sizes, uint4* __restrict__ out, u16* __restrict__ low) {
+  lowOf<Itself>(in, a, sizes, out, low);
+}
