@@ -238,8 +238,9 @@ func runTogether(t *testing.T, d *backend.Device, problems []problem) (results [
 	var counts []int // of results
 	out := run(t, d, func(in []*Node) (all []*Node) {
 		for _, p := range problems {
-			own := p.op(in[:len(p.inputs)])
-			in, all, counts = in[len(p.inputs):], append(all, own...), append(counts, len(own))
+			n := len(p.inputs)
+			own := p.op(in[:n:n]) // some append to their inputs
+			in, all, counts = in[n:], append(all, own...), append(counts, len(own))
 		}
 		return all
 	}, inputs)
