@@ -2,6 +2,7 @@
 #ifndef LORIS_SEAM_PLUGIN_H_
 #define LORIS_SEAM_PLUGIN_H_
 
+#define _GNU_SOURCE  // a kind of lock
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,6 +36,13 @@ typedef struct {
   lane lanes[DEVICES];
   struct copier { PJRT_LoadedExecutable *exec; char kind[KIND]; } *copiers;  // identity programs that are copies
   int ncopiers;
+
+  // A program's first execution has the device to itself, other launches share it. cuDNN prepares attention then, and records for
+  // that what is launched on the program's stream, as if only its own thread launched: what others launch meanwhile would be
+  // lost, or fail with it.
+  pthread_rwlock_t launching;
+  PJRT_LoadedExecutable **fresh;  // what has not been executed yet; belongs to mu
+  int nfresh;
 } plugin;
 
 #define ARGS(T, v) T v; memset(&v, 0, sizeof v); v.struct_size = T##_STRUCT_SIZE
@@ -58,6 +66,10 @@ void seam_unwatch(plugin *p, int slot);
 // profile.c
 char *seam_profile_start(const PJRT_Api *real, void **out);
 char *seam_profile_stop(const PJRT_Api *real, void *handle, uint8_t **data, size_t *size);
+
+// shim.c
+bool seam_is_fresh(plugin *p, PJRT_LoadedExecutable *exec);
+void seam_set_fresh(plugin *p, PJRT_LoadedExecutable *exec, bool fresh);
 
 // compile.c
 PJRT_Error *seam_compile(plugin *p, int slot, PJRT_Client_Compile_Args *a);

@@ -88,6 +88,37 @@ static PJRT_Error *event_on_ready(const PJRT_Api *real, PJRT_Event_OnReady_Args 
   return NULL;
 }
 
+bool seam_is_fresh(plugin *p, PJRT_LoadedExecutable *exec) {
+  bool found = false;
+  pthread_mutex_lock(&p->mu);
+  for (int i = 0; i < p->nfresh && !found; i++) found = p->fresh[i] == exec;
+  pthread_mutex_unlock(&p->mu);
+  return found;
+}
+
+void seam_set_fresh(plugin *p, PJRT_LoadedExecutable *exec, bool fresh) {
+  pthread_mutex_lock(&p->mu);
+  for (int i = p->nfresh; i--;) if (p->fresh[i] == exec) p->fresh[i] = p->fresh[--p->nfresh];
+  if (fresh) {
+    PJRT_LoadedExecutable **grown = realloc(p->fresh, (p->nfresh + 1) * sizeof *grown);
+    if (!grown) abort();
+    p->fresh = grown;
+    grown[p->nfresh++] = exec;
+  }
+  pthread_mutex_unlock(&p->mu);
+}
+
+// launch executes a program; see launching.
+static PJRT_Error *launch(plugin *p, PJRT_LoadedExecutable_Execute_Args *a) {
+  bool first = seam_is_fresh(p, a->executable);
+  if (first) pthread_rwlock_wrlock(&p->launching);
+  else pthread_rwlock_rdlock(&p->launching);
+  PJRT_Error *e = p->real->PJRT_LoadedExecutable_Execute(a);
+  pthread_rwlock_unlock(&p->launching);
+  if (first && !e) seam_set_fresh(p, a->executable, false);
+  return e;
+}
+
 static PJRT_Error *client_create(plugin *p, PJRT_Client_Create_Args *a) {
   PJRT_Error *e = p->real->PJRT_Client_Create(a);
   if (e) return e;
@@ -129,6 +160,7 @@ static PJRT_Error *executable_destroy(plugin *p, PJRT_LoadedExecutable_Destroy_A
     break;
   }
   pthread_mutex_unlock(&p->mu);
+  seam_set_fresh(p, a->executable, false);
   return p->real->PJRT_LoadedExecutable_Destroy(a);
 }
 
@@ -162,7 +194,10 @@ static PJRT_Error *copy_all(plugin *p, PJRT_LoadedExecutable_Execute_Args *a, co
     ARGS(PJRT_Buffer_CopyToMemory_Args, c);
     c.buffer = a->argument_lists[0][done];
     c.dst_memory = to;
-    if ((e = p->real->PJRT_Buffer_CopyToMemory(&c))) break;
+    pthread_rwlock_rdlock(&p->launching);
+    e = p->real->PJRT_Buffer_CopyToMemory(&c);
+    pthread_rwlock_unlock(&p->launching);
+    if (e) break;
     a->output_lists[0][done++] = c.dst_buffer;
     ARGS(PJRT_Buffer_ReadyEvent_Args, r);
     r.buffer = c.dst_buffer;
@@ -200,7 +235,7 @@ static void destroy_results(const PJRT_Api *real, PJRT_LoadedExecutable_Execute_
 
 // execute_and_wait is what go-xla would do, which leaves the results of a failed execution behind.
 static PJRT_Error *execute_and_wait(plugin *p, PJRT_LoadedExecutable_Execute_Args *a) {
-  PJRT_Error *e = p->real->PJRT_LoadedExecutable_Execute(a);
+  PJRT_Error *e = launch(p, a);
   if (e || a->num_devices != 1 || !a->device_complete_events) return e;
   if ((e = wait_and_destroy(p->real, a->device_complete_events[0]))) destroy_results(p->real, a);
   else a->device_complete_events[0] = READY;
@@ -218,8 +253,7 @@ static PJRT_Error *execute(plugin *p, PJRT_LoadedExecutable_Execute_Args *a) {
   if (!depth || !l || a->num_devices != 1 || !a->device_complete_events) return execute_and_wait(p, a);
   PJRT_Error *e = drain(p, &l->runs, depth - 1);
   if (e) return seam_late(p->real, e);
-  e = p->real->PJRT_LoadedExecutable_Execute(a);
-  if (e) return e;
+  if ((e = launch(p, a))) return e;
   // Where other threads have filled the queue, the caller gets the true event and waits for it.
   if (offer(p, &l->runs, a->device_complete_events[0])) a->device_complete_events[0] = READY;
   return NULL;
@@ -229,6 +263,14 @@ static PJRT_Error *execute(plugin *p, PJRT_LoadedExecutable_Execute_Args *a) {
   static PJRT_Error *hook##_##n(entry##_Args *a) { return hook(&plugins[n], a); }
 #define REAL(n, entry, hook) \
   static PJRT_Error *hook##_##n(entry##_Args *a) { return hook(plugins[n].real, a); }
+#define SHARED(n, entry, hook)                        \
+  static PJRT_Error *hook##_##n(entry##_Args *a) {    \
+    plugin *p = &plugins[n];                          \
+    pthread_rwlock_rdlock(&p->launching);             \
+    PJRT_Error *e = p->real->entry(a);                \
+    pthread_rwlock_unlock(&p->launching);             \
+    return e;                                         \
+  }
 #define HOOKS(n)                                                                                              \
   REAL(n, PJRT_Error_GetCode, seam_error_code)                                                                     \
   REAL(n, PJRT_Event_Await, event_await)                                                                      \
@@ -240,6 +282,11 @@ static PJRT_Error *execute(plugin *p, PJRT_LoadedExecutable_Execute_Args *a) {
   HOOK(n, PJRT_Client_Destroy, client_destroy)                                                                \
   HOOK(n, PJRT_LoadedExecutable_Execute, execute)                                                             \
   HOOK(n, PJRT_LoadedExecutable_Destroy, executable_destroy)                                                  \
+  SHARED(n, PJRT_Client_BufferFromHostBuffer, upload)                                                         \
+  SHARED(n, PJRT_Client_CreateViewOfDeviceBuffer, view)                                                       \
+  SHARED(n, PJRT_Buffer_CopyToDevice, copy)                                                                   \
+  SHARED(n, PJRT_Buffer_ToHostBuffer, download)                                                               \
+  SHARED(n, PJRT_Buffer_Destroy, buffer_destroy)                                                              \
   static void error_destroy_##n(PJRT_Error_Destroy_Args *a) { seam_error_destroy(plugins[n].real, a); }            \
   static void error_message_##n(PJRT_Error_Message_Args *a) { seam_error_message(plugins[n].real, a); }            \
   static PJRT_Error *compile_##n(PJRT_Client_Compile_Args *a) { return seam_compile(&plugins[n], n, a); }          \
@@ -257,6 +304,11 @@ static PJRT_Error *execute(plugin *p, PJRT_LoadedExecutable_Execute_Args *a) {
     t->PJRT_Client_Compile = compile_##n;                                                                     \
     t->PJRT_LoadedExecutable_Execute = execute_##n;                                                           \
     t->PJRT_LoadedExecutable_Destroy = executable_destroy_##n;                                                \
+    t->PJRT_Client_BufferFromHostBuffer = upload_##n;                                                         \
+    t->PJRT_Client_CreateViewOfDeviceBuffer = view_##n;                                                       \
+    t->PJRT_Buffer_CopyToDevice = copy_##n;                                                                   \
+    t->PJRT_Buffer_ToHostBuffer = download_##n;                                                               \
+    t->PJRT_Buffer_Destroy = buffer_destroy_##n;                                                              \
   }
 HOOKS(0) HOOKS(1) HOOKS(2) HOOKS(3)
 static void (*const hooks[SLOTS])(PJRT_Api *) = {hook_0, hook_1, hook_2, hook_3};
@@ -277,6 +329,12 @@ static char *attach(const PJRT_Api *real, int *slot, void **table) {
   plugin *p = &plugins[n];
   p->real = real;
   pthread_mutex_init(&p->mu, NULL);
+  pthread_rwlockattr_t fair;
+  pthread_rwlockattr_init(&fair);
+#ifdef __GLIBC__
+  pthread_rwlockattr_setkind_np(&fair, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP); // some thread always launches something
+#endif
+  pthread_rwlock_init(&p->launching, &fair);
   for (int i = 0; i < DEVICES; i++) {
     pthread_mutex_init(&p->lanes[i].runs.waiting, NULL);
     pthread_mutex_init(&p->lanes[i].copies.waiting, NULL);

@@ -170,14 +170,13 @@ static PJRT_Error *watch_copy_to_memory(watch *w, PJRT_Buffer_CopyToMemory_Args 
   return e;
 }
 
-// What the seam calls, and what go-xla calls past it. The seam's own entries of go-xla's table stay.
-#define BELOW(X)                                   \
-  X(PJRT_LoadedExecutable_Execute, watch_execute)  \
-  X(PJRT_Event_Await, watch_await)                 \
-  X(PJRT_Event_Destroy, watch_event_destroy)       \
-  X(PJRT_Buffer_ReadyEvent, watch_ready)           \
-  X(PJRT_Buffer_CopyToMemory, watch_copy_to_memory)
-#define BESIDE(X)                                          \
+// What the seam calls.
+#define WATCHED(X)                                         \
+  X(PJRT_LoadedExecutable_Execute, watch_execute)          \
+  X(PJRT_Event_Await, watch_await)                         \
+  X(PJRT_Event_Destroy, watch_event_destroy)               \
+  X(PJRT_Buffer_ReadyEvent, watch_ready)                   \
+  X(PJRT_Buffer_CopyToMemory, watch_copy_to_memory)        \
   X(PJRT_Buffer_Destroy, watch_destroy)                    \
   X(PJRT_Buffer_ToHostBuffer, watch_read)                  \
   X(PJRT_Buffer_CopyToDevice, watch_copy_to_device)        \
@@ -188,13 +187,11 @@ static PJRT_Error *watch_copy_to_memory(watch *w, PJRT_Buffer_CopyToMemory_Args 
 #define WRAP1(entry, f) static PJRT_Error *f##_1(entry##_Args *a) { return f(&watches[1], a); }
 #define WRAP2(entry, f) static PJRT_Error *f##_2(entry##_Args *a) { return f(&watches[2], a); }
 #define WRAP3(entry, f) static PJRT_Error *f##_3(entry##_Args *a) { return f(&watches[3], a); }
-BELOW(WRAP0) BESIDE(WRAP0) BELOW(WRAP1) BESIDE(WRAP1) BELOW(WRAP2) BESIDE(WRAP2) BELOW(WRAP3) BESIDE(WRAP3)
+WATCHED(WRAP0) WATCHED(WRAP1) WATCHED(WRAP2) WATCHED(WRAP3)
 _Static_assert(SLOTS == 4, "one set of wrappers per slot");
 
 #define SET(t, slot, entry, f) (t)->entry = slot == 0 ? f##_0 : slot == 1 ? f##_1 : slot == 2 ? f##_2 : f##_3;
 #define SET_UNDER(entry, f) SET(w->under, slot, entry, f)
-#define SET_TABLE(entry, f) SET(p->table, slot, entry, f)
-#define RESTORE(entry, f) p->table->entry = w->real->entry;
 
 char *seam_watch(plugin *p, int slot) {
   watch *w = &watches[slot];
@@ -205,16 +202,13 @@ char *seam_watch(plugin *p, int slot) {
   if (!w->under) w->under = malloc(p->real->struct_size);
   if (!w->under) abort();
   memcpy(w->under, p->real, p->real->struct_size);
-  BELOW(SET_UNDER)
-  BESIDE(SET_UNDER)
-  BESIDE(SET_TABLE)
+  WATCHED(SET_UNDER)
   p->real = w->under;
   return NULL;
 }
 
 void seam_unwatch(plugin *p, int slot) {
   watch *w = &watches[slot];
-  BESIDE(RESTORE)
   p->real = w->real;
   pthread_mutex_lock(&w->mu);
   w->nfailed = 0;

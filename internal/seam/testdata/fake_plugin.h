@@ -15,6 +15,9 @@ static pthread_cond_t device_cond = PTHREAD_COND_INITIALIZER;
 static int results;  // of every program
 static int started, ended, fails_at = -1, fail_copy_at = -1, fail_load;
 static int gate, at_gate;  // executions wait until `gate` of them have begun
+static atomic_int launches;
+static _Atomic(PJRT_LoadedExecutable *) slow;  // takes a while, in which others launch so much:
+static atomic_int meanwhile;
 
 static PJRT_Error *fail(PJRT_Error_Code code, const char *text) {
   PJRT_Error *e = malloc(sizeof *e);
@@ -49,6 +52,12 @@ static void end_until(int n) {
   pthread_mutex_unlock(&device_mu);
 }
 static PJRT_Error *fake_execute(PJRT_LoadedExecutable_Execute_Args *a) {
+  launches++;
+  if (a->executable == slow) {
+    int before = launches;
+    usleep(20000);
+    meanwhile = launches - before;
+  }
   pthread_mutex_lock(&device_mu);
   at_gate++;
   pthread_cond_broadcast(&device_cond);
@@ -123,6 +132,7 @@ static PJRT_Memory *memories[] = {&device_memory, &host_memory};
 static PJRT_Error *fake_memories(PJRT_Device_AddressableMemories_Args *a) { a->memories = memories; a->num_memories = 2; return NULL; }
 static PJRT_Error *fake_memory_kind(PJRT_Memory_Kind_Args *a) { a->kind = a->memory->kind; a->kind_size = strlen(a->kind); return NULL; }
 static PJRT_Error *fake_copy(PJRT_Buffer_CopyToMemory_Args *a) {
+  launches++;
   if (a->buffer->n == fail_copy_at) return fail(PJRT_Error_Code_RESOURCE_EXHAUSTED, "no room");
   assert(a->dst_memory == &host_memory);
   live_buffers++;
@@ -130,8 +140,9 @@ static PJRT_Error *fake_copy(PJRT_Buffer_CopyToMemory_Args *a) {
   return NULL;
 }
 static PJRT_Error *fake_ready(PJRT_Buffer_ReadyEvent_Args *a) { a->event = new_event(); return NULL; }
-static PJRT_Error *fake_read(PJRT_Buffer_ToHostBuffer_Args *a) { a->event = new_event(); return NULL; }
-static PJRT_Error *fake_buffer_destroy(PJRT_Buffer_Destroy_Args *a) { live_buffers--; free(a->buffer); return NULL; }
+static PJRT_Error *fake_upload(PJRT_Client_BufferFromHostBuffer_Args *a) { launches++; live_buffers++; a->buffer = calloc(1, sizeof(PJRT_Buffer)); return NULL; }
+static PJRT_Error *fake_read(PJRT_Buffer_ToHostBuffer_Args *a) { launches++; a->event = new_event(); return NULL; }
+static PJRT_Error *fake_buffer_destroy(PJRT_Buffer_Destroy_Args *a) { launches++; live_buffers--; free(a->buffer); return NULL; }
 
 static PJRT_Api fake = {
   .struct_size = sizeof(PJRT_Api),
@@ -147,6 +158,6 @@ static PJRT_Api fake = {
   .PJRT_LoadedExecutable_GetExecutable = fake_executable, .PJRT_Executable_Destroy = fake_executable_destroy,
   .PJRT_Executable_GetCompiledMemoryStats = fake_memory_use, .PJRT_Executable_Serialize = fake_serialize,
   .PJRT_Executable_NumOutputs = fake_num_outputs, .PJRT_Executable_Name = fake_name, .PJRT_Buffer_ToHostBuffer = fake_read,
-  .PJRT_Executable_DeserializeAndLoad = fake_deserialize,
+  .PJRT_Executable_DeserializeAndLoad = fake_deserialize, .PJRT_Client_BufferFromHostBuffer = fake_upload,
   .PJRT_Buffer_CopyToMemory = fake_copy, .PJRT_Buffer_ReadyEvent = fake_ready, .PJRT_Buffer_Destroy = fake_buffer_destroy,
 };

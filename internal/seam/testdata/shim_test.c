@@ -220,7 +220,10 @@ static PJRT_Error *read_buffer(PJRT_Buffer *b) {
   r.src = b; r.dst = &value; r.dst_size = 1;
   PJRT_Error *e = api->PJRT_Buffer_ToHostBuffer(&r);
   if (e) return e;
-  end_until(started);
+  pthread_mutex_lock(&device_mu);
+  int n = started;
+  pthread_mutex_unlock(&device_mu);
+  end_until(n);
   ARGS(PJRT_Event_Await_Args, w);
   w.event = r.event;
   e = api->PJRT_Event_Await(&w);
@@ -315,6 +318,46 @@ static void clients_apart(void) {
     destroy_client(other);
   }
   check_sync(NULL);
+}
+
+static void *launch_loop(void *stop) {
+  while (!*(atomic_int *)stop) {
+    assert(!run_one(exec, client->devices[1], NULL));
+    ARGS(PJRT_Client_BufferFromHostBuffer_Args, u);
+    u.client = client;
+    assert(!api->PJRT_Client_BufferFromHostBuffer(&u));
+    assert(!read_buffer(u.buffer));
+    destroy_buffer(u.buffer);
+  }
+  return NULL;
+}
+// The first execution of a program has the plugin to itself, also behind one that failed; the next ones share it.
+static void first_executions(void) {
+  set_depth(8);
+  PJRT_Error *e;
+  PJRT_LoadedExecutable *l = compile_text(client, &e);
+  assert(!seam_watch_slot(0));
+  seam_fault(0, "step", 0, 0, PJRT_Error_Code_INTERNAL, "early fault");
+  assert(!strcmp(text_of(run_one(l, client->devices[0], NULL), NULL), "early fault"));
+  assert(!seam_unwatch_slot(0));
+  slow = l;
+  atomic_int stop = 0, device_stop = 0;
+  pthread_t device, threads[4];
+  pthread_create(&device, NULL, device_loop, &device_stop);
+  for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, launch_loop, &stop);
+  usleep(1000);
+  assert(!run_one(l, client->devices[0], NULL) && meanwhile == 0);
+  for (int tries = 0; tries < 100 && !meanwhile; tries++) assert(!run_one(l, client->devices[0], NULL));
+  assert(meanwhile > 0);
+  stop = 1;
+  for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+  check_sync(NULL);
+  device_stop = 1;
+  pthread_join(device, NULL);
+  slow = NULL;
+  destroy_loaded(l);
+  destroy_loaded(compile_text(client, &e));  // never executed
+  assert(plugins[0].nfresh == 0 && live_events == 0);
 }
 
 static PJRT_Error *run_copy(PJRT_LoadedExecutable *l, PJRT_Buffer **out) {
@@ -452,12 +495,14 @@ int main(void) {
   watching();
   sync_waits_for_all();
   clients_apart();
+  first_executions();
   copies();
   compiling();
   many_errors();
   versions();
   destroy_loaded(exec);
   destroy_client(client);
+  free(plugins[0].fresh);
   free(watches[0].under);
   free(watches[0].failed);
   assert(live_errors == 0 && live_events == 0 && live_loaded == 0 && live_buffers == 0 && live_executables == 0);
