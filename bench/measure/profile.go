@@ -49,6 +49,7 @@ var kinds = []struct{ part, kind string }{
 	{"sdpa", "attention"}, {"cudnn", "attention"}, {"fmha", "attention"}, {"flash", "attention"},
 	{"loris_nf4_vector", "4-bit products"}, {"loris_nf4_rows", "4-bit products"}, {"loris_nf4", "dequantize"}, {"loris_cache", "attention"},
 	{"loris_swiglu", "gated"}, {"loris_geglu", "gated"}, {"loris_dropout", "dropout"}, {"loris_rmsnorm", "norm"}, {"loris_rope", "rope"},
+	{"loris_factor", "thin products"}, {"loris_low", "thin products"},
 	{"loris_fp8_weight", "dequantize"}, {"loris_fp8", "float8 rounding"},
 	{"nvjet_qq", "float8 products"}, {"nvjet_sm90_qq", "float8 products"}, {"nvjet_sm100_qq", "float8 products"}, {"e4m3", "float8 products"},
 	{"nvjet", "products"}, {"gemm", "products"}, {"splitK", "products"}, {"cutlass", "products"},
