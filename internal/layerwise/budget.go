@@ -56,6 +56,7 @@ type spanPlan struct {
 	host   bool // its input and what it keeps lie in the host's memory between forward and backward
 	parts  int  // in how many parts rows go through the backward program: what that computes again needs memory for one
 	tokens int  // how many of a row's tokens go through the MLP at a time, see nn.Layer.PerToken; 0: all
+	passes bool // nothing of it trains, nor of what is in front of it: the backward pass does not come here
 }
 
 // partTokens is how many tokens a backward program that computes much again takes at a time: as few as keep the matrix
@@ -169,7 +170,7 @@ func (s *Session) FitsWhole(rows, length int) bool {
 
 // full tells whether all is kept on the device.
 func full(plan []spanPlan) bool {
-	return !slices.ContainsFunc(plan, func(s spanPlan) bool { return s.keep != levels[len(levels)-1] })
+	return !slices.ContainsFunc(plan, func(s spanPlan) bool { return !s.passes && s.keep != levels[len(levels)-1] })
 }
 
 // at is the plan of a span that keeps so much.
@@ -184,7 +185,7 @@ func (p *planner) at(keep nn.Keep, rows, length int) spanPlan {
 func (p *planner) sizes(s *Session, rows, length int) (size []int64) {
 	for _, l := range levels {
 		var bytes int64
-		for _, k := range s.model.keptShapes(s.spans[0], p.at(l, rows, length), rows, length) {
+		for _, k := range s.model.keptShapes(s.spans[s.first], p.at(l, rows, length), rows, length) {
 			bytes += int64(k.ByteSize())
 		}
 		size = append(size, bytes)
@@ -195,9 +196,9 @@ func (p *planner) sizes(s *Session, rows, length int) (size []int64) {
 // spend makes the plan for a budget in bytes, where size is what sizes tells. A span's input is always kept. Where the host's memory can be used, a span to
 // which the budget gives nothing goes there with the residual stream inside it and with its attention, if there is room for
 // that of all; the copies run beside the matrix products, and cost no memory of the device. Where there is room for the
-// inputs of some spans only, those go.
+// inputs of some spans only, those go. Spans that the backward pass does not come to keep nothing.
 func (p *planner) spend(s *Session, size []int64, budget int64, rows, length int) []spanPlan {
-	m, spans := s.model, s.spans
+	m, spans := s.model, s.spans[s.first:]
 	input := int64(rows*length*m.Shape.Hidden) * int64(m.Shape.Compute.Size())
 	least, far := levels[0], 0
 	if n := len(spans) - nearEnd(rows*length); n > 1 {
@@ -208,7 +209,11 @@ func (p *planner) spend(s *Session, size []int64, budget int64, rows, length int
 			}
 		}
 	}
-	plan := make([]spanPlan, len(spans))
+	whole := make([]spanPlan, len(s.spans))
+	for j := range s.first {
+		whole[j] = spanPlan{tokens: tokensAtOnce(length, p.mlp), passes: true}
+	}
+	plan := whole[s.first:]
 	for j := range plan {
 		plan[j] = p.at(least, rows, length)
 		plan[j].host = j < far
@@ -224,7 +229,7 @@ func (p *planner) spend(s *Session, size []int64, budget int64, rows, length int
 			}
 		}
 	}
-	return plan
+	return whole
 }
 
 // tight reports whether some span of some batch has not got all that is worth keeping.

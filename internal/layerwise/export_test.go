@@ -113,6 +113,12 @@ func ScoreInParts(s training.Session, ids, targets []int32, part int) ([]float32
 	return m.score(context.Background(), nil, x, targets, part)
 }
 
+// EndBackwardAt makes the backward pass of a session that has run nothing yet end at another span; it returns at which it would have.
+func EndBackwardAt(s training.Session, span int) (was int) {
+	was, s.(*Session).first = s.(*Session).first, span
+	return was
+}
+
 // GradientAtInput tells whether a pass over the batch ends with a gradient at what goes into the first layer.
 func GradientAtInput(ctx context.Context, s training.Session, b *training.Batch) (bool, error) {
 	p := s.(*Session).newPass(b, true)

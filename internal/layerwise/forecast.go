@@ -79,6 +79,9 @@ func (s *Session) forecastFrom(live int64, p *pass, plan []spanPlan) (peak Forec
 	for i, c := range costs {
 		use(&peak.Forward, c.forward)
 		live += c.forward.Results
+		if plan[i].passes && i > 0 {
+			live -= int64(p.x[0].Shape().ByteSize())
+		}
 		if plan[i].host {
 			if copied = append(copied, c.far); len(copied) > copiedAtOnce(p.tokens()) {
 				live, copied = live-copied[0], copied[1:]
@@ -98,7 +101,7 @@ func (s *Session) forecastFrom(live int64, p *pass, plan []spanPlan) (peak Forec
 func (s *Session) forecastBackward(p *pass, plan []spanPlan, costs []spanCost, live int64, peak *Forecast) {
 	x, gradient := int64(p.x[0].Shape().ByteSize()), int64(s.model.gradientShape(p).ByteSize())
 	near := nearEnd(p.tokens())
-	for i := len(plan) - 1; i >= 0; i-- {
+	for i := len(plan) - 1; i >= s.first; i-- {
 		first := i - near
 		if i == len(plan)-1 {
 			first = i
@@ -157,6 +160,10 @@ func (s *Session) cost(p *pass, i int, plan spanPlan) (c spanCost, ok bool, err 
 	m, sp := s.model, s.spans[i]
 	x := p.x[0].Shape()
 	shared, weights := shapesOf(p.sh.inputs(s.index[0])), shapesOf(sp.tensors())
+	if plan.passes {
+		c.forward, ok, err = m.forward(sp, p.sh, plan).footprint(slices.Concat([]shapes.Shape{x}, shared, weights))
+		return c, ok, err
+	}
 	kept := m.keptShapes(sp, plan, x.Dimensions[0], x.Dimensions[1])
 	if c.forward, ok, err = m.forward(sp, p.sh, plan).footprint(slices.Concat([]shapes.Shape{x}, shared, weights)); !ok {
 		return c, false, err

@@ -24,6 +24,11 @@ func TestLaunchingAheadChangesNothing(t *testing.T) {
 				return session(t, m, a, o)
 			},
 			"whole model": func(t *testing.T) training.Session { return wholeModel(t, spec) },
+			"adapters of the last layer alone, noise": func(t *testing.T) training.Session {
+				o := settings
+				o.NEFTuneNoiseAlpha = 5
+				return lastAdapted(t, spec, o)
+			},
 		} {
 			t.Run(name, func(t *testing.T) {
 				course := func(spans int) (seen []string) {

@@ -33,6 +33,7 @@ type Session struct {
 	orthogonal float64              // weight of AdaLoRA's regularization
 	bound      *training.Constraint // by which values are projected before each step, or nil
 	loss       *training.Loss       // nil: cross entropy
+	first      int                  // the span at which the backward pass ends
 	index      []*tensors.Tensor    // number of each span's first layer, uint32 scalars
 	ahead      *pass                // what Prefetch has begun, or nil
 	leads      int                  // spans of it that Apply launches, see lead
@@ -121,6 +122,9 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 	}
 	if trained == 0 {
 		return nil, errors.New("nothing to train: the model has neither adapters nor trainable weights")
+	}
+	if s.edge == nil && !m.Trainable {
+		s.first = max(0, slices.IndexFunc(s.spans, span.trains))
 	}
 	if s.paged = s.pageable(s.momentBytes()); s.paged {
 		s.plan.host -= 2 * s.momentBytes()

@@ -215,7 +215,7 @@ func (p *pass) span() error {
 	}
 	p.done++
 	p.x, p.kept[i] = append(p.x, out[0]), out[1:]
-	if p.train {
+	if p.train && (i == 0 || !p.plan[i].passes) { // the first input is what a forward pass begins with anew
 		return p.offload(i)
 	}
 	x := p.x[i]
@@ -250,10 +250,10 @@ func (p *pass) score() error {
 	return nil
 }
 
-// backward walks the spans in reverse; what a span no longer needs is freed behind it.
+// backward walks the spans in reverse, to the first that trains anything; what a span no longer needs is freed behind it.
 func (p *pass) backward(ctx context.Context) error {
 	m := p.s.model
-	for i := len(p.s.spans) - 1; i >= 0; i-- {
+	for i := len(p.s.spans) - 1; i >= p.s.first; i-- {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -285,7 +285,7 @@ func (p *pass) backward(ctx context.Context) error {
 // endsAt tells whether the backward pass ends at the adapters of span i, at whose input nobody takes the gradient: what is in
 // front of it is frozen.
 func (s *Session) endsAt(i int) bool {
-	return i == 0 && s.edge == nil && !s.model.Trainable && s.spans[i].trains()
+	return i == s.first && s.edge == nil && !s.model.Trainable && s.spans[i].trains()
 }
 
 // collect adds the pass's gradients to the session's sums.

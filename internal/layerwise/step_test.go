@@ -1,12 +1,15 @@
 package layerwise_test
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/loris-ml/loris/internal/layerwise"
 	"github.com/loris-ml/loris/internal/reference"
+	"github.com/loris-ml/loris/internal/seam"
+	"github.com/loris-ml/loris/internal/training"
 	"github.com/loris-ml/loris/models"
 )
 
@@ -21,18 +24,53 @@ func TestTheGradientAtAFrozenInputIsNotComputed(t *testing.T) {
 	})
 }
 
-func TestAdaptersOfTheLastLayerAloneAreTrained(t *testing.T) {
+// lastAdapted is a session of adapters in the last of three layers alone.
+func lastAdapted(t *testing.T, spec string, o training.SessionOptions) training.Session {
+	t.Helper()
+	m, _ := trainee(t, models.Options{Backend: spec, DType: models.Float32}, 0)
+	last := slices.DeleteFunc(adapters(m, 0), func(l models.LoRA) bool { return !strings.Contains(l.Path, ".2.") })
+	a, err := m.NewAdapters(last)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close() })
+	return session(t, m, a, o)
+}
+
+func TestTheBackwardPassEndsAtTheFirstAdapter(t *testing.T) {
 	reference.OnBackends(t, func(t *testing.T, spec string) {
-		m, _ := trainee(t, models.Options{Backend: spec, DType: models.Float32}, 0)
-		last := slices.DeleteFunc(adapters(m, 0), func(l models.LoRA) bool { return !strings.Contains(l.Path, ".2.") })
-		a, err := m.NewAdapters(last)
-		if err != nil {
-			t.Fatal(err)
+		for _, budget := range []string{"0", "auto"} {
+			o := settings
+			o.ResidualBudget = budget
+			ends, goesOn := lastAdapted(t, spec, o), lastAdapted(t, spec, o)
+			if got := layerwise.EndBackwardAt(goesOn, 0); got != 2 {
+				t.Errorf("budget %s: the backward pass ends at span %d, want 2", budget, got)
+			}
+			b := packed(12, documents(1, 12))
+			loss, norm := run(t, ends, 5, b)
+			wantLoss, wantNorm := run(t, goesOn, 5, b)
+			for i := range loss { // XLA's sums on a CPU are in any order
+				if math.Abs(loss[i]-wantLoss[i]) > 1e-5*wantLoss[i] || math.Abs(norm[i]-wantNorm[i]) > 1e-5*wantNorm[i] {
+					t.Errorf("budget %s, step %d: loss %v, gradient norm %v; through all layers %v, %v", budget, i, loss[i], norm[i], wantLoss[i], wantNorm[i])
+				}
+			}
+			if loss[4] >= loss[0] || norm[0] <= 0 {
+				t.Errorf("budget %s: losses %v, gradient norms %v", budget, loss, norm)
+			}
 		}
-		t.Cleanup(func() { a.Close() })
-		loss, norm := run(t, session(t, m, a, settings), 5, packed(12, documents(1, 12)))
-		if loss[4] >= loss[0] || norm[0] <= 0 {
-			t.Errorf("losses %v, gradient norms %v", loss, norm)
+	})
+}
+
+func TestLayersBelowTheFirstAdapterRunNoBackwardProgram(t *testing.T) {
+	reference.OnXLA(t, 4, func(t *testing.T, spec string, p *seam.Plugin) {
+		w := watch(t, p)
+		s := lastAdapted(t, spec, settings)
+		w.Fail(seam.Fault{Program: "block_backward", After: 1, Text: "one too many"})
+		if run(t, s, 1, packed(12, documents(1, 12))); w.Fired() > 0 {
+			t.Error("more than one ran")
+		}
+		if ok, err := layerwise.ForecastAgain(s, packed(12, documents(1, 12))); !ok || err != nil {
+			t.Errorf("forecast %v, error %v", ok, err)
 		}
 	})
 }
