@@ -1,6 +1,6 @@
 // Package kernels has the operations of a training step for which Loris brings CUDA kernels of its own: decoding 4-bit
 // weights, RMSNorm, gated activations, rotary embeddings and dropout before adapters, forward and backward, in forms that leave
-// adapters nearly for free; cross entropy with its gradient ([CrossEntropy]); and of generating text: products that decode a weight on the way, for few rows ([Product]), and
+// adapters nearly for free, and what else these need of activations ([Low]) and gradients ([GradientsOfFactors]); cross entropy with its gradient ([CrossEntropy]); and of generating text: products that decode a weight on the way, for few rows ([Product]), and
 // attention over a cache ([CacheAttention]).
 //
 // Every operation is a function on graph nodes with one contract and two ways to compute it: a kernel (*.cu, embedded as
