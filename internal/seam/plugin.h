@@ -67,8 +67,8 @@ void seam_unwatch(plugin *p, int slot);
 char *seam_profile_start(const PJRT_Api *real, void **out);
 char *seam_profile_stop(const PJRT_Api *real, void *handle, uint8_t **data, size_t *size);
 
-// shim.c
-bool seam_is_fresh(plugin *p, PJRT_LoadedExecutable *exec);
+// launch.c
+PJRT_Error *seam_launch(plugin *p, PJRT_LoadedExecutable_Execute_Args *a);
 void seam_set_fresh(plugin *p, PJRT_LoadedExecutable *exec, bool fresh);
 
 // compile.c

@@ -88,37 +88,6 @@ static PJRT_Error *event_on_ready(const PJRT_Api *real, PJRT_Event_OnReady_Args 
   return NULL;
 }
 
-bool seam_is_fresh(plugin *p, PJRT_LoadedExecutable *exec) {
-  bool found = false;
-  pthread_mutex_lock(&p->mu);
-  for (int i = 0; i < p->nfresh && !found; i++) found = p->fresh[i] == exec;
-  pthread_mutex_unlock(&p->mu);
-  return found;
-}
-
-void seam_set_fresh(plugin *p, PJRT_LoadedExecutable *exec, bool fresh) {
-  pthread_mutex_lock(&p->mu);
-  for (int i = p->nfresh; i--;) if (p->fresh[i] == exec) p->fresh[i] = p->fresh[--p->nfresh];
-  if (fresh) {
-    PJRT_LoadedExecutable **grown = realloc(p->fresh, (p->nfresh + 1) * sizeof *grown);
-    if (!grown) abort();
-    p->fresh = grown;
-    grown[p->nfresh++] = exec;
-  }
-  pthread_mutex_unlock(&p->mu);
-}
-
-// launch executes a program; see launching.
-static PJRT_Error *launch(plugin *p, PJRT_LoadedExecutable_Execute_Args *a) {
-  bool first = seam_is_fresh(p, a->executable);
-  if (first) pthread_rwlock_wrlock(&p->launching);
-  else pthread_rwlock_rdlock(&p->launching);
-  PJRT_Error *e = p->real->PJRT_LoadedExecutable_Execute(a);
-  pthread_rwlock_unlock(&p->launching);
-  if (first && !e) seam_set_fresh(p, a->executable, false);
-  return e;
-}
-
 static PJRT_Error *client_create(plugin *p, PJRT_Client_Create_Args *a) {
   PJRT_Error *e = p->real->PJRT_Client_Create(a);
   if (e) return e;
@@ -235,7 +204,7 @@ static void destroy_results(const PJRT_Api *real, PJRT_LoadedExecutable_Execute_
 
 // execute_and_wait is what go-xla would do, which leaves the results of a failed execution behind.
 static PJRT_Error *execute_and_wait(plugin *p, PJRT_LoadedExecutable_Execute_Args *a) {
-  PJRT_Error *e = launch(p, a);
+  PJRT_Error *e = seam_launch(p, a);
   if (e || a->num_devices != 1 || !a->device_complete_events) return e;
   if ((e = wait_and_destroy(p->real, a->device_complete_events[0]))) destroy_results(p->real, a);
   else a->device_complete_events[0] = READY;
@@ -253,7 +222,7 @@ static PJRT_Error *execute(plugin *p, PJRT_LoadedExecutable_Execute_Args *a) {
   if (!depth || !l || a->num_devices != 1 || !a->device_complete_events) return execute_and_wait(p, a);
   PJRT_Error *e = drain(p, &l->runs, depth - 1);
   if (e) return seam_late(p->real, e);
-  if ((e = launch(p, a))) return e;
+  if ((e = seam_launch(p, a))) return e;
   // Where other threads have filled the queue, the caller gets the true event and waits for it.
   if (offer(p, &l->runs, a->device_complete_events[0])) a->device_complete_events[0] = READY;
   return NULL;

@@ -4,6 +4,7 @@
 #include "../compile.c"
 #include "../watch.c"
 #include "../profile.c"
+#include "../launch.c"
 #include "../shim.c"
 
 #include <assert.h>
