@@ -31,15 +31,8 @@ type FactorGradients struct {
 // is in a fixed order.
 func GradientsOfFactors(dy, low *Node, bs []Factor, out int, rstd *Node, ride bool) FactorGradients {
 	const op = "GradientsOfFactors"
-	rows, width := checkMatrix(op, "dy", dy)
-	n := checkFactors(op, bs, math.MaxInt, 1, []int{out, 0})
+	rows, width, n := checkGradient(op, dy, bs, out, rstd, ride)
 	check(op, "low", low, dy.DType(), rows, n)
-	if rstd != nil {
-		check(op, "rstd", rstd, dtypes.Float32, rows)
-	}
-	if need := out + n; width < out || ride && width < need {
-		panic(fmt.Errorf("kernels: %s: dy has %d columns, want %d or more", op, width, need))
-	}
 	places := besides(bs)
 	k := factorGradientsLaunch(dy.DType(), rows, width, out, places).use(dy.Graph())
 	if k == nil {
@@ -53,11 +46,25 @@ func GradientsOfFactors(dy, low *Node, bs []Factor, out int, rstd *Node, ride bo
 	return stripedSums(dy.Shape(), out, places, rstd != nil, ride, k.out[1].Dim(0)).call(parts[0], parts[1], dy, rstd)
 }
 
-func factorGradientsTwin(dy, low *Node, bs []Factor, out int, rstd *Node, ride bool) FactorGradients {
-	b := ConvertDType(BlockDiagonal(bs, out), dy.DType())
-	if width := dy.Shape().Dim(1); width > out { // zeros are there
-		b = Pad(b, ScalarZero(b.Graph(), b.DType()), PadAxis{End: width - out}, PadAxis{})
+// checkGradient panics unless dy, of so many rows and columns, and rstd fit the factors, which have n ranks.
+func checkGradient(op string, dy *Node, bs []Factor, out int, rstd *Node, ride bool) (rows, width, n int) {
+	rows, width = checkMatrix(op, "dy", dy)
+	n = checkFactors(op, bs, math.MaxInt, 1, []int{out, 0})
+	if rstd != nil {
+		check(op, "rstd", rstd, dtypes.Float32, rows)
 	}
+	need := out
+	if ride {
+		need += n
+	}
+	if width < need {
+		panic(fmt.Errorf("kernels: %s: dy has %d columns, want %d or more", op, width, need))
+	}
+	return rows, width, n
+}
+
+func factorGradientsTwin(dy, low *Node, bs []Factor, out int, rstd *Node, ride bool) FactorGradients {
+	b := ConvertDType(BlockDiagonal(bs, dy.Shape().Dim(1)), dy.DType()) // nothing stands next to what is behind dy
 	g := placed(dy, matmul.Contract(dy, 1, b, 0), out, rstd, ride)
 	g.separate(matmul.Wide(g.Dy, []int{0}, nil, low, []int{0}, nil), bs, true)
 	return g
@@ -96,20 +103,13 @@ func (g *FactorGradients) separate(dB *Node, bs []Factor, diagonal bool) {
 // The kernel takes bfloat16, up to three factors, of ranks that are multiples of 4 up to 16.
 func SumsOfFactors(dy, p, db *Node, bs []Factor, out int, rstd *Node, ride bool) FactorGradients {
 	const op = "SumsOfFactors"
-	rows, width := checkMatrix(op, "dy", dy)
-	n := checkFactors(op, bs, math.MaxInt, 1, []int{out, 0})
+	rows, _, n := checkGradient(op, dy, bs, out, rstd, ride)
 	check(op, "p", p, dtypes.Float32, rows, n)
 	parts, d := 0, 0
 	if db.Rank() == 3 {
 		parts, d = db.Shape().Dim(0), db.Shape().Dim(2)
 	}
 	check(op, "db", db, dtypes.Float32, parts, out, d)
-	if rstd != nil {
-		check(op, "rstd", rstd, dtypes.Float32, rows)
-	}
-	if need := out + n; ride && width < need {
-		panic(fmt.Errorf("kernels: %s: dy has %d columns, want %d or more", op, width, need))
-	}
 	places := besides(bs)
 	if k := wholeSums(dy.Shape(), out, places, rstd != nil, ride, parts, d); k.launch.use(dy.Graph()) != nil {
 		return k.call(p, db, dy, rstd)

@@ -28,9 +28,8 @@ func factorGradientsProblem(dtype dtypes.DType, rows, pad int, linears []linear,
 	for t := range rows {
 		clear(dy.floats[t*(out+pad)+out : (t+1)*(out+pad)])
 	}
-	// B and what kernel and twin make of it, rounded.
-	products, total := make([]float64, rows*n), make([]float64, rows*n)
-	want := [][]float64{make([]float64, rows*(out+pad)), products}
+	products := make([]float64, rows*n)
+	var dBs [][]float64
 	column := 0
 	for i, f := range factors {
 		d := f.shape.Dimensions
@@ -38,7 +37,7 @@ func factorGradientsProblem(dtype dtypes.DType, rows, pad int, linears []linear,
 		for t := range rows {
 			for o := range d[0] {
 				for k := range d[1] {
-					b := f.at(o, k) * bs[i].Scale
+					b := f.at(o, k) * bs[i].Scale // and what kernel and twin make of it, rounded
 					if dtype == dtypes.BFloat16 {
 						b = float64(bf16(float32(f.at(o, k)) * float32(bs[i].Scale)))
 					}
@@ -47,22 +46,8 @@ func factorGradientsProblem(dtype dtypes.DType, rows, pad int, linears []linear,
 				}
 			}
 		}
-		want = append(want, dB)
+		dBs = append(dBs, dB)
 		column += d[1]
-	}
-	for t := range rows {
-		for i := range out + pad {
-			want[0][t*(out+pad)+i] = dy.at(t, i)
-		}
-		for k := range n {
-			total[t*n+k] = products[t*n+k] * rstd.at(t)
-			if ride {
-				want[0][t*(out+pad)+out+k] = products[t*n+k]
-			}
-		}
-	}
-	if scaled {
-		want = append(want, total)
 	}
 	results := func(f func(dy, low *Node, bs []Factor, out int, rstd *Node, ride bool) FactorGradients) func(in []*Node) []*Node {
 		return func(in []*Node) []*Node {
@@ -70,7 +55,7 @@ func factorGradientsProblem(dtype dtypes.DType, rows, pad int, linears []linear,
 		}
 	}
 	p := problem{
-		inputs: append([]array{dy, low, rstd}, factors...), want: want, op: results(GradientsOfFactors), twin: results(factorGradientsTwin),
+		inputs: append([]array{dy, low, rstd}, factors...), want: wantGradients(dy, rstd, products, dBs, out, scaled, ride), op: results(GradientsOfFactors), twin: results(factorGradientsTwin),
 		launch: factorGradientsLaunch(dtype, rows, out+pad, out, places),
 	}
 	if p.launch != nil {
@@ -88,6 +73,27 @@ func factorGradientsProblem(dtype dtypes.DType, rows, pad int, linears []linear,
 		p.finish = finishSums(dy, len(factors), scaled, ride)
 	}
 	return p.named("GradientsOfFactors %s %dx%d+%d %v, scaled %v, rides %v", dtype, rows, out, pad, linears, scaled, ride)
+}
+
+// wantGradients are all results, for the products dy·B and the gradients of the factors.
+func wantGradients(dy, rstd array, products []float64, dBs [][]float64, out int, scaled, ride bool) [][]float64 {
+	rows, width := dy.shape.Dim(0), dy.shape.Dim(1)
+	n := len(products) / rows
+	whole, total := wideFloats(dy.floats), make([]float64, rows*n)
+	for t := range rows {
+		own := products[t*n : (t+1)*n]
+		for k, v := range own {
+			total[t*n+k] = v * rstd.at(t)
+		}
+		if ride {
+			copy(whole[t*width+out:], own)
+		}
+	}
+	want := append([][]float64{whole, products}, dBs...)
+	if scaled {
+		want = append(want, total)
+	}
+	return want
 }
 
 // gradientsOf are the results of f for the factors with these values, one after the other.
@@ -135,20 +141,7 @@ func sumsOfFactorsProblem(dtype dtypes.DType, rows, pad, parts int, linears []li
 	}
 	dy, rstd := normal(random, dtype, 1, rows, out+pad), normal(random, dtypes.Float32, 1, rows)
 	products, db := normal(random, dtypes.Float32, 1, rows, n), normal(random, dtypes.Float32, 1, parts, out, most)
-	whole, low, total := make([]float64, rows*(out+pad)), make([]float64, rows*n), make([]float64, rows*n)
-	for t := range rows {
-		for i := range out + pad {
-			whole[t*(out+pad)+i] = dy.at(t, i)
-		}
-		for k := range n {
-			low[t*n+k] = products.at(t, k)
-			total[t*n+k] = products.at(t, k) * rstd.at(t)
-			if ride {
-				whole[t*(out+pad)+out+k] = products.at(t, k)
-			}
-		}
-	}
-	want := [][]float64{whole, low}
+	var dBs [][]float64
 	for i, l := range linears {
 		sums := make([]float64, l.out*l.rank)
 		for part := range parts {
@@ -158,10 +151,7 @@ func sumsOfFactorsProblem(dtype dtypes.DType, rows, pad, parts int, linears []li
 				}
 			}
 		}
-		want = append(want, sums)
-	}
-	if scaled {
-		want = append(want, total)
+		dBs = append(dBs, sums)
 	}
 	results := func(f func(dy, p, db *Node, bs []Factor, out int, rstd *Node, ride bool) FactorGradients) func(in []*Node) []*Node {
 		return func(in []*Node) []*Node {
@@ -170,7 +160,8 @@ func sumsOfFactorsProblem(dtype dtypes.DType, rows, pad, parts int, linears []li
 	}
 	sums := wholeSums(dy.shape, out, places, scaled, ride, parts, most)
 	return problem{
-		inputs: append([]array{dy, products, db, rstd}, factors...), operands: []array{products, db, dy, rstd}, want: want,
-		op: results(SumsOfFactors), twin: results(sumsOfFactorsTwin), launch: sums.launch, finish: finishSums(dy, len(linears), scaled, ride),
+		inputs: append([]array{dy, products, db, rstd}, factors...), operands: []array{products, db, dy, rstd},
+		want: wantGradients(dy, rstd, wideFloats(products.floats), dBs, out, scaled, ride),
+		op:   results(SumsOfFactors), twin: results(sumsOfFactorsTwin), launch: sums.launch, finish: finishSums(dy, len(linears), scaled, ride),
 	}.named("SumsOfFactors %s %dx%d+%d, %d parts, %v, scaled %v, rides %v", dtype, rows, out, pad, parts, linears, scaled, ride)
 }

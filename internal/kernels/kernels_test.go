@@ -333,6 +333,9 @@ func TestMisuseNamesWhatIsWrong(t *testing.T) {
 			x := f32(g, 4)
 			return DequantizeRows(layout, dtypes.Float32, []Factor{{X: f32(g, 9, 64)}}, 8, x, x)
 		},
+		"dy has 8 columns, want 11": func(g *Graph) *Node {
+			return GradientsOfFactors(f32(g, 2, 8), f32(g, 2, 3), []Factor{{X: f32(g, 8, 3), Scale: 1}}, 8, nil, true).P
+		},
 		"has shape [4 64 2],": func(g *Graph) *Node {
 			return DequantizeRows(quant.Layout{Shape: []int{4, 64, 2}}, dtypes.Float32, nil, 0, f32(g, 4))
 		},

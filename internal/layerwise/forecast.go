@@ -160,14 +160,10 @@ func (s *Session) cost(p *pass, i int, plan spanPlan) (c spanCost, ok bool, err 
 	m, sp := s.model, s.spans[i]
 	x := p.x[0].Shape()
 	shared, weights := shapesOf(p.sh.inputs(s.index[0])), shapesOf(sp.tensors())
-	if plan.passes {
-		c.forward, ok, err = m.forward(sp, p.sh, plan).footprint(slices.Concat([]shapes.Shape{x}, shared, weights))
+	if c.forward, ok, err = m.forward(sp, p.sh, plan).footprint(slices.Concat([]shapes.Shape{x}, shared, weights)); !ok || plan.passes {
 		return c, ok, err
 	}
 	kept := m.keptShapes(sp, plan, x.Dimensions[0], x.Dimensions[1])
-	if c.forward, ok, err = m.forward(sp, p.sh, plan).footprint(slices.Concat([]shapes.Shape{x}, shared, weights)); !ok {
-		return c, false, err
-	}
 	in := slices.Concat([]shapes.Shape{x, m.gradientShape(p)}, shared, kept, weights)
 	if c.backward, ok, err = m.backward(sp, p.sh, plan, len(kept), s.endsAt(i)).footprint(in); !ok {
 		return c, false, err

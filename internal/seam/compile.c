@@ -152,7 +152,7 @@ PJRT_Error *seam_compile(plugin *p, int slot, PJRT_Client_Compile_Args *a) {
   }
   if (!e && o.number) measure(p->real, slot, exec, o.number);
   if (!e && o.memory_kind) e = remember_copier(p, exec, o.memory_kind);
-  if (!e) seam_set_fresh(p, exec, true);
+  else if (!e) seam_set_fresh(p, exec, true);  // a copier is never executed
   a->executable = e ? NULL : exec;
   free(o.error); free(o.code); free(o.options); free(o.memory_kind); free(o.cached); free(o.cache_key);
   return e;

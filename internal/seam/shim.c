@@ -232,6 +232,7 @@ static PJRT_Error *execute(plugin *p, PJRT_LoadedExecutable_Execute_Args *a) {
   static PJRT_Error *hook##_##n(entry##_Args *a) { return hook(&plugins[n], a); }
 #define REAL(n, entry, hook) \
   static PJRT_Error *hook##_##n(entry##_Args *a) { return hook(plugins[n].real, a); }
+// SHARED is an entry of the plugin's own that may launch something; see launching.
 #define SHARED(n, entry, hook)                        \
   static PJRT_Error *hook##_##n(entry##_Args *a) {    \
     plugin *p = &plugins[n];                          \
