@@ -44,7 +44,7 @@ for part in "${@:-fast lean float8 small trainer variants attention decode}"; do
         step -steps 12 -dora 2x2048:auto
         step -steps 6 -dtype float16 -tiled -cap 16106127360 -optim adamw_8bit 1x2048:auto ;;
       attention)
-        LORIS_TEST_BACKENDS=xla:cuda go test ./attention -run xxx -bench 'Attend/.*/docs=1$/cudnn$' -benchtime 15x
+        LORIS_TEST_BACKENDS=xla:cuda go test ./attention -run xxx -bench 'Attend/xla/S=/d=/docs=1$/cudnn$' -benchtime 15x
         python3 bench/peers/sdpa.py --backend cudnn ;;
       decode)
         "$bin/decode" -backend xla:cuda -batch 1,32 -prompt 128 -new 128
