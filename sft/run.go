@@ -87,7 +87,7 @@ func (t *SFTTrainer) newSession() (Session, error) {
 	s, err := t.model.NewSession(SessionOptions{ResidualBudget: c.ResidualBudget, Optim: c.Optim, AdamBeta1: c.AdamBeta1, AdamBeta2: c.AdamBeta2,
 		AdamEpsilon: c.AdamEpsilon, WeightDecay: c.WeightDecay, OptimArgs: c.OptimArgs, LoRAPlusLRRatio: c.LoRAPlusLRRatio,
 		LoRAPlusEmbedding: c.LoRAPlusLREmbedding / c.LearningRate,
-		Loss:              c.loss(), NEFTuneNoiseAlpha: c.NEFTuneNoiseAlpha, Seed: c.Seed})
+		Loss:              c.loss(), NEFTuneNoiseAlpha: c.NEFTuneNoiseAlpha, Seed: c.Seed, Accumulates: c.GradientAccumulationSteps > 1})
 	if err != nil {
 		return nil, fmt.Errorf("sft: prepare the model for training: %w", err)
 	}

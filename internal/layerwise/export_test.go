@@ -53,16 +53,16 @@ func HeadMemory(s training.Session, rows, length int) (bytes int64, ok bool, err
 	return f.Temporary, ok, err
 }
 
-// ForecastAgain forecasts a batch that the session has had, whether its device counts memory or not.
-func ForecastAgain(s training.Session, b *training.Batch) (ok bool, err error) {
+// ForecastAgain forecasts a batch that the session has had, whether its device counts memory or not: what comes to the bytes that
+// live returns when the batch is on the device.
+func ForecastAgain(s training.Session, b *training.Batch, live func() int64) (f Forecast, ok bool, err error) {
 	session := s.(*Session)
 	p := session.newPass(b, true)
 	defer p.free()
 	if err := p.begin(); err != nil {
-		return false, err
+		return f, false, err
 	}
-	_, ok, err = session.forecastFrom(0, p, p.plan)
-	return ok, err
+	return session.forecastFrom(live(), p, p.plan)
 }
 
 // Lead lets Apply launch so many of the next batch's spans ahead.

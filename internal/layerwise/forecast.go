@@ -71,13 +71,18 @@ func (s *Session) forecastFrom(live int64, p *pass, plan []spanPlan) (peak Forec
 	if !ok {
 		return peak, false, err
 	}
+	if s.accumulates { // the sums, which the first pass does not have yet
+		live += s.gradientBytes()
+	}
 	if full(plan) { // values before an update stay until the next one
 		live += s.updateBytes()
 	}
-	use := func(most *int64, f seam.Footprint) { *most = max(*most, live+f.Temporary+f.Results-f.Reused) }
+	use := func(most *int64, f seam.Footprint, beside int64) {
+		*most = max(*most, live+beside+f.Temporary+f.Results-f.Reused)
+	}
 	var copied []int64 // what copies to the host read: it stays until they are done
 	for i, c := range costs {
-		use(&peak.Forward, c.forward)
+		use(&peak.Forward, c.forward, s.trashBeside(i, plan))
 		live += c.forward.Results
 		if plan[i].passes && i > 0 {
 			live -= int64(p.x[0].Shape().ByteSize())
@@ -91,7 +96,7 @@ func (s *Session) forecastFrom(live int64, p *pass, plan []spanPlan) (peak Forec
 	for _, far := range copied {
 		live -= far
 	}
-	use(&peak.Head, head)
+	use(&peak.Head, head, 0)
 	live += head.Results
 	s.forecastBackward(p, plan, costs, live, &peak)
 	return peak, true, nil
@@ -119,7 +124,36 @@ func (s *Session) forecastBackward(p *pass, plan []spanPlan, costs []spanCost, l
 		peak.Backward = max(peak.Backward, live+late+f.Temporary+f.Results-f.Reused)
 		live += f.Results - gradient - costs[i].kept - x
 	}
-	peak.Update = live + s.updateBytes()
+	if !s.endsAt(s.first) { // the gradient at the first input goes
+		live -= gradient
+	}
+	s.forecastUpdate(costs, plan, live, x, peak)
+}
+
+// forecastUpdate is the part of forecast behind the backward pass, with what is launched behind the update.
+func (s *Session) forecastUpdate(costs []spanCost, plan []spanPlan, live, x int64, peak *Forecast) {
+	if s.model.Trainable { // else the next batch's first input has taken the place of this one's
+		live -= x
+		if s.model.Head != nil { // or the head's gradient is the embedding's too
+			live += 4 * int64(s.model.Embed.Table.Shape().Size())
+		}
+	}
+	if s.accumulates { // the pass's gradients are in the sums
+		live -= s.gradientBytes()
+	}
+	live += s.updateBytes()
+	peak.Update = live
+	if !full(plan) {
+		return
+	}
+	if s.model.Trainable {
+		live += x
+	}
+	for i := range min(s.leads, len(plan)) {
+		f := costs[i].forward
+		peak.Update = max(peak.Update, live+f.Temporary+f.Results)
+		live += f.Results
+	}
 }
 
 // copiedAtOnce is how many spans' copies to the host are on their way at once: of as many as the host is ahead, of one more, and,
@@ -150,6 +184,29 @@ func (s *Session) updateBytes() (bytes int64) {
 				break
 			}
 			bytes += int64(t.Shape().ByteSize())
+		}
+	}
+	return bytes
+}
+
+// trashBeside is the size of what the last step left, as far as it is there when span i of the forward pass is launched: all of it
+// until behind span sweepAfter, then less from span to span.
+func (s *Session) trashBeside(i int, plan []spanPlan) int64 {
+	if s.sweepsAtOnce() || !full(plan) {
+		return 0
+	}
+	all := s.updateBytes() + s.gradientBytes()
+	if i <= sweepAfter {
+		return all
+	}
+	return all * int64(len(plan)-i) / int64(len(plan)-sweepAfter)
+}
+
+// gradientBytes is the size of the summed gradients, float32.
+func (s *Session) gradientBytes() (bytes int64) {
+	for _, g := range s.learners() {
+		for _, p := range g.params {
+			bytes += 4 * int64((*p.at).Shape().Size())
 		}
 	}
 	return bytes

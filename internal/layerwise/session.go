@@ -16,30 +16,31 @@ import (
 
 // Session trains the trainable tensors of a model: micro-steps sum gradients, Apply updates. It is for one goroutine.
 type Session struct {
-	model      *Model
-	spans      []span
-	ends       *group   // nil unless the model's ends are trained
-	prompt     *group   // nil unless an encoder computes embeddings: those
-	edge       *ends    // adapters at the model's ends, nil if there are none
-	groups     []*group // of groupSpans spans each
-	optim      optimizer
-	steps      int // optimizer steps done
-	plan       planner
-	paged      bool    // see paging.go
-	scaler     *scaler // nil unless the loss is scaled
-	seed       int64
-	dropout    bool                 // some adapter drops inputs
-	noise      float64              // see neftune.go
-	orthogonal float64              // weight of AdaLoRA's regularization
-	bound      *training.Constraint // by which values are projected before each step, or nil
-	loss       *training.Loss       // nil: cross entropy
-	first      int                  // the span at which the backward pass ends
-	index      []*tensors.Tensor    // number of each span's first layer, uint32 scalars
-	ahead      *pass                // what Prefetch has begun, or nil
-	leads      int                  // spans of it that Apply launches, see lead
-	missed     error                // of launching them
-	trash      []*tensors.Tensor    // to be freed while the device works: some thousand, a few microseconds each
-	old        [][]*tensors.Tensor  // values before the last update, by group, until it is known to have succeeded
+	model       *Model
+	spans       []span
+	ends        *group   // nil unless the model's ends are trained
+	prompt      *group   // nil unless an encoder computes embeddings: those
+	edge        *ends    // adapters at the model's ends, nil if there are none
+	groups      []*group // of groupSpans spans each
+	optim       optimizer
+	steps       int // optimizer steps done
+	plan        planner
+	paged       bool    // see paging.go
+	scaler      *scaler // nil unless the loss is scaled
+	seed        int64
+	dropout     bool                 // some adapter drops inputs
+	noise       float64              // see neftune.go
+	orthogonal  float64              // weight of AdaLoRA's regularization
+	bound       *training.Constraint // by which values are projected before each step, or nil
+	loss        *training.Loss       // nil: cross entropy
+	accumulates bool                 // several micro-steps may add up
+	first       int                  // the span at which the backward pass ends
+	index       []*tensors.Tensor    // number of each span's first layer, uint32 scalars
+	ahead       *pass                // what Prefetch has begun, or nil
+	leads       int                  // spans of it that Apply launches, see lead
+	missed      error                // of launching them
+	trash       []*tensors.Tensor    // to be freed while the device works: some thousand, a few microseconds each
+	old         [][]*tensors.Tensor  // values before the last update, by group, until it is known to have succeeded
 }
 
 // NewSession prepares training of base and adapters (nil: none). Moments start at zero.
@@ -53,14 +54,15 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		return nil, err
 	}
 	s := &Session{
-		model: m,
-		spans: spans(m.Layers, adapters, m.spanLayers()),
-		optim: optim,
-		plan:  planner{budget: budget, host: m.pinnable(), tokens: partTokens, mlp: mlpTokens},
-		seed:  o.Seed,
-		noise: o.NEFTuneNoiseAlpha,
-		loss:  o.Loss,
-		bound: o.Constraint,
+		model:       m,
+		spans:       spans(m.Layers, adapters, m.spanLayers()),
+		optim:       optim,
+		plan:        planner{budget: budget, host: m.pinnable(), tokens: partTokens, mlp: mlpTokens},
+		seed:        o.Seed,
+		noise:       o.NEFTuneNoiseAlpha,
+		loss:        o.Loss,
+		bound:       o.Constraint,
+		accumulates: o.Accumulates,
 	}
 	if o.Triplets != nil {
 		s.orthogonal = o.Triplets.Orthogonal
@@ -271,10 +273,13 @@ func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 		s.trash, g.grads = append(s.trash, g.grads...), nil
 	}
 	s.retire(old)
-	if s.plan.tight() {
-		return float64(values[0]), s.confirm()
+	switch {
+	case s.plan.tight():
+		err = s.confirm()
+	case s.sweepsAtOnce():
+		err = s.sweep()
 	}
-	return float64(values[0]), nil
+	return float64(values[0]), err
 }
 
 // exchange puts values of all groups in place and returns those that were there.
@@ -328,6 +333,10 @@ func freeAll(groups [][]*tensors.Tensor) error {
 
 // sweep frees what is of no more use.
 func (s *Session) sweep() error { return s.sweepFor(1) }
+
+// sweepsAtOnce tells whether what a step leaves is too large to lie around beside the next one's forward pass: a whole model's
+// gradients, values and moments.
+func (s *Session) sweepsAtOnce() bool { return s.model.Trainable }
 
 // sweepFor frees the first of so many equal parts of what is of no more use: all at once takes the host longer than a span of a
 // small batch takes the device.

@@ -73,7 +73,7 @@ func TestLayersBelowTheFirstAdapterRunNoBackwardProgram(t *testing.T) {
 		if run(t, s, 1, packed(12, documents(1, 12))); w.Fired() > 0 {
 			t.Error("more than one ran")
 		}
-		if ok, err := layerwise.ForecastAgain(s, packed(12, documents(1, 12))); !ok || err != nil {
+		if _, ok, err := layerwise.ForecastAgain(s, packed(12, documents(1, 12)), func() int64 { return 0 }); !ok || err != nil {
 			t.Errorf("forecast %v, error %v", ok, err)
 		}
 	})

@@ -52,5 +52,6 @@ char *seam_unwatch_slot(int slot);
 void seam_fault(int slot, const char *program, int after, int late, int code, const char *text);
 int seam_fired(int slot);
 int64_t seam_live_buffers(int slot);
+void seam_watched_bytes(int slot, int64_t *in_use, int64_t *peak);
 
 #endif

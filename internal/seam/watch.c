@@ -1,7 +1,7 @@
 //go:build cgo
 
-// A watch stands between the seam and the plugin, for tests: it counts buffers, and makes executions and uploads fail
-// as devices do. A late failure runs the program all the same; its completion event, its results and whatever is
+// A watch stands between the seam and the plugin, for tests: it counts buffers and their bytes, and makes executions and
+// uploads fail as devices do. A late failure runs the program all the same; its completion event, its results and whatever is
 // computed from them then have the error. Tables are exchanged while a watch stands, so that without one nothing of this
 // runs.
 #include "plugin.h"
@@ -26,7 +26,8 @@ typedef struct {
   fault *faults;
   struct failed { const void *at; const fault *why; } *failed;  // buffers and events with an error
   int nfailed;
-  int64_t live;
+  int64_t live, bytes, peak;
+  bool counts_bytes;  // what a program works in takes long to find out
 } watch;
 
 static watch watches[SLOTS] = {[0 ... SLOTS - 1] = {.mu = PTHREAD_MUTEX_INITIALIZER}};
@@ -56,12 +57,43 @@ static void forget(watch *w, const void *at) {
   pthread_mutex_unlock(&w->mu);
 }
 
+// sizes is what buffers take; one that a program has taken over, nothing.
+static int64_t sizes(watch *w, size_t n, PJRT_Buffer *const *buffers) {
+  const PJRT_Api *real = w->real;
+  int64_t bytes = 0;
+  if (!w->counts_bytes || !HAS(real, PJRT_Buffer_OnDeviceSizeInBytes) || !HAS(real, PJRT_Buffer_IsDeleted)) return 0;
+  for (size_t i = 0; i < n; i++) {
+    ARGS(PJRT_Buffer_IsDeleted_Args, d);
+    ARGS(PJRT_Buffer_OnDeviceSizeInBytes_Args, s);
+    d.buffer = s.buffer = buffers[i];
+    seam_drop(real, real->PJRT_Buffer_IsDeleted(&d));
+    if (d.is_deleted) continue;
+    seam_drop(real, real->PJRT_Buffer_OnDeviceSizeInBytes(&s));
+    bytes += s.on_device_size_in_bytes;
+  }
+  return bytes;
+}
+
+// take counts bytes that are in use from now on, and those that are for the time of a call.
+static void take(watch *w, int64_t bytes, int64_t temporary) {
+  pthread_mutex_lock(&w->mu);
+  w->bytes += bytes;
+  if (w->bytes + temporary > w->peak) w->peak = w->bytes + temporary;
+  pthread_mutex_unlock(&w->mu);
+}
+
 // made counts new buffers, and gives them the failure of what they were made from.
 static void made(watch *w, size_t n, PJRT_Buffer *const *buffers, const fault *why) {
   pthread_mutex_lock(&w->mu);
   w->live += n;
   pthread_mutex_unlock(&w->mu);
   for (size_t i = 0; why && i < n; i++) mark(w, buffers[i], why);
+}
+
+// arrived counts a new buffer that no program made.
+static void arrived(watch *w, PJRT_Buffer *buffer, const fault *why) {
+  take(w, sizes(w, 1, &buffer), 0);
+  made(w, 1, &buffer, why);
 }
 
 // strike returns the fault that is due for a program.
@@ -78,8 +110,9 @@ static const fault *strike(watch *w, const char *program) {
   return due;
 }
 
-// describe finds out name and number of results of a program.
-static PJRT_Error *describe(const PJRT_Api *real, PJRT_LoadedExecutable *loaded, char name[NAME], size_t *outputs) {
+// describe finds out a program's name, its number of results, and the bytes that it works in, where the plugin tells.
+static PJRT_Error *describe(watch *w, PJRT_LoadedExecutable *loaded, char name[NAME], size_t *outputs, int64_t *temporary) {
+  const PJRT_Api *real = w->real;
   ARGS(PJRT_LoadedExecutable_GetExecutable_Args, g);
   g.loaded_executable = loaded;
   PJRT_Error *e = real->PJRT_LoadedExecutable_GetExecutable(&g);
@@ -91,6 +124,12 @@ static PJRT_Error *describe(const PJRT_Api *real, PJRT_LoadedExecutable *loaded,
   o.executable = g.executable;
   if (!e) e = real->PJRT_Executable_NumOutputs(&o);
   *outputs = o.num_outputs;
+  if (!e && w->counts_bytes && HAS(real, PJRT_Executable_GetCompiledMemoryStats)) {
+    ARGS(PJRT_Executable_GetCompiledMemoryStats_Args, s);
+    s.executable = g.executable;
+    seam_drop(real, real->PJRT_Executable_GetCompiledMemoryStats(&s));
+    *temporary = s.temp_size_in_bytes;
+  }
   ARGS(PJRT_Executable_Destroy_Args, d);
   d.executable = g.executable;
   seam_drop(real, real->PJRT_Executable_Destroy(&d));
@@ -100,12 +139,17 @@ static PJRT_Error *describe(const PJRT_Api *real, PJRT_LoadedExecutable *loaded,
 static PJRT_Error *watch_execute(watch *w, PJRT_LoadedExecutable_Execute_Args *a) {
   char name[NAME] = "";
   size_t outputs = 0;
-  PJRT_Error *e = describe(w->real, a->executable, name, &outputs);
+  int64_t temporary = 0, given = 0;
+  PJRT_Error *e = describe(w, a->executable, name, &outputs, &temporary);
   if (e) return e;
   const fault *why = strike(w, name);
   if (why && !why->late) return error_of(why);
   for (size_t i = 0; !why && a->num_devices == 1 && i < a->num_args; i++) why = failure_of(w, a->argument_lists[0][i]);
+  for (size_t d = 0; d < a->num_devices; d++) given += sizes(w, a->num_args, a->argument_lists[d]);
   if ((e = w->real->PJRT_LoadedExecutable_Execute(a))) return e;
+  int64_t more = -given;
+  for (size_t d = 0; d < a->num_devices; d++) more += sizes(w, a->num_args, a->argument_lists[d]) + sizes(w, outputs, a->output_lists[d]);
+  take(w, more, temporary);
   for (size_t d = 0; d < a->num_devices; d++) {
     made(w, outputs, a->output_lists[d], why);
     if (why && a->device_complete_events) mark(w, a->device_complete_events[d], why);
@@ -126,8 +170,10 @@ static PJRT_Error *watch_event_destroy(watch *w, PJRT_Event_Destroy_Args *a) {
 
 static PJRT_Error *watch_destroy(watch *w, PJRT_Buffer_Destroy_Args *a) {
   forget(w, a->buffer);
+  int64_t bytes = sizes(w, 1, &a->buffer);
   pthread_mutex_lock(&w->mu);
   w->live--;
+  w->bytes -= bytes;
   pthread_mutex_unlock(&w->mu);
   return w->real->PJRT_Buffer_Destroy(a);
 }
@@ -148,25 +194,25 @@ static PJRT_Error *watch_upload(watch *w, PJRT_Client_BufferFromHostBuffer_Args 
   const fault *why = strike(w, SEAM_UPLOAD);
   if (why && !why->late) return error_of(why);
   PJRT_Error *e = w->real->PJRT_Client_BufferFromHostBuffer(a);
-  if (!e) made(w, 1, &a->buffer, why);
+  if (!e) arrived(w, a->buffer, why);
   return e;
 }
 
 static PJRT_Error *watch_view(watch *w, PJRT_Client_CreateViewOfDeviceBuffer_Args *a) {
   PJRT_Error *e = w->real->PJRT_Client_CreateViewOfDeviceBuffer(a);
-  if (!e) made(w, 1, &a->buffer, NULL);
+  if (!e) arrived(w, a->buffer, NULL);
   return e;
 }
 
 static PJRT_Error *watch_copy_to_device(watch *w, PJRT_Buffer_CopyToDevice_Args *a) {
   PJRT_Error *e = w->real->PJRT_Buffer_CopyToDevice(a);
-  if (!e) made(w, 1, &a->dst_buffer, failure_of(w, a->buffer));
+  if (!e) arrived(w, a->dst_buffer, failure_of(w, a->buffer));
   return e;
 }
 
 static PJRT_Error *watch_copy_to_memory(watch *w, PJRT_Buffer_CopyToMemory_Args *a) {
   PJRT_Error *e = w->real->PJRT_Buffer_CopyToMemory(a);
-  if (!e) made(w, 1, &a->dst_buffer, failure_of(w, a->buffer));
+  if (!e) arrived(w, a->dst_buffer, failure_of(w, a->buffer));
   return e;
 }
 
@@ -197,7 +243,8 @@ char *seam_watch(plugin *p, int slot) {
   watch *w = &watches[slot];
   if (w->on) return strdup("the plugin is being watched");
   w->on = true;
-  w->live = 0;
+  w->live = w->bytes = w->peak = 0;
+  w->counts_bytes = false;
   w->real = p->real;
   if (!w->under) w->under = malloc(p->real->struct_size);
   if (!w->under) abort();
@@ -241,6 +288,16 @@ int seam_fired(int slot) {
   for (const fault *f = w->faults; f; f = f->next) n += f->fired;
   pthread_mutex_unlock(&w->mu);
   return n;
+}
+
+void seam_watched_bytes(int slot, int64_t *in_use, int64_t *peak) {
+  watch *w = &watches[slot];
+  pthread_mutex_lock(&w->mu);
+  *in_use = w->bytes;
+  *peak = w->peak;
+  w->peak = w->bytes;
+  w->counts_bytes = true;
+  pthread_mutex_unlock(&w->mu);
 }
 
 int64_t seam_live_buffers(int slot) {

@@ -13,7 +13,7 @@ import (
 	"unsafe"
 )
 
-// Watch observes a plugin, for tests: it counts buffers, and makes programs fail. Without one nothing of it runs. A plugin
+// Watch observes a plugin, for tests: it counts buffers and bytes, and makes programs fail. Without one nothing of it runs. A plugin
 // has one at a time; begin and end it while nothing else uses the plugin.
 type Watch struct{ plugin *Plugin }
 
@@ -60,6 +60,15 @@ func (w *Watch) Fired() int { return int(C.seam_fired(w.plugin.slot)) }
 
 // LiveBuffers is the number of buffers made since the watch began, less those destroyed.
 func (w *Watch) LiveBuffers() int { return int(C.seam_live_buffers(w.plugin.slot)) }
+
+// Bytes is what buffers made since it was first called take, less those destroyed or given to programs, and the most since it
+// was last called, with what programs work in. A program's memory counts from its launch on, and that of a buffer until it is
+// destroyed, as if the device were never behind.
+func (w *Watch) Bytes() (inUse, peak int64) {
+	var u, p C.int64_t
+	C.seam_watched_bytes(w.plugin.slot, &u, &p)
+	return int64(u), int64(p)
+}
 
 // Close ends the watch. It waits for all that runs and returns what [Plugin.Sync] does.
 func (w *Watch) Close() error { return takeError(C.seam_unwatch_slot(w.plugin.slot)) }

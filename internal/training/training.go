@@ -60,6 +60,8 @@ type SessionOptions struct {
 	// NEFTuneNoiseAlpha is the amount of noise that is added to embeddings while training; 0: none.
 	NEFTuneNoiseAlpha float64
 	Seed              int64 // of dropout and noise
+	// Accumulates tells that several micro-steps may add up before an Apply, so that memory is planned for their sums.
+	Accumulates bool
 	// Triplets has the session weigh the triplets of AdaLoRA: it is a [Ranker]. nil: it does not.
 	Triplets *Triplets
 	// Constraint is what some trained tensors are made to satisfy before each optimizer step. nil: nothing.
