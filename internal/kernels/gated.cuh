@@ -15,6 +15,9 @@ struct GELUTanh {
   static __device__ __forceinline__ float slope(float x) { return TWICE * (1.f + 3.f * CUBE * x * x); }
 };
 
+template <class A>
+__device__ __forceinline__ float act(float x) { return x * sigmoid(A::inner(x)); }
+
 // gateUp [T,2F], its rows times scale f32 [T] if scaled -> out [T,F+8X] = [act(gate)*up | 0]. sizes = {F/8, X, blocks for a row,
 // scaled}; grid T times these, 256 threads.
 template <class A>
@@ -33,7 +36,7 @@ __device__ __forceinline__ void gated(const uint4* __restrict__ gateUp, const fl
 #pragma unroll
   for (int i = 0; i < 8; i++) {
     gate[i] *= s;
-    gate[i] = gate[i] * sigmoid(A::inner(gate[i])) * (up[i] * s);
+    gate[i] = act<A>(gate[i]) * (up[i] * s);
   }
   out[row * (chunks + X) + c] = narrow(gate);
 }

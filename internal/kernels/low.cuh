@@ -24,7 +24,7 @@ struct GatedBy {
     widen(gate, in[0]);
     widen(up, in[1]);
 #pragma unroll
-    for (int i = 0; i < 8; i++) gate[i] = gate[i] * sigmoid(A::inner(gate[i])) * up[i];
+    for (int i = 0; i < 8; i++) gate[i] = act<A>(gate[i]) * up[i];
     return narrow(gate);
   }
 };
