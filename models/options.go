@@ -15,7 +15,7 @@ import (
 // DType names the number format of weights and activations, as config.json's torch_dtype does.
 type DType string
 
-// The formats. The zero value is the device's own: BFloat16 on CUDA, Float32 elsewhere.
+// The formats. The zero value is the device's own: BFloat16 on CUDA (Float16 before compute capability 8.0), Float32 elsewhere.
 const (
 	DefaultDType DType = ""
 	Float32      DType = "float32"

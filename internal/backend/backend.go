@@ -12,6 +12,8 @@ import (
 	"github.com/gomlx/compute/gobackend"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/loris-ml/loris/internal/seam"
 )
 
 // Kind says what a device is, as far as graphs are written differently for it.
@@ -74,12 +76,17 @@ func (d *Device) Close() error {
 }
 
 // DType is the dtype in which weights and activations are kept on this device unless the caller asks for another:
-// bfloat16 on CUDA, float32 elsewhere.
+// bfloat16 on CUDA, float16 on GPUs before compute capability 8.0, which have no bfloat16, float32 elsewhere.
 func (d *Device) DType() dtypes.DType {
-	if d.Kind == CUDA {
-		return dtypes.BFloat16
+	if d.Kind != CUDA {
+		return dtypes.Float32
 	}
-	return dtypes.Float32
+	if p, ok := seam.Of(d.Backend); ok {
+		if major, _, err := p.ComputeCapability(int(d.Num)); err == nil && major > 0 && major < 8 {
+			return dtypes.Float16
+		}
+	}
+	return dtypes.BFloat16
 }
 
 // Upload copies raw, the values of shape in row-major order and native byte order, to the device. The host keeps

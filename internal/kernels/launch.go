@@ -4,7 +4,6 @@ import (
 	"embed"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -20,11 +19,16 @@ import (
 //go:embed *.ptx
 var ptx embed.FS
 
-// Available tells whether a backend runs the kernels: an NVIDIA GPU, opened through the seam. The seam's self-test is a
-// kernel for the same compute capability (8.0), so a backend that passed it takes these too.
+// Available tells whether a backend runs the kernels: an NVIDIA GPU of compute capability 8.0 or more, opened through the seam.
+// Where the plugin does not tell which it is, the seam's self-test was a kernel for 8.0, so that a backend that passed it takes these
+// too.
 func Available(b compute.Backend) bool {
-	named, ok := b.(interface{ PluginName() string })
-	return ok && seam.Available(b) && strings.Contains(named.PluginName(), "cuda")
+	p, ok := seam.Of(b)
+	if !ok || !seam.Available(b) || !p.IsCUDA() {
+		return false
+	}
+	major, _, err := p.ComputeCapability(0)
+	return err == nil && (major == 0 || major >= 8)
 }
 
 // launch is one call of a kernel, for operands of certain shapes.

@@ -23,7 +23,7 @@ func cachedProgram(t testing.TB, b compute.Backend) float32 {
 		Configure(in[0].Graph(), &Program{Donate: []int{0}, Options: map[string]string{"xla_backend_optimization_level": "2", "xla_cpu_enable_fast_math": "false"}})
 		x := in[0]
 		for range 30 {
-			x = graph.Sin(axpb(false, x, graph.MatMul(x, graph.Cos(x))))
+			x = graph.Sin(axpb("", x, graph.MatMul(x, graph.Cos(x))))
 		}
 		return []*Node{graph.ReduceAllSum(x)}
 	}, [][]float32{{1, 2}, {3, 4}})[0].Value().(float32)

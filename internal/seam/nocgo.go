@@ -21,7 +21,7 @@ func Open(name, path string) (*Plugin, error) { return nil, errNoCgo }
 func Of(b compute.Backend) (*Plugin, bool) { return nil, false }
 
 func (p *Plugin) NewBackend(options string) (compute.Backend, error) { return nil, errNoCgo }
-func (p *Plugin) isCUDA() bool                                       { return false }
+func (p *Plugin) IsCUDA() bool                                       { return false }
 func (p *Plugin) Path() string                                       { return "" }
 func (p *Plugin) SetDepth(n int) error                               { return errNoCgo }
 func (p *Plugin) Depth() int                                         { return 0 }
@@ -32,4 +32,5 @@ func (p *Plugin) SetCacheDir(dir string)                             {}
 func (p *Plugin) CacheStats() CacheStats                             { return CacheStats{Err: errNoCgo} }
 func (p *Plugin) Profile(run func() error) ([]Execution, error)      { return nil, errNoCgo }
 func (p *Plugin) Footprint(number int64) (Footprint, bool)           { return Footprint{}, false }
+func (p *Plugin) ComputeCapability(device int) (int, int, error)     { return 0, 0, errNoCgo }
 func (p *Plugin) Memory(device int) (MemoryStats, error)             { return MemoryStats{}, errNoCgo }

@@ -125,7 +125,8 @@ func (p *Plugin) NewBackend(options string) (compute.Backend, error) {
 // Path is the plugin's file.
 func (p *Plugin) Path() string { return p.path }
 
-func (p *Plugin) isCUDA() bool { return pjrt.IsCUDAName(p.name) }
+// IsCUDA tells whether the plugin is for NVIDIA GPUs.
+func (p *Plugin) IsCUDA() bool { return pjrt.IsCUDAName(p.name) }
 
 func (p *Plugin) baseName() string {
 	return strings.TrimRight(strings.TrimPrefix(p.name, registryName), ".")
@@ -176,6 +177,24 @@ func (p *Plugin) Memory(device int) (MemoryStats, error) {
 		return MemoryStats{}, fmt.Errorf("memory of device %d: %w", device, err)
 	}
 	return MemoryStats{InUse: int64(m.in_use), Peak: int64(m.peak), Limit: int64(m.limit), Pool: int64(m.pool)}, nil
+}
+
+// ComputeCapability is that of an NVIDIA GPU, 9.0 of an H100; 0.0 of other devices, and where the plugin does not tell.
+func (p *Plugin) ComputeCapability(device int) (major, minor int, err error) {
+	var value [16]C.char
+	name := C.CString("compute_capability")
+	defer C.free(unsafe.Pointer(name))
+	if err := takeError(C.seam_attribute(p.slot, C.int(device), name, &value[0], C.size_t(len(value)))); err != nil {
+		return 0, 0, fmt.Errorf("compute capability of device %d: %w", device, err)
+	}
+	text := C.GoString(&value[0])
+	if text == "" {
+		return 0, 0, nil
+	}
+	if _, err := fmt.Sscanf(text, "%d.%d", &major, &minor); err != nil {
+		return 0, 0, fmt.Errorf("compute capability of device %d is %q, not of the form 9.0", device, text)
+	}
+	return major, minor, nil
 }
 
 // Footprint is what memory the program of that Program.Number takes; false where it is not compiled, or the plugin does not tell.

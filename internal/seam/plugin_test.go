@@ -228,7 +228,7 @@ func TestCopiesToOtherMemories(t *testing.T) {
 func TestDepthDoesNotChangeResults(t *testing.T) {
 	p, b := cpu(t)
 	step, err := graph.NewExec(b, func(x *Node) *Node {
-		return graph.Sin(graph.Add(axpb(false, x, graph.Cos(x)), graph.MatMul(x, x)))
+		return graph.Sin(graph.Add(axpb("", x, graph.Cos(x)), graph.MatMul(x, x)))
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -354,7 +354,7 @@ func TestSeveralGoroutinesAtOnce(t *testing.T) {
 	for w := range 6 {
 		workers.Go(func() {
 			factor := float32(w + 2)
-			e, err := graph.NewExec(b, func(x *Node) *Node { return axpb(false, x, graph.MulScalar(x, float64(factor))) })
+			e, err := graph.NewExec(b, func(x *Node) *Node { return axpb("", x, graph.MulScalar(x, float64(factor))) })
 			if err != nil {
 				t.Error(err)
 				return

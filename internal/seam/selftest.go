@@ -45,9 +45,9 @@ func SelfTest(b compute.Backend) (err error) {
 	return nil
 }
 
-// axpbPTX computes y = a + 2 b of %d float32 values, one thread each.
+// axpbPTX computes y = a + 2 b of %[2]d float32 values, one thread each, on GPUs from compute capability %[1]s on.
 const axpbPTX = `.version 7.0
-.target sm_80
+.target sm_%[1]s
 .address_size 64
 
 .visible .entry loris_axpb(.param .u64 a, .param .u64 b, .param .u64 y)
@@ -61,7 +61,7 @@ const axpbPTX = `.version 7.0
 	mov.u32 %%width, %%ntid.x;
 	mov.u32 %%lane, %%tid.x;
 	mad.lo.s32 %%index, %%block, %%width, %%lane;
-	setp.ge.s32 %%outside, %%index, %d;
+	setp.ge.s32 %%outside, %%index, %[2]d;
 	@%%outside bra DONE;
 	mul.wide.s32 %%offset, %%index, 4;
 	ld.param.u64 %%pa, [a];
@@ -79,12 +79,12 @@ DONE:
 }
 `
 
-// axpb is a + 2 b of float32 values, by a kernel or by plain StableHLO, with the gradient that this has.
-func axpb(ptx bool, a, b *graph.Node) *graph.Node {
+// axpb is a + 2 b of float32 values, by a kernel for that compute capability ("80") or, "", by plain StableHLO, with the gradient that this has.
+func axpb(ptx string, a, b *graph.Node) *graph.Node {
 	s := []shapes.Shape{a.Shape()}
 	var body Body
-	if n := a.Shape().Size(); ptx {
-		kernel := PTX{Name: "loris_axpb", Source: fmt.Sprintf(axpbPTX, n), Grid: [3]int{(n + 127) / 128}, Block: [3]int{128}}
+	if n := a.Shape().Size(); ptx != "" {
+		kernel := PTX{Name: "loris_axpb", Source: fmt.Sprintf(axpbPTX, ptx, n), Grid: [3]int{(n + 127) / 128}, Block: [3]int{128}}
 		body = kernel.Call().Body([]shapes.Shape{a.Shape(), b.Shape()}, s)
 	} else {
 		t := TensorType(s[0])
@@ -99,26 +99,30 @@ func axpb(ptx bool, a, b *graph.Node) *graph.Node {
 
 var selfA, selfB = []float32{0.5, -1.25, 3, 0, 7.5}, []float32{2, 0.75, -1, 4, 0.125}
 
-// forms are the ways in which axpb can run on a plugin.
-func (p *Plugin) forms() []bool {
-	if p.isCUDA() {
-		return []bool{false, true}
+// forms are the ways in which axpb can run on a plugin. Kernels are tried for compute capability 8.0, as those of other packages,
+// or for the GPU's own where that is less.
+func (p *Plugin) forms() []string {
+	if !p.IsCUDA() {
+		return []string{""}
 	}
-	return []bool{false}
+	if major, minor, err := p.ComputeCapability(0); err == nil && major > 0 && major < 8 {
+		return []string{"", fmt.Sprintf("%d%d", major, minor)}
+	}
+	return []string{"", "80"}
 }
 
 func testOp(p *Plugin, b compute.Backend) error {
 	for _, ptx := range p.forms() {
 		out, err := graph.CallOnceN(b, func(x, y *graph.Node) []*graph.Node { return []*graph.Node{axpb(ptx, x, y)} }, selfA, selfB)
 		if err != nil {
-			return fmt.Errorf("PTX %t: %w", ptx, err)
+			return fmt.Errorf("PTX %q: %w", ptx, err)
 		}
 		want := make([]float32, len(selfA))
 		for i := range want {
 			want[i] = selfA[i] + 2*selfB[i]
 		}
 		if err := expect(out[0], want); err != nil {
-			return fmt.Errorf("PTX %t: %w", ptx, err)
+			return fmt.Errorf("PTX %q: %w", ptx, err)
 		}
 	}
 	return nil
@@ -132,7 +136,7 @@ func testGradient(p *Plugin, b compute.Backend) error {
 			return graph.Gradient(graph.ReduceAllSum(graph.Mul(z, z)), x, y)
 		}, selfA, selfB)
 		if err != nil {
-			return fmt.Errorf("PTX %t: %w", ptx, err)
+			return fmt.Errorf("PTX %q: %w", ptx, err)
 		}
 		dA, dB := make([]float32, len(selfA)), make([]float32, len(selfA))
 		for i := range selfA {
@@ -140,7 +144,7 @@ func testGradient(p *Plugin, b compute.Backend) error {
 			dA[i], dB[i] = float32(2*z*math.Cos(float64(selfA[i]))), float32(4*z)
 		}
 		if err := errors.Join(expect(out[0], dA), expect(out[1], dB)); err != nil {
-			return fmt.Errorf("PTX %t: %w", ptx, err)
+			return fmt.Errorf("PTX %q: %w", ptx, err)
 		}
 	}
 	return nil
@@ -151,7 +155,7 @@ func testAsync(p *Plugin, b compute.Backend) error {
 	if err := p.SetDepth(3); err != nil {
 		return err
 	}
-	triple, err := graph.NewExec(b, func(x *graph.Node) *graph.Node { return axpb(false, x, x) })
+	triple, err := graph.NewExec(b, func(x *graph.Node) *graph.Node { return axpb("", x, x) })
 	if err != nil {
 		return err
 	}
@@ -181,9 +185,9 @@ func testAsync(p *Plugin, b compute.Backend) error {
 // testLateError runs a program that fails while it runs, without waiting for it.
 func testLateError(p *Plugin, b compute.Backend) error {
 	failing, err := graph.NewExec(b, func(x *graph.Node) *graph.Node {
-		if p.isCUDA() { // more threads in a block than there can be
+		if ptx := p.forms(); len(ptx) > 1 { // more threads in a block than there can be
 			s := []shapes.Shape{x.Shape()}
-			kernel := PTX{Name: "loris_axpb", Source: fmt.Sprintf(axpbPTX, x.Shape().Size()), Block: [3]int{1 << 20}}
+			kernel := PTX{Name: "loris_axpb", Source: fmt.Sprintf(axpbPTX, ptx[1], x.Shape().Size()), Block: [3]int{1 << 20}}
 			return Call(kernel.Call().Body([]shapes.Shape{s[0], s[0]}, s), s, x, x)[0]
 		}
 		// More bytes than a process can address; allocated when the program runs.

@@ -378,8 +378,8 @@ int seam_pending(int slot) {
   return n;
 }
 
-char *seam_memory_stats(int slot, int device, seam_memory *out) {
-  plugin *p = &plugins[slot];
+// device_of finds a device, by number, of the backend opened last.
+static char *device_of(plugin *p, int device, PJRT_Device **out) {
   pthread_mutex_lock(&p->mu);
   PJRT_Client *client = p->nclients ? p->clients[p->nclients - 1] : NULL;
   pthread_mutex_unlock(&p->mu);
@@ -393,13 +393,39 @@ char *seam_memory_stats(int slot, int device, seam_memory *out) {
     snprintf(text, sizeof text, "there is no such device: the backend has %zu", d.num_addressable_devices);
     return strdup(text);
   }
+  *out = d.addressable_devices[device];
+  return NULL;
+}
+
+char *seam_memory_stats(int slot, int device, seam_memory *out) {
+  plugin *p = &plugins[slot];
   ARGS(PJRT_Device_MemoryStats_Args, s);
-  s.device = d.addressable_devices[device];
-  if ((e = p->real->PJRT_Device_MemoryStats(&s))) return seam_message(p->real, e);
+  char *missing = device_of(p, device, &s.device);
+  if (missing) return missing;
+  PJRT_Error *e = p->real->PJRT_Device_MemoryStats(&s);
+  if (e) return seam_message(p->real, e);
   out->in_use = s.bytes_in_use;
   out->peak = s.peak_bytes_in_use_is_set ? s.peak_bytes_in_use : -1;
   out->limit = s.bytes_limit_is_set ? s.bytes_limit : -1;
   out->pool = s.pool_bytes_is_set ? s.pool_bytes : -1;
+  return NULL;
+}
+
+char *seam_attribute(int slot, int device, const char *name, char *value, size_t size) {
+  plugin *p = &plugins[slot];
+  ARGS(PJRT_Device_GetDescription_Args, g);
+  char *missing = device_of(p, device, &g.device);
+  if (missing) return missing;
+  PJRT_Error *e = p->real->PJRT_Device_GetDescription(&g);
+  if (e) return seam_message(p->real, e);
+  ARGS(PJRT_DeviceDescription_Attributes_Args, a);
+  a.device_description = g.device_description;
+  if (HAS(p->real, PJRT_DeviceDescription_Attributes) && (e = p->real->PJRT_DeviceDescription_Attributes(&a))) return seam_message(p->real, e);
+  *value = 0;
+  for (size_t i = 0; i < a.num_attributes; i++) {
+    const PJRT_NamedValue *v = &a.attributes[i];
+    if (v->type == PJRT_NamedValue_kString && v->name_size == strlen(name) && !memcmp(v->name, name, v->name_size)) snprintf(value, size, "%.*s", (int)v->value_size, v->string_value);
+  }
   return NULL;
 }
 

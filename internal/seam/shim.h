@@ -39,6 +39,7 @@ char *seam_set_depth(int slot, int depth);
 char *seam_sync(int slot);
 char *seam_limit(int slot, int runs, int copies);  // waits until at most so many are outstanding on each device
 char *seam_memory_stats(int slot, int device, seam_memory *out);
+char *seam_attribute(int slot, int device, const char *name, char *value, size_t size);  // a text; "": the device has no such attribute
 int seam_pending(int slot);
 
 // The profiler of a plugin, of which a process has one at a time; data is malloc'ed, a serialized tensorflow.profiler.XSpace.

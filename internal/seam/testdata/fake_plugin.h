@@ -90,6 +90,13 @@ static PJRT_Error *fake_platform_name(PJRT_Client_PlatformName_Args *a) { a->pla
 static PJRT_Error *fake_platform_version(PJRT_Client_PlatformVersion_Args *a) { a->platform_version = "v1"; a->platform_version_size = 2; return NULL; }
 static PJRT_DeviceDescription description;
 static PJRT_Error *fake_description(PJRT_Device_GetDescription_Args *a) { a->device_description = &description; return NULL; }
+static PJRT_Error *fake_attributes(PJRT_DeviceDescription_Attributes_Args *a) {
+  static const PJRT_NamedValue all[] = {{.name = "core_count", .name_size = 10, .type = PJRT_NamedValue_kInt64, .int64_value = 132, .value_size = 1},
+                                        {.name = "compute_capability", .name_size = 18, .type = PJRT_NamedValue_kString, .string_value = "9.0!", .value_size = 3}};
+  a->attributes = all;
+  a->num_attributes = 2;
+  return NULL;
+}
 static PJRT_Error *fake_kind(PJRT_DeviceDescription_Kind_Args *a) { a->device_kind = "chip"; a->device_kind_size = 4; return NULL; }
 static PJRT_Error *fake_memory_stats(PJRT_Device_MemoryStats_Args *a) { a->bytes_in_use = 7; a->bytes_limit = 9; a->bytes_limit_is_set = true; a->pool_bytes = 8; a->pool_bytes_is_set = true; return NULL; }
 static PJRT_LoadedExecutable *new_loaded(void) { live_loaded++; return calloc(1, sizeof(PJRT_LoadedExecutable)); }
@@ -152,7 +159,7 @@ static PJRT_Api fake = {
   .PJRT_Client_Create = fake_client_create, .PJRT_Client_Destroy = fake_client_destroy,
   .PJRT_Client_PlatformName = fake_platform_name, .PJRT_Client_PlatformVersion = fake_platform_version,
   .PJRT_Client_AddressableDevices = fake_devices, .PJRT_Client_Compile = fake_compile,
-  .PJRT_Device_GetDescription = fake_description, .PJRT_DeviceDescription_Kind = fake_kind,
+  .PJRT_Device_GetDescription = fake_description, .PJRT_DeviceDescription_Attributes = fake_attributes, .PJRT_DeviceDescription_Kind = fake_kind,
   .PJRT_Device_AddressableMemories = fake_memories, .PJRT_Device_MemoryStats = fake_memory_stats, .PJRT_Memory_Kind = fake_memory_kind,
   .PJRT_LoadedExecutable_Execute = fake_execute, .PJRT_LoadedExecutable_Destroy = fake_loaded_destroy,
   .PJRT_LoadedExecutable_GetExecutable = fake_executable, .PJRT_Executable_Destroy = fake_executable_destroy,

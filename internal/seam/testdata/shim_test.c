@@ -311,6 +311,9 @@ static void clients_apart(void) {
   char *e = seam_memory_stats(0, 2, &m);
   assert(e && !strcmp(e, "there is no such device: the backend has 2"));
   free(e);
+  char text[8];
+  assert(!seam_attribute(0, 1, "compute_capability", text, sizeof text) && !strcmp(text, "9.0"));
+  assert(!seam_attribute(0, 1, "core_count", text, sizeof text) && !*text && !seam_attribute(0, 0, "compute", text, sizeof text) && !*text);
   for (int i = 0; i < 40; i++) {  // lanes are used again
     other = new_client();
     int ready;
