@@ -21,6 +21,7 @@ import (
 
 	"github.com/loris-ml/loris/attention"
 	"github.com/loris-ml/loris/bench/measure"
+	"github.com/loris-ml/loris/internal/backend"
 	"github.com/loris-ml/loris/internal/layerwise"
 	"github.com/loris-ml/loris/internal/training"
 	"github.com/loris-ml/loris/models"
@@ -53,7 +54,7 @@ func main() {
 	flag.IntVar(&o.length, "length", 2048, "tokens per row")
 	flag.IntVar(&o.warmup, "warmup", 3, "steps before timing")
 	flag.IntVar(&o.steps, "steps", 20, "timed steps")
-	flag.Float64Var(&o.limit, "limit", 0, "TFLOP/s that a large matrix product reaches on the device; the share of it is printed")
+	flag.Float64Var(&o.limit, "limit", 0, "TFLOP/s of which the share is printed; 0: on a GPU, what large bfloat16 products reach there for a second, measured behind the first steps")
 	flag.StringVar(&o.profile, "profile", "", "file for the times of two more steps by program and kernel (CSV)")
 	flag.Parse()
 	if err := run(context.Background(), o, flag.Args()); err != nil {
@@ -78,7 +79,8 @@ type result struct {
 	MaxMS         float64   `json:"max_ms"`
 	TokensPerS    float64   `json:"tokens_per_s"`
 	TFLOPs        float64   `json:"tflops"`                 // a second, of what the step must compute: see flops
-	Share         float64   `json:"share,omitempty"`        // of -limit
+	Share         float64   `json:"share,omitempty"`        // of -limit, or of the limit that was measured
+	Limit         float64   `json:"limit_tflops,omitempty"` // that
 	MemoryGiB     float64   `json:"memory_gib"`             // in use on the device after the last step, as its allocator tells
 	PeakGiB       float64   `json:"peak_gib,omitempty"`     // the most that was in use
 	ForecastGiB   []float64 `json:"forecast_gib,omitempty"` // what the planner expected of the peak, and in forward pass, head, backward pass and update
@@ -137,7 +139,7 @@ type trial struct {
 	load    float64 // seconds
 }
 
-func (o trial) run(ctx context.Context) (err error) {
+func (o *trial) run(ctx context.Context) (err error) {
 	session, err := o.session(training.SessionOptions{
 		ResidualBudget: o.budget, Optim: o.optim, AdamBeta1: 0.9, AdamBeta2: 0.999, AdamEpsilon: 1e-8, Seed: 1,
 	})
@@ -184,8 +186,13 @@ func (o trial) run(ctx context.Context) (err error) {
 	r.MinMS, r.MedianMS, r.MaxMS = ms[0], ms[len(ms)/2], ms[len(ms)-1]
 	r.TokensPerS = float64(o.batch*o.length) / r.MedianMS * 1e3
 	r.TFLOPs = flops(o.cfg, o.length, o.Base == "full") * r.TokensPerS / 1e12
-	if o.limit > 0 {
-		r.Share = r.TFLOPs / o.limit
+	if o.limit == 0 {
+		if o.limit, err = productRate(session); err != nil {
+			fmt.Fprintln(os.Stderr, "step: the device's limit is not known:", err)
+		}
+	}
+	if r.Limit = o.limit; r.Limit > 0 {
+		r.Share = r.TFLOPs / r.Limit
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(r); err != nil || o.profile == "" {
 		return err
@@ -207,6 +214,15 @@ func (o trial) run(ctx context.Context) (err error) {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(map[string]any{"profile_ms": kinds})
+}
+
+// productRate is what a GPU reaches in large products, with what a session leaves free; 0 elsewhere.
+func productRate(session training.Session) (tflops float64, err error) {
+	s, ok := session.(interface{ Device() *backend.Device })
+	if !ok || s.Device().Kind != backend.CUDA {
+		return 0, nil
+	}
+	return measure.ProductRate(s.Device(), 8192, time.Second)
 }
 
 // flops is what a training step must compute per token: the products with the weights forward and backward, those for the

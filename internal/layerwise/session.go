@@ -367,6 +367,9 @@ func (s *Session) ForecastMemory(rows, length int) (f Forecast, ok bool) {
 	return f, f.Peak() > 0
 }
 
+// Device is the one that the session's model is on.
+func (s *Session) Device() *backend.Device { return s.model.Device }
+
 // MemoryInUse returns the bytes in use on the device, where the device tells.
 func (s *Session) MemoryInUse() (bytes int64, ok bool) { return s.model.Device.MemoryInUse() }
 
