@@ -88,6 +88,7 @@ func load(ctx context.Context, arch Architecture, src source, o Options) (_ *Cau
 		return nil, err
 	}
 	m.Shape.Compute, m.Shape.Float8, m.Shape.Attention = l.compute, o.ComputeDType == Float8E4M3, o.Attention
+	l.note(&m.Shape)
 	if err := l.ends(lm, d); err != nil {
 		return nil, err
 	}
@@ -129,6 +130,21 @@ func openDevice(o Options) (*backend.Device, error) {
 
 // packs reports whether quantized weights stay packed on the device.
 func (l *loader) packs() bool { return l.dev.Kind == backend.CUDA || l.o.KeepPacked }
+
+// note says in the log where programs will not go the fastest way.
+func (l *loader) note(s *nn.Shape) {
+	log := l.o.logger().With("backend", l.dev.Kind)
+	if l.dev.Kind == backend.CUDA {
+		s.Notices = &nn.Notices{Say: func(text string) { log.Info("attention does not run in cuDNN", "route", text) }}
+	}
+	switch {
+	case s.Fused(l.dev.Backend):
+	case !kernels.Available(l.dev.Backend):
+		log.Info("layers are computed by plain graph operations: Loris's kernels are for NVIDIA GPUs of compute capability 8.0 or more")
+	default:
+		log.Info("layers are computed by plain graph operations: Loris's kernels compute in bfloat16", "dtype", l.compute)
+	}
+}
 
 // formats settles the dtypes of weights and of computation.
 func (l *loader) formats() (err error) {

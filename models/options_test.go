@@ -1,7 +1,9 @@
 package models
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -85,6 +87,16 @@ func TestMaxDeviceMemoryBoundsWhatIsCountedAsFree(t *testing.T) {
 	if _, err := FromPretrained(context.Background(), dir, Options{MaxDeviceMemory: -1}); err == nil || !strings.Contains(err.Error(), "MaxDeviceMemory") {
 		t.Errorf("a negative limit: error %v", err)
 	}
+}
+
+func TestTheLogTellsWhereKernelsAreNotUsed(t *testing.T) {
+	reference.OnBackends(t, func(t *testing.T, spec string) {
+		var log bytes.Buffer
+		mustLoad(t, reference.Dir("llama_a"), Options{Backend: spec, DType: Float32, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		if n := strings.Count(log.String(), "plain graph operations"); n != 1 {
+			t.Errorf("said %d times:\n%s", n, &log)
+		}
+	})
 }
 
 func TestEveryRouteOfAttentionGivesTheReferencesLogits(t *testing.T) {

@@ -100,7 +100,7 @@ type planner struct {
 // plan says what each span keeps for batches of the pass's shape. The first plan for a shape stands.
 //
 // Where the compiler tells what programs take, automatic plans are made to fill what the device has: the budget is raised by
-// what a plan leaves free, or lowered by what it lacks, until it fits.
+// what a plan leaves free, or lowered by what it lacks, until it fits. A budget in bytes is lowered where MaxDeviceMemory allows less.
 func (p *planner) plan(s *Session, ps *pass) ([]spanPlan, error) {
 	shape := [2]int{ps.batch.Rows, ps.batch.Length}
 	if got := p.plans[shape]; got != nil {
@@ -109,42 +109,59 @@ func (p *planner) plan(s *Session, ps *pass) ([]spanPlan, error) {
 	if p.plans == nil {
 		p.plans, p.peaks = map[[2]int][]spanPlan{}, map[[2]int]Forecast{}
 	}
-	budget, room := p.budget, int64(0)
-	if budget == Auto {
-		budget, room = s.model.spare(ps.tokens()), s.model.room()
+	plan, peak, ok, err := p.fit(s, ps)
+	if limit := s.model.Device.MemoryLimit; err == nil && ok && limit > 0 && peak.Peak() > limit {
+		err = fmt.Errorf("a batch of %d rows of %d tokens needs %.2f GiB even if nothing is kept for the backward pass, and MaxDeviceMemory allows %.2f: make it smaller (PerDeviceTrainBatchSize, MaxLength) or allow more",
+			shape[0], shape[1], float64(peak.Peak())/(1<<30), float64(limit)/(1<<30))
 	}
-	size := p.sizes(s, shape[0], shape[1])
-	plan := p.spend(s, size, budget, shape[0], shape[1])
-	peak, ok, err := s.forecast(ps, plan)
 	if err != nil {
 		return nil, err
 	}
-	for tries := 0; ok && p.budget == Auto && tries < 4; tries++ {
-		left := room - peak.Peak()
-		if left >= 0 && (left < room/32 || full(plan)) {
-			break
-		}
-		lower, upper := plan, peak
-		if budget += left; budget > 0 || left < 0 {
-			plan = p.spend(s, size, max(0, budget), shape[0], shape[1])
-		}
-		if slices.Equal(plan, lower) {
-			break
-		}
-		if peak, _, err = s.forecast(ps, plan); err != nil {
-			return nil, err
-		}
-		if peak.Peak() > room && left >= 0 {
-			plan, peak = lower, upper
-			break
-		}
-	}
-	if limit := s.model.Device.MemoryLimit; ok && limit > 0 && peak.Peak() > limit {
-		return nil, fmt.Errorf("a batch of %d rows of %d tokens needs %.2f GiB even if nothing is kept for the backward pass, and MaxDeviceMemory allows %.2f: make it smaller (PerDeviceTrainBatchSize, MaxLength) or allow more",
-			shape[0], shape[1], float64(peak.Peak())/(1<<30), float64(limit)/(1<<30))
-	}
 	p.plans[shape], p.peaks[shape] = plan, peak
 	return plan, nil
+}
+
+// fit makes a plan for the pass and forecasts its peak. ok is false where nobody knows that.
+func (p *planner) fit(s *Session, ps *pass) (plan []spanPlan, peak Forecast, ok bool, err error) {
+	rows, length := ps.batch.Rows, ps.batch.Length
+	size := p.sizes(s, rows, length)
+	limit := s.model.Device.MemoryLimit
+	all := int64(len(s.spans)) * (int64(ps.x[0].Shape().ByteSize()) + size[len(size)-1])
+	budget, room := min(p.budget, all), limit
+	if p.budget == Auto {
+		budget, room = s.model.spare(ps.tokens()), s.model.room()
+	}
+	spend := func(bytes int64) error {
+		plan = p.spend(s, size, max(0, bytes), rows, length)
+		peak, ok, err = s.forecast(ps, plan)
+		return err
+	}
+	if err := spend(budget); err != nil {
+		return nil, peak, false, err
+	}
+	for tries := 0; ok && tries < 4; tries++ {
+		left := room - peak.Peak()
+		if p.budget != Auto && (limit <= 0 || left >= 0) || left >= 0 && (left < room/32 || full(plan)) {
+			break
+		}
+		was, before := plan, peak
+		if budget += left; budget <= 0 && left >= 0 {
+			break
+		}
+		if err := spend(budget); err != nil {
+			return nil, peak, false, err
+		}
+		if left >= 0 && peak.Peak() > room {
+			plan, peak = was, before
+		}
+		if slices.Equal(plan, was) {
+			break
+		}
+	}
+	if ok && limit > 0 && peak.Peak() > limit {
+		err = spend(0)
+	}
+	return plan, peak, ok, err
 }
 
 // FitsWhole tells whether a batch of that shape can keep on a GPU all that its backward pass needs. On the host larger batches

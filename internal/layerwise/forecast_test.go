@@ -208,3 +208,30 @@ func TestBatchThatNeedsMoreThanTheLimitIsRefused(t *testing.T) {
 		}
 	})
 }
+
+func TestABudgetInBytesIsLoweredToTheLimit(t *testing.T) {
+	cfg := models.LlamaConfig{VocabSize: 4000, HiddenSize: 1024, IntermediateSize: 2816, NumHiddenLayers: 8, NumAttentionHeads: 8, MaxPositionEmbeddings: 4096}
+	b := packed(2048, documents(1, 2048), documents(2, 2048), documents(3, 2048), documents(4, 2048))
+	reference.OnXLA(t, 16, func(t *testing.T, spec string, p *seam.Plugin) {
+		forecast := func(budget string, limit int64) int64 {
+			m, a := counted(t, p, &cfg, models.Options{Backend: spec, MaxDeviceMemory: limit})
+			o := settings
+			o.ResidualBudget = budget
+			s := session(t, m, a, o)
+			layerwise.PinHost(s, 0)
+			if _, err := s.MicroStep(t.Context(), b); err != nil {
+				t.Fatalf("budget %s, limit %d: %v", budget, limit, err)
+			}
+			f, ok := s.(*layerwise.Session).ForecastMemory(b.Rows, b.Length)
+			if !ok {
+				t.Fatal("nothing was forecast")
+			}
+			return f.Peak()
+		}
+		least, most := forecast("0", 0), forecast("100GiB", 0)
+		limit := (least + most) / 2
+		if got := forecast("100GiB", limit); got > limit || got <= least || most <= least {
+			t.Errorf("within %d: %d bytes; nothing kept %d, all %d", limit, got, least, most)
+		}
+	})
+}

@@ -32,6 +32,7 @@ type Shape struct {
 	Float8                          bool         // products of frozen weights in float8, see fp8.go
 	Form                            Form
 	Attention                       attention.Route
+	Notices                         *Notices // nil: nobody wants to know
 }
 
 // Batch are the inputs of a program that all layers share; B rows of S tokens.
@@ -277,6 +278,7 @@ func (l *Layer) Attend(q, k, v *Node, o attention.Options) *Node {
 		return flat(l.cache.attend(q, k, v, o))[0]
 	}
 	o.Causal, o.SegmentIDs, o.MaxSegments = true, l.batch.Segments, l.batch.MaxSegments
+	l.shape.Notices.attention(q, k, v, o)
 	q, k, v = l.tape.value(KeepAttention, q), l.tape.value(KeepAttention, k), l.tape.value(KeepAttention, v)
 	ins := []*Node{q, k, v}
 	if l.tape == nil || l.tape.keep&KeepAttention == 0 {
