@@ -11,15 +11,16 @@ import (
 
 // Attend is attention of q [batch, q_seq, heads, head_dim] over k and v [batch, kv_seq, kv_heads, head_dim], all of one
 // dtype (Float32, BFloat16, Float16); heads is a multiple of kv_heads, whose heads neighbouring query heads share. The
-// result has q's shape and dtype and is differentiable in q, k, v and the bias. A query that sees no key gets zeros, and
-// no gradient. Softmax and sums are float32.
+// result has q's shape and dtype and is differentiable in q, k, v and the bias. A query to which positions and segments leave
+// no key gets zeros, and no gradient. Softmax and sums are float32.
 func Attend(q, k, v *Node, o Options) *Node {
 	out, _ := Forward(q, k, v, o)
 	return out
 }
 
-// Forward is [Attend] that also returns the log-sum-exp of each query's scores, float32 [batch, heads, q_seq], without
-// gradient: what a program returns beside out so that a later one goes on with [FromSaved].
+// Forward is [Attend] that also returns the natural log-sum-exp of each query's scores, as they enter the softmax, float32
+// [batch, heads, q_seq], without gradient; -1e20 where it sees no key. A program returns it beside out so that a
+// later one goes on with [FromSaved].
 func Forward(q, k, v *Node, o Options) (out, lse *Node) {
 	c := newCall(q, k, v, o)
 	c.settle()

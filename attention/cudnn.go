@@ -2,10 +2,8 @@ package attention
 
 import (
 	"fmt"
-	"math"
 	"strings"
 
-	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
@@ -16,75 +14,6 @@ import (
 // cuDNN's flash attention through XLA's custom calls __cudnn$fmhaSoftmax, …ScaleBiasSoftmax and their …Backward: key-value
 // heads are shared natively, the statistics (the log-sum-exp) are a result of the forward and an operand of the backward,
 // which reruns nothing.
-
-// cudnnMaxDim is the largest head_dim that forward and backward take on every card.
-const cudnnMaxDim = 128
-
-// packedStatistics is how many bytes the statistics of packed documents, which cuDNN keeps apart, may take while it runs.
-const packedStatistics = 2 << 30
-
-// whyNotCuDNN says what keeps a call from the cuDNN route; "" if nothing does.
-func (c *call) whyNotCuDNN(b compute.Backend) string {
-	if !isCUDA(b) {
-		return "the backend is not CUDA opened through the seam"
-	}
-	return c.whyNotForCuDNN()
-}
-
-// whyNotForCuDNN is whyNotCuDNN on a backend that has it.
-func (c *call) whyNotForCuDNN() string {
-	switch {
-	case c.dtype == dtypes.Float32:
-		return "it takes bfloat16 and float16 only"
-	case c.dim%8 != 0 || c.dim > cudnnMaxDim:
-		return fmt.Sprintf("head_dim %d is not a multiple of 8 up to %d", c.dim, cudnnMaxDim)
-	case c.SoftCap > 0:
-		return "it has no soft cap"
-	case c.DropoutRate > 0:
-		return "its dropout has one mask for all steps, fixed when the program is compiled"
-	case c.QueryOffset > 0:
-		return "it counts queries and keys from the same place, and QueryOffset is not 0"
-	case c.Window > 0 && c.queries != c.keys:
-		return "a window needs as many queries as keys"
-	case c.queries%2 != 0 || c.keys%2 != 0:
-		return fmt.Sprintf("it trains with even lengths only, and they are %d and %d", c.queries, c.keys)
-	}
-	if why := c.whyNotBias(); why != "" {
-		return why
-	}
-	return c.whyNotPacked()
-}
-
-func (c *call) whyNotBias() string {
-	switch {
-	case c.Bias == nil:
-	case c.Bias.DType() != c.dtype:
-		return fmt.Sprintf("it takes a bias of q's dtype only, and Bias is %s", c.Bias.DType())
-	case c.SegmentIDs != nil:
-		return "it takes no bias with segments"
-	}
-	return ""
-}
-
-func (c *call) whyNotPacked() string {
-	switch {
-	case c.SegmentIDs == nil:
-	case c.MaxSegments == 0:
-		return "it takes segment ids only with MaxSegments"
-	case c.KVSegmentIDs != c.SegmentIDs:
-		return "queries and keys have segment ids of their own"
-	case c.batch*c.queries*c.heads*c.dim > math.MaxInt32:
-		return "it counts the elements of packed rows in 32 bits, and q has more"
-	case 4*c.batch*c.MaxSegments*c.heads*c.queries > packedStatistics:
-		return fmt.Sprintf("its statistics for %d rows of up to %d segments would take more than %d GiB", c.batch, c.MaxSegments, packedStatistics>>30)
-	}
-	return ""
-}
-
-func isCUDA(b compute.Backend) bool {
-	named, ok := b.(interface{ PluginName() string })
-	return ok && seam.Available(b) && strings.Contains(named.PluginName(), "cuda")
-}
 
 // packs tells whether the call's rows hold documents that cuDNN must be told of.
 func (c *call) packs() bool { return c.SegmentIDs != nil && c.MaxSegments > 1 }

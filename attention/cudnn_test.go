@@ -2,7 +2,7 @@ package attention
 
 import (
 	"encoding/json"
-	"fmt"
+	"math"
 	"os"
 	"reflect"
 	"regexp"
@@ -68,7 +68,7 @@ func TestCuDNNCallsAreJAXs(t *testing.T) {
 				o.Bias = Parameter(g, "bias", shapes.Make(dtype, x.Bias[0], x.Bias[1], queries, keys))
 			}
 			c := newCall(q, k, k, o)
-			if why := c.whyNotForCuDNN(); why != "" {
+			if why := c.whyNotOn(capability{9, 0}); why != "" {
 				t.Fatalf("cuDNN is not taken: %s", why)
 			}
 			compareCalls(t, c.fmha(false), x.Forward)
@@ -223,17 +223,38 @@ func flatten(rows [][]int32) (all []int32) {
 
 func TestABrokenPromiseAboutSegmentsShows(t *testing.T) {
 	d := open(t)
-	for _, ids := range [][][]int32{{{1, 2, 2, 1}}, {{0, 1, 2, 4}}, {{0, -1, 1, 1}}} {
+	for _, x := range []struct {
+		ids    []int32
+		max    int
+		broken bool
+	}{
+		{[]int32{1, 2, 2, 1}, 4, true},
+		{[]int32{0, 1, 2, 4}, 4, true},
+		{[]int32{0, -1, 1, 1}, 4, true},
+		{[]int32{3, 0, 0, 1}, 4, false},
+		{[]int32{0, 0, 2, 2}, 1, true},
+		{[]int32{0, 1, 0, 0}, 1, true},
+		{[]int32{0, 0, 0, 0}, 1, false},
+		{[]int32{0, 0, 1, 1}, 1, false}, // taken as 2, and kept apart
+	} {
 		out, err := CallOnce(d.Backend, func(ids *Node) *Node {
 			q := Zeros(ids.Graph(), shapes.Make(dtypes.BFloat16, 1, 4, 1, 8))
-			p := newCall(q, q, q, Options{SegmentIDs: ids, MaxSegments: 4}).pack()
+			c := newCall(q, q, q, Options{SegmentIDs: ids, MaxSegments: x.max})
+			if !c.packs() {
+				t.Fatalf("MaxSegments %d: cuDNN is not told of the ids", x.max)
+			}
+			p := c.pack()
 			return p.gather(p.scatter(Zeros(ids.Graph(), shapes.Make(dtypes.Float32, 1, 1, 4))))
-		}, ids)
+		}, [][]int32{x.ids})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := out.Value().([][][]float32); got[0][0][0] == got[0][0][0] {
-			t.Errorf("ids %v: statistics %v, want NaN", ids, got)
+		got := out.Value().([][][]float32)[0][0]
+		for _, lse := range got {
+			if math.IsNaN(float64(lse)) != x.broken {
+				t.Errorf("ids %v, at most %d: statistics %v; want NaN: %v", x.ids, x.max, got, x.broken)
+				break
+			}
 		}
 	}
 }
@@ -257,129 +278,6 @@ func TestCountSegments(t *testing.T) {
 	} {
 		if got := CountSegments(x.ids, x.length); got != x.want {
 			t.Errorf("%s: %d, want %d", x.name, got, x.want)
-		}
-	}
-}
-
-func TestExplainNamesWhatKeepsCuDNNAway(t *testing.T) {
-	d := open(t)
-	for _, x := range []struct {
-		want    string
-		dtype   dtypes.DType
-		length  int
-		dim     int
-		options func(g *Graph) Options
-	}{
-		{"", dtypes.BFloat16, 64, 64, func(g *Graph) Options { return Options{Window: 9} }},
-		{"bfloat16 and float16 only", dtypes.Float32, 64, 64, func(g *Graph) Options { return Options{} }},
-		{"head_dim 256", dtypes.BFloat16, 64, 256, func(g *Graph) Options { return Options{} }},
-		{"head_dim 20", dtypes.BFloat16, 64, 20, func(g *Graph) Options { return Options{} }},
-		{"soft cap", dtypes.BFloat16, 64, 64, func(g *Graph) Options { return Options{SoftCap: 30} }},
-		{"even lengths", dtypes.BFloat16, 63, 64, func(g *Graph) Options { return Options{} }},
-		{"QueryOffset", dtypes.BFloat16, 64, 64, func(g *Graph) Options { return Options{Causal: true, QueryOffset: 1} }},
-		{"one mask for all steps", dtypes.BFloat16, 64, 64, func(g *Graph) Options {
-			return Options{DropoutRate: 0.1, DropoutKeys: Zeros(g, shapes.Make(dtypes.Uint32, 2))}
-		}},
-		{"only with MaxSegments", dtypes.BFloat16, 64, 64, func(g *Graph) Options {
-			return Options{SegmentIDs: Zeros(g, shapes.Make(dtypes.Int32, 2, 64))}
-		}},
-		{"more than 2 GiB", dtypes.BFloat16, 64, 64, func(g *Graph) Options {
-			return Options{SegmentIDs: Zeros(g, shapes.Make(dtypes.Int32, 2, 64)), MaxSegments: 1 << 21}
-		}},
-		{"q's dtype only", dtypes.BFloat16, 64, 64, func(g *Graph) Options {
-			return Options{Bias: Zeros(g, shapes.Make(dtypes.Float32, 1, 1, 64, 64))}
-		}},
-	} {
-		g := NewGraph(d.Backend, "explain")
-		q := Zeros(g, shapes.Make(x.dtype, 2, x.length, 4, x.dim))
-		c := newCall(q, q, q, x.options(g))
-		if why := c.whyNotForCuDNN(); !strings.Contains(why, x.want) || x.want == "" && why != "" {
-			t.Errorf("reason %q, want %q", why, x.want)
-		}
-		if got := Explain(q, q, q, x.options(g)); !strings.Contains(got, "cuDNN: the backend is not CUDA") {
-			t.Errorf("Explain says %q", got)
-		}
-	}
-}
-
-// TestCuDNNAgreesWithFloat64 runs where LORIS_TEST_BACKENDS names a GPU; -v prints the errors.
-func TestCuDNNAgreesWithFloat64(t *testing.T) {
-	onBackends(t, func(t *testing.T, d *backend.Device) {
-		if d.Kind != backend.CUDA {
-			t.Skip("it needs a CUDA backend: LORIS_TEST_BACKENDS=xla:cuda,tf32=false")
-		}
-		for i, p := range cudnnProblems() {
-			for _, dtype := range []dtypes.DType{dtypes.BFloat16, dtypes.Float16} {
-				for _, saved := range []bool{false, true} {
-					t.Run(fmt.Sprintf("%s/%s/saved=%v", p, dtype, saved), func(t *testing.T) {
-						in := p.inputs(uint64(i))
-						limit := map[dtypes.DType]float64{dtypes.BFloat16: 1e-2, dtypes.Float16: 2e-3}[dtype]
-						got, want := p.compute(t, d, dtype, in, saved), p.reference(in)
-						for j, name := range resultNames {
-							if len(want[j]) == 0 {
-								continue
-							}
-							e := p.relative(got[j], want[j])
-							t.Logf("%-5s %.2e", name, e)
-							if !(e <= limit) {
-								t.Errorf("%s is off by %.3g, want at most %g", name, e, limit)
-							}
-						}
-					})
-				}
-			}
-		}
-	})
-}
-
-// cudnnProblems are what the cuDNN route takes, of lengths that no tile divides.
-func cudnnProblems() (all []*problem) {
-	many := make([]int32, 3*150) // 1, 2, 9 and 37 tokens, and so on, with padding only in some rows
-	for at, b := 0, 0; b < 3; b++ {
-		for id, n := range [][]int{{1, 2, 9, 37, 50}, {150}, {1, 1, 1, 1, 146}}[b] {
-			for range n {
-				many[at] = int32(id + 1)
-				at++
-			}
-		}
-		for ; at < 150*(b+1); at++ {
-			many[at] = 0
-		}
-	}
-	for _, dim := range []int{64, 128} {
-		for _, mask := range []Options{{}, {Causal: true}, {Window: 20}} {
-			for _, ids := range [][]int32{nil, documents(3, 150), many} {
-				p := &problem{batch: 3, queries: 150, keys: 150, heads: 8, kvHeads: 2, dim: dim, ids: ids, Options: mask}
-				p.Route, p.MaxSegments = RouteCuDNN, CountSegments(ids, 150)
-				all = append(all, p)
-			}
-		}
-	}
-	for _, bias := range [][2]int{{1, 8}, {3, 1}, {3, 8}, {1, 1}} {
-		p := &problem{batch: 3, queries: 150, keys: 150, heads: 8, kvHeads: 2, dim: 64, biasBatch: bias[0], biasHeads: bias[1]}
-		p.Route, p.Causal = RouteCuDNN, bias[0] == 1
-		all = append(all, p)
-	}
-	cross := &problem{batch: 2, queries: 98, keys: 150, heads: 4, kvHeads: 4, dim: 64}
-	cross.Route = RouteCuDNN
-	return append(all, cross)
-}
-
-func TestWhatCuDNNIsTestedWithItTakes(t *testing.T) {
-	d := open(t)
-	for _, p := range cudnnProblems() {
-		g := NewGraph(d.Backend, "problem")
-		var in []*Node
-		for i := range inputNames {
-			if i != 4 || p.biasBatch > 0 {
-				in = append(in, Zeros(g, shapes.Make(dtypes.BFloat16, p.dimensions(i)...)))
-			}
-		}
-		if p.ids != nil {
-			in = append(in, Zeros(g, shapes.Make(dtypes.Int32, p.batch, p.queries)))
-		}
-		if why := newCall(in[0], in[1], in[2], p.options(in)).whyNotForCuDNN(); why != "" {
-			t.Errorf("%v: %s", p, why)
 		}
 	}
 }

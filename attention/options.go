@@ -21,27 +21,29 @@ type Options struct {
 	SoftCap float64 // if not 0, scores become SoftCap·tanh(score/SoftCap) before masking, as in Gemma 2
 
 	// SegmentIDs, int32 [batch, q_seq], and KVSegmentIDs, int32 [batch, kv_seq], let a query see the keys with its own id
-	// only: several documents in one row. KVSegmentIDs nil: the same as SegmentIDs. The order of ids is free, and padding is
-	// a document like any other.
+	// only: several documents in one row. KVSegmentIDs nil: the same as SegmentIDs, which takes as many queries as keys. The
+	// order of ids is free, and padding is a document like any other.
 	SegmentIDs, KVSegmentIDs *Node
 
 	// MaxSegments, if not 0, is a promise about SegmentIDs that lets cuDNN take them: all ids are at least 0 and below it,
-	// and the tokens of an id lie side by side in their row. [CountSegments] finds it on the host. Programs depend on it by
-	// powers of two only. Where ids break the promise, gradients are NaN.
+	// and the tokens of an id lie side by side in their row. [CountSegments] finds it on the host. It is taken as the next
+	// power of two, and 1 as 2, which is all that programs depend on. On the cuDNN route, ids that break this promise make
+	// the log-sum-exp and all gradients NaN, and out is of no use; other routes need no promise.
 	MaxSegments int
 
 	QueryOffset int // position of query 0 among the keys, for Causal and Window where the lengths differ
 
 	// Bias, [batch or 1, heads or 1, q_seq, kv_seq] in float32 or q's dtype, is added to the scores after scale and soft
-	// cap. A first axis of 1 serves every row, a second axis of 1 every head; the last two are never stretched. Very negative
-	// numbers and -Inf hide keys. It gets a gradient in its own shape and dtype, summed over what it serves, unless it comes
-	// through StopGradient.
+	// cap. A first axis of 1 serves every row, a second axis of 1 every head; the last two are never stretched. -Inf, and
+	// numbers far below a query's other scores, hide keys; only the tiled and the dense route allow that all of a query's
+	// keys are hidden so, by numbers below -1e20. It gets a gradient in its own shape and dtype, summed over what it serves,
+	// unless it comes through StopGradient.
 	Bias *Node
 
-	// DropoutRate, in [0, 1), is the probability with which a weight is dropped after the softmax; those that stay grow by
-	// 1/(1-DropoutRate). Which ones depends on the row's entry in DropoutKeys, uint32 [batch], and on head, query and key
-	// alone, so that the backward pass, and any division of the rows among devices, draws the same. Mix seed, step, row and
-	// layer into the keys.
+	// DropoutRate, in [0, 1), is the probability, to 1/65536, with which a weight is dropped after the softmax; those that stay
+	// grow by 1/(1-DropoutRate). Which ones depends on the row's entry in DropoutKeys, uint32 [batch], and on head, query,
+	// key and q_seq alone, so that the backward pass, and any division of the rows among devices, draws the same. Mix seed,
+	// step, row and layer into the keys.
 	DropoutRate float64
 	DropoutKeys *Node
 
@@ -55,7 +57,7 @@ type Route int
 const (
 	RouteAuto  Route = iota // cuDNN where it applies, dense for short sequences, tiled otherwise
 	RouteTiled              // FlashAttention-2 in graph operations: linear memory, every option
-	RouteDense              // the whole score matrix at once, gradient by autodiff: the reference
+	RouteDense              // the whole score matrix at once, gradient by autodiff (of FromSaved, the tiled one): the reference
 	RouteCuDNN              // cuDNN's flash attention, on CUDA: see Explain for what it takes
 )
 
@@ -158,8 +160,10 @@ func (c *call) checkSegments() {
 			exceptions.Panicf("attention: %s has shape %s; want %s", name, x.ids.Shape(), want)
 		}
 	}
-	if c.MaxSegments > 0 { // one program for all counts up to the next power of two
-		c.MaxSegments = 1 << bits.Len(uint(c.MaxSegments-1))
+	// One program serves all counts up to the next power of two. A promise of 1 says that ids are all 0, and cuDNN could do
+	// without them; as 2, it is still told of them, and a promise that does not hold is noticed.
+	if c.MaxSegments > 0 {
+		c.MaxSegments = 1 << bits.Len(uint(max(c.MaxSegments, 2)-1))
 	}
 }
 

@@ -2,7 +2,6 @@ package attention
 
 import (
 	"math"
-	"slices"
 	"strings"
 	"testing"
 
@@ -22,45 +21,6 @@ func open(t testing.TB) *backend.Device {
 	}
 	t.Cleanup(func() { d.Close() })
 	return d
-}
-
-func TestDocumentsDoNotLeak(t *testing.T) {
-	onBackends(t, func(t *testing.T, d *backend.Device) {
-		for _, route := range []Route{RouteTiled, RouteDense} {
-			p := &problem{batch: 2, queries: 130, keys: 130, heads: 2, kvHeads: 1, dim: 24, ids: documents(2, 130), biasBatch: 2, biasHeads: 1,
-				Options: Options{Causal: true, BlockQ: 32, BlockKV: 32, Route: route, DropoutRate: 0.2}}
-			in := p.inputs(1)
-			a := p.compute(t, d, dtypes.Float32, in, false)
-			inside := func(i, x int) bool { // element x of input or result i (both have the bias last) lies in document 2
-				if i == 4 {
-					return p.ids[x/p.keys] == 2 // by query; batch and query are what the bias has besides keys
-				}
-				return p.ids[x*len(p.ids)/len(in[i])] == 2
-			}
-			for i := range in {
-				in[i] = slices.Clone(in[i])
-				for x := range in[i] {
-					if inside(i, x) {
-						in[i][x] = 1 - 3*in[i][x]
-					}
-				}
-			}
-			b := p.compute(t, d, dtypes.Float32, in, false)
-			for i, of := range []int{0, 0, 1, 2, 4} {
-				changed := false
-				for x := range a[i] {
-					same := a[i][x] == b[i][x]
-					if !same && !inside(of, x) {
-						t.Fatalf("%v: element %d of %s changed with another document", route, x, resultNames[i])
-					}
-					changed = changed || !same
-				}
-				if !changed {
-					t.Errorf("%v: %s did not change at all", route, resultNames[i])
-				}
-			}
-		}
-	})
 }
 
 func TestDropoutIsTheSameHoweverScoresAreCutAndRowsAreDivided(t *testing.T) {
@@ -138,8 +98,8 @@ func TestABiasOfMinusInfinityHidesKeys(t *testing.T) {
 		causal := *p
 		causal.Causal, causal.biasBatch, causal.biasHeads = true, 0, 0
 		want := causal.reference(in)
-		want[4] = nil
-		if e, name := p.worst(got, want); !(e <= 1e-5) {
+		want.results[4] = nil // which causal has not
+		if e, name := want.worst(got); !(e <= 1e-5) {
 			t.Errorf("%v: %s is off by %.3g", route, name, e)
 		}
 		for x, g := range got[4] {

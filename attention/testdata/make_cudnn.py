@@ -26,6 +26,8 @@ CASES = [  # name, dtype, [batch, q_seq, kv_seq, heads, kv_heads, dim], mask, wi
     ("causal", "bfloat16", [2, 130, 130, 8, 2, 64], Mask.CAUSAL, None, 1, None),
     ("causal half", "float16", [1, 66, 66, 4, 4, 128], Mask.CAUSAL, None, 1, None),
     ("window", "bfloat16", [2, 130, 130, 8, 2, 64], Mask.CAUSAL, 33, 1, None),
+    ("wide heads", "bfloat16", [2, 130, 130, 4, 1, 256], Mask.CAUSAL, None, 1, None),
+    ("wide heads packed window", "float16", [2, 130, 130, 4, 2, 192], Mask.PADDING_CAUSAL, 33, 4, None),
     ("packed", "float16", [2, 130, 130, 8, 2, 64], Mask.PADDING, None, 4, None),
     ("packed causal", "bfloat16", [3, 132, 132, 4, 1, 128], Mask.PADDING_CAUSAL, None, 8, None),
     ("packed window", "bfloat16", [2, 130, 130, 8, 2, 64], Mask.PADDING_CAUSAL, 33, 2, None),
