@@ -3,7 +3,6 @@ package attention
 import (
 	"fmt"
 	"math"
-	"strings"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -48,8 +47,8 @@ func capabilityOf(b compute.Backend) capability {
 }
 
 func isCUDA(b compute.Backend) bool {
-	named, ok := b.(interface{ PluginName() string })
-	return ok && seam.Available(b) && strings.Contains(named.PluginName(), "cuda")
+	p, ok := seam.Of(b)
+	return ok && seam.Available(b) && p.IsCUDA()
 }
 
 // whyNotCuDNN says what keeps a call from the cuDNN route; "" if nothing does.

@@ -81,10 +81,8 @@ func (d *Device) DType() dtypes.DType {
 	if d.Kind != CUDA {
 		return dtypes.Float32
 	}
-	if p, ok := seam.Of(d.Backend); ok {
-		if major, _, err := p.ComputeCapability(int(d.Num)); err == nil && major > 0 && major < 8 {
-			return dtypes.Float16
-		}
+	if p, ok := seam.Of(d.Backend); ok && p.Before(8) {
+		return dtypes.Float16
 	}
 	return dtypes.BFloat16
 }

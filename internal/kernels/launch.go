@@ -24,11 +24,7 @@ var ptx embed.FS
 // too.
 func Available(b compute.Backend) bool {
 	p, ok := seam.Of(b)
-	if !ok || !seam.Available(b) || !p.IsCUDA() {
-		return false
-	}
-	major, _, err := p.ComputeCapability(0)
-	return err == nil && (major == 0 || major >= 8)
+	return ok && seam.Available(b) && p.IsCUDA() && !p.Before(8)
 }
 
 // launch is one call of a kernel, for operands of certain shapes.

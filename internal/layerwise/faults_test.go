@@ -144,17 +144,7 @@ func wholeModel(t *testing.T, backend string) training.Session {
 	t.Helper()
 	cfg := tiny
 	cfg.NumHiddenLayers = 2
-	m, err := models.NewRandom(t.Context(), &cfg, 1, models.Options{Backend: backend, DType: models.Float32, Trainable: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { m.Close() })
-	s, err := m.NewSession(settings)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return s
+	return newTrainee(t, cfg, models.Options{Backend: backend, DType: models.Float32, Trainable: true}, settings)
 }
 
 // TestFailuresOfTheDeviceLoseNoStep lets each program of a step fail, early and late, one after the other.

@@ -38,7 +38,7 @@ func TestTokensThatGoThroughTheMLPInPartsTrainTheSame(t *testing.T) {
 					want := s.step(t, d, form, nn.KeepNothing)
 					s.p.part = p.part
 					for _, keep := range keeps {
-						compare(t, fmt.Sprintf("form %d, keep %05b", form, keep), s.step(t, d, form, keep), want, slices.Repeat([]float64{2e-6}, len(want)))
+						compare(t, fmt.Sprintf("form %d, keep %05b", form, keep), errorsOf(s.step(t, d, form, keep), want), slices.Repeat([]float64{2e-6}, len(want)))
 					}
 				}
 			})

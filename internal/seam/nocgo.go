@@ -33,4 +33,5 @@ func (p *Plugin) CacheStats() CacheStats                             { return Ca
 func (p *Plugin) Profile(run func() error) ([]Execution, error)      { return nil, errNoCgo }
 func (p *Plugin) Footprint(number int64) (Footprint, bool)           { return Footprint{}, false }
 func (p *Plugin) ComputeCapability(device int) (int, int, error)     { return 0, 0, errNoCgo }
+func (p *Plugin) Before(major int) bool                              { return false }
 func (p *Plugin) Memory(device int) (MemoryStats, error)             { return MemoryStats{}, errNoCgo }

@@ -197,6 +197,12 @@ func (p *Plugin) ComputeCapability(device int) (major, minor int, err error) {
 	return major, minor, nil
 }
 
+// Before tells whether the plugin's GPU is known to be of a compute capability before major.
+func (p *Plugin) Before(major int) bool {
+	its, _, err := p.ComputeCapability(0)
+	return err == nil && its > 0 && its < major
+}
+
 // Footprint is what memory the program of that Program.Number takes; false where it is not compiled, or the plugin does not tell.
 func (p *Plugin) Footprint(number int64) (Footprint, bool) {
 	f, ok := p.footprints.Load(number)

@@ -99,16 +99,25 @@ func axpb(ptx string, a, b *graph.Node) *graph.Node {
 
 var selfA, selfB = []float32{0.5, -1.25, 3, 0, 7.5}, []float32{2, 0.75, -1, 4, 0.125}
 
-// forms are the ways in which axpb can run on a plugin. Kernels are tried for compute capability 8.0, as those of other packages,
-// or for the GPU's own where that is less.
+// target is the compute capability that kernels are tried for: 8.0, as those of other packages, or the GPU's own where that is
+// less; "" on devices without kernels.
+func (p *Plugin) target() string {
+	switch {
+	case !p.IsCUDA():
+		return ""
+	case p.Before(8):
+		major, minor, _ := p.ComputeCapability(0)
+		return fmt.Sprintf("%d%d", major, minor)
+	}
+	return "80"
+}
+
+// forms are the ways in which axpb can run on a plugin.
 func (p *Plugin) forms() []string {
-	if !p.IsCUDA() {
-		return []string{""}
+	if target := p.target(); target != "" {
+		return []string{"", target}
 	}
-	if major, minor, err := p.ComputeCapability(0); err == nil && major > 0 && major < 8 {
-		return []string{"", fmt.Sprintf("%d%d", major, minor)}
-	}
-	return []string{"", "80"}
+	return []string{""}
 }
 
 func testOp(p *Plugin, b compute.Backend) error {
@@ -185,9 +194,9 @@ func testAsync(p *Plugin, b compute.Backend) error {
 // testLateError runs a program that fails while it runs, without waiting for it.
 func testLateError(p *Plugin, b compute.Backend) error {
 	failing, err := graph.NewExec(b, func(x *graph.Node) *graph.Node {
-		if ptx := p.forms(); len(ptx) > 1 { // more threads in a block than there can be
+		if target := p.target(); target != "" { // more threads in a block than there can be
 			s := []shapes.Shape{x.Shape()}
-			kernel := PTX{Name: "loris_axpb", Source: fmt.Sprintf(axpbPTX, ptx[1], x.Shape().Size()), Block: [3]int{1 << 20}}
+			kernel := PTX{Name: "loris_axpb", Source: fmt.Sprintf(axpbPTX, target, x.Shape().Size()), Block: [3]int{1 << 20}}
 			return Call(kernel.Call().Body([]shapes.Shape{s[0], s[0]}, s), s, x, x)[0]
 		}
 		// More bytes than a process can address; allocated when the program runs.
