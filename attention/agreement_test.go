@@ -20,7 +20,7 @@ func onBackends(t *testing.T, test func(t *testing.T, d *backend.Device)) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer d.Close()
+			t.Cleanup(func() { d.Close() })
 			test(t, d)
 		})
 	}

@@ -29,6 +29,7 @@ func TestCuDNNAgreesWithFloat64(t *testing.T) {
 		needCuDNN(t, d, &problem{})
 		for i, p := range cudnnProblems() {
 			t.Run(p.String(), func(t *testing.T) {
+				t.Parallel()
 				needCuDNN(t, d, p)
 				in := p.inputs(uint64(i))
 				want := p.reference(in)

@@ -109,7 +109,7 @@ func (p *planner) plan(s *Session, ps *pass) ([]spanPlan, error) {
 	if p.plans == nil {
 		p.plans, p.peaks = map[[2]int][]spanPlan{}, map[[2]int]Forecast{}
 	}
-	plan, peak, ok, err := p.fit(s, ps)
+	plan, peak, ok, err := p.fit(s, ps, func(plan []spanPlan) (Forecast, bool, error) { return s.forecast(ps, plan) })
 	if limit := s.model.Device.MemoryLimit; err == nil && ok && limit > 0 && peak.Peak() > limit {
 		err = fmt.Errorf("a batch of %d rows of %d tokens needs %.2f GiB even if nothing is kept for the backward pass, and MaxDeviceMemory allows %.2f: make it smaller (PerDeviceTrainBatchSize, MaxLength) or allow more",
 			shape[0], shape[1], float64(peak.Peak())/(1<<30), float64(limit)/(1<<30))
@@ -121,8 +121,8 @@ func (p *planner) plan(s *Session, ps *pass) ([]spanPlan, error) {
 	return plan, nil
 }
 
-// fit makes a plan for the pass and forecasts its peak. ok is false where nobody knows that.
-func (p *planner) fit(s *Session, ps *pass) (plan []spanPlan, peak Forecast, ok bool, err error) {
+// fit makes a plan for the pass and tells its peak, of which ok is false where the forecast is.
+func (p *planner) fit(s *Session, ps *pass, forecast func([]spanPlan) (Forecast, bool, error)) (plan []spanPlan, peak Forecast, ok bool, err error) {
 	rows, length := ps.batch.Rows, ps.batch.Length
 	size := p.sizes(s, rows, length)
 	limit := s.model.Device.MemoryLimit
@@ -131,24 +131,22 @@ func (p *planner) fit(s *Session, ps *pass) (plan []spanPlan, peak Forecast, ok 
 	if p.budget == Auto {
 		budget, room = s.model.spare(ps.tokens()), s.model.room()
 	}
+	var spent int64 // of the budget: what is lowered from there is another plan
 	spend := func(bytes int64) error {
-		plan = p.spend(s, size, max(0, bytes), rows, length)
-		peak, ok, err = s.forecast(ps, plan)
+		plan, spent = p.spend(s, size, max(0, bytes), rows, length)
+		peak, ok, err = forecast(plan)
 		return err
 	}
 	if err := spend(budget); err != nil {
 		return nil, peak, false, err
 	}
-	for tries := 0; ok && tries < 4; tries++ {
+	for tries := 0; ok && tries < 8; tries++ {
 		left := room - peak.Peak()
 		if p.budget != Auto && (limit <= 0 || left >= 0) || left >= 0 && (left < room/32 || full(plan)) {
 			break
 		}
 		was, before := plan, peak
-		if budget += left; budget <= 0 && left >= 0 {
-			break
-		}
-		if err := spend(budget); err != nil {
+		if err := spend(spent + left); err != nil {
 			return nil, peak, false, err
 		}
 		if left >= 0 && peak.Peak() > room {
@@ -181,7 +179,8 @@ func (s *Session) FitsWhole(rows, length int) bool {
 	if s.plan.whole == nil {
 		s.plan.whole = map[[2]int]bool{}
 	}
-	s.plan.whole[shape] = full(s.plan.spend(s, s.plan.sizes(s, rows, length), budget, rows, length))
+	plan, _ := s.plan.spend(s, s.plan.sizes(s, rows, length), budget, rows, length)
+	s.plan.whole[shape] = full(plan)
 	return s.plan.whole[shape]
 }
 
@@ -210,11 +209,12 @@ func (p *planner) sizes(s *Session, rows, length int) (size []int64) {
 	return size
 }
 
-// spend makes the plan for a budget in bytes, where size is what sizes tells. A span's input is always kept. Where the host's memory can be used, a span to
-// which the budget gives nothing goes there with the residual stream inside it and with its attention, if there is room for
-// that of all; the copies run beside the matrix products, and cost no memory of the device. Where there is room for the
-// inputs of some spans only, those go. Spans that the backward pass does not come to keep nothing.
-func (p *planner) spend(s *Session, size []int64, budget int64, rows, length int) []spanPlan {
+// spend makes the plan for a budget in bytes, where size is what sizes tells, and tells what it takes of the budget. A span's
+// input is always kept. Where the host's memory can be used, a span to which the budget gives nothing goes there with the
+// residual stream inside it and with its attention, if there is room for that of all; the copies run beside the matrix
+// products, and cost no memory of the device. Where there is room for the inputs of some spans only, those go. Spans that the
+// backward pass does not come to keep nothing.
+func (p *planner) spend(s *Session, size []int64, budget int64, rows, length int) (whole []spanPlan, spent int64) {
 	m, spans := s.model, s.spans[s.first:]
 	input := int64(rows*length*m.Shape.Hidden) * int64(m.Shape.Compute.Size())
 	least, far := levels[0], 0
@@ -226,7 +226,7 @@ func (p *planner) spend(s *Session, size []int64, budget int64, rows, length int
 			}
 		}
 	}
-	whole := make([]spanPlan, len(s.spans))
+	whole = make([]spanPlan, len(s.spans))
 	for j := range s.first {
 		whole[j] = spanPlan{tokens: tokensAtOnce(length, p.mlp), passes: true}
 	}
@@ -241,12 +241,12 @@ func (p *planner) spend(s *Session, size []int64, budget int64, rows, length int
 			if was.host {
 				cost = input + size[i]
 			}
-			if !slices.Contains(levels[i:], was.keep) && cost <= budget {
-				plan[j], budget = p.at(levels[i], rows, length), budget-cost
+			if !slices.Contains(levels[i:], was.keep) && cost <= budget-spent {
+				plan[j], spent = p.at(levels[i], rows, length), spent+cost
 			}
 		}
 	}
-	return whole
+	return whole, spent
 }
 
 // tight reports whether some span of some batch has not got all that is worth keeping.

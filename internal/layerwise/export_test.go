@@ -53,6 +53,24 @@ func HeadMemory(s training.Session, rows, length int) (bytes int64, ok bool, err
 	return f.Temporary, ok, err
 }
 
+// PeakWithin is the forecast of a batch of which everything is kept as far as the limit allows it, in bytes beside so many in use.
+func PeakWithin(s training.Session, b *training.Batch, limit, live int64) (int64, error) {
+	session := s.(*Session)
+	d := session.model.Device
+	was := d.MemoryLimit
+	d.MemoryLimit = limit
+	defer func() { d.MemoryLimit = was }()
+	p := session.newPass(b, true)
+	defer p.free()
+	if err := p.begin(); err != nil {
+		return 0, err
+	}
+	everything := session.plan
+	everything.budget = 1 << 50
+	_, f, _, err := everything.fit(session, p, func(plan []spanPlan) (Forecast, bool, error) { return session.forecastFrom(live, p, plan) })
+	return f.Peak(), err
+}
+
 // ForecastAgain forecasts a batch that the session has had, whether its device counts memory or not: what comes to the bytes that
 // live returns when the batch is on the device.
 func ForecastAgain(s training.Session, b *training.Batch, live func() int64) (f Forecast, ok bool, err error) {

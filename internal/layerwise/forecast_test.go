@@ -209,29 +209,30 @@ func TestBatchThatNeedsMoreThanTheLimitIsRefused(t *testing.T) {
 	})
 }
 
+// Whatever the limit between nothing kept and all, the plan is within it, and what another layer keeps would not be.
 func TestABudgetInBytesIsLoweredToTheLimit(t *testing.T) {
-	cfg := models.LlamaConfig{VocabSize: 4000, HiddenSize: 1024, IntermediateSize: 2816, NumHiddenLayers: 8, NumAttentionHeads: 8, MaxPositionEmbeddings: 4096}
-	b := packed(2048, documents(1, 2048), documents(2, 2048), documents(3, 2048), documents(4, 2048))
-	reference.OnXLA(t, 16, func(t *testing.T, spec string, p *seam.Plugin) {
-		forecast := func(budget string, limit int64) int64 {
-			m, a := counted(t, p, &cfg, models.Options{Backend: spec, MaxDeviceMemory: limit})
-			o := settings
-			o.ResidualBudget = budget
-			s := session(t, m, a, o)
-			layerwise.PinHost(s, 0)
-			if _, err := s.MicroStep(t.Context(), b); err != nil {
-				t.Fatalf("budget %s, limit %d: %v", budget, limit, err)
-			}
-			f, ok := s.(*layerwise.Session).ForecastMemory(b.Rows, b.Length)
-			if !ok {
-				t.Fatal("nothing was forecast")
-			}
-			return f.Peak()
+	cfg := models.LlamaConfig{VocabSize: 600, HiddenSize: 96, IntermediateSize: 256, NumHiddenLayers: 8, NumAttentionHeads: 4, MaxPositionEmbeddings: 256}
+	b := packed(256, documents(1, 256), documents(2, 256), documents(3, 256))
+	reference.OnXLA(t, 16, func(t *testing.T, spec string, _ *seam.Plugin) {
+		s := newTrainee(t, cfg, models.Options{Backend: spec, DType: models.Float32}, settings)
+		layerwise.PinHost(s, 0)
+		if _, err := s.MicroStep(t.Context(), b); err != nil {
+			t.Fatal(err)
 		}
-		least, most := forecast("0", 0), forecast("100GiB", 0)
-		limit := (least + most) / 2
-		if got := forecast("100GiB", limit); got > limit || got <= least || most <= least {
-			t.Errorf("within %d: %d bytes; nothing kept %d, all %d", limit, got, least, most)
+		peak := func(limit int64) int64 {
+			n, err := layerwise.PeakWithin(s, b, limit, 1<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		least, most := peak(1), peak(0)
+		layer := (most - least) / int64(cfg.NumHiddenLayers)
+		for i := range int64(24) {
+			limit := least + (most-least)*i/23
+			if got := peak(limit); got > limit || got < limit-layer && got < most {
+				t.Errorf("within %d: %d bytes; nothing kept %d, all %d", limit, got, least, most)
+			}
 		}
 	})
 }
