@@ -16,6 +16,7 @@ import (
 
 	"github.com/loris-ml/loris/internal/backend"
 	"github.com/loris-ml/loris/internal/draw"
+	"github.com/loris-ml/loris/internal/seam"
 )
 
 // BenchmarkAttend times forward and backward of one causal row, 32 query heads over 8 key heads in bfloat16, on the GPU that
@@ -82,12 +83,7 @@ func (p *problem) bench(b *testing.B, spec string, dtype dtypes.DType, docs int)
 	}
 	defer d.Close()
 	in := p.randomInputs(b, d, dtype)
-	exec, err := NewExec(d.Backend, func(in []*Node) []*Node {
-		return p.gradients(Attend(in[0], in[1], in[2], p.options(in)), in)
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
+	exec, number := p.forwardAndBackward(b, d)
 	run := func() {
 		out, err := exec.Call(in...)
 		if err == nil {
@@ -121,6 +117,11 @@ func (p *problem) bench(b *testing.B, spec string, dtype dtypes.DType, docs int)
 	b.ReportMetric(perOp*1e3, "ms")
 	b.ReportMetric(flops/perOp/1e12, "TFLOP/s")
 	b.ReportMetric(float64(bytes)/(1<<20), "peak-MiB")
+	if plugin, ok := seam.Of(d.Backend); ok {
+		if f, ok := plugin.Footprint(number); ok {
+			b.ReportMetric(float64(f.Temporary)/(1<<20), "working-MiB") // beside arguments and results
+		}
+	}
 	b.ReportMetric(first.Seconds(), "first-s")
 	b.ReportMetric(0, "ns/op")
 }

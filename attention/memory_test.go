@@ -45,14 +45,7 @@ func TestTiledMemoryIsLinearInTheLength(t *testing.T) {
 // workingMemory is what forward and backward in one program take beside their arguments and results, in bytes.
 func (p *problem) workingMemory(t *testing.T, plugin *seam.Plugin, d *backend.Device, dtype dtypes.DType) int64 {
 	t.Helper()
-	number := seam.NextNumber()
-	exec, err := NewExec(d.Backend, func(in []*Node) []*Node {
-		seam.Configure(in[0].Graph(), &seam.Program{Number: number})
-		return p.gradients(Attend(in[0], in[1], in[2], p.options(in)), in)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	exec, number := p.forwardAndBackward(t, d)
 	var in []shapes.Shape
 	for i := range 4 {
 		in = append(in, shapes.Make(dtype, p.dimensions(i)...))
@@ -65,4 +58,20 @@ func (p *problem) workingMemory(t *testing.T, plugin *seam.Plugin, d *backend.De
 		t.Fatal("the compiler does not tell")
 	}
 	return f.Temporary
+}
+
+// forwardAndBackward is one program for both, and its number for [seam.Plugin.Footprint].
+func (p *problem) forwardAndBackward(t testing.TB, d *backend.Device) (*Exec, int64) {
+	t.Helper()
+	number := seam.NextNumber()
+	exec, err := NewExec(d.Backend, func(in []*Node) []*Node {
+		if seam.Available(d.Backend) {
+			seam.Configure(in[0].Graph(), &seam.Program{Number: number})
+		}
+		return p.gradients(Attend(in[0], in[1], in[2], p.options(in)), in)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return exec, number
 }

@@ -138,10 +138,9 @@ func (l *loader) note(s *nn.Shape) {
 		s.Notices = &nn.Notices{Say: func(text string) { log.Info("attention does not run in cuDNN", "route", text) }}
 	}
 	switch {
-	case s.Fused(l.dev.Backend):
 	case !kernels.Available(l.dev.Backend):
 		log.Info("layers are computed by plain graph operations: Loris's kernels are for NVIDIA GPUs of compute capability 8.0 or more")
-	default:
+	case !s.Fused(l.dev.Backend):
 		log.Info("layers are computed by plain graph operations: Loris's kernels compute in bfloat16", "dtype", l.compute)
 	}
 }

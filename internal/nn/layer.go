@@ -6,18 +6,20 @@ import (
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/gobackend"
 	"github.com/gomlx/compute/shapes"
 	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/loris-ml/loris/attention"
 	"github.com/loris-ml/loris/internal/kernels"
+	"github.com/loris-ml/loris/internal/seam"
 )
 
 // Form says how the primitives are computed. The two differ by rounding.
 type Form int
 
 const (
-	FormAuto  Form = iota // fused in bfloat16 where Loris's CUDA kernels run and with Float8, else plain
+	FormAuto  Form = iota // fused on hosts, in bfloat16 where Loris's CUDA kernels run and with Float8, else plain
 	FormPlain             // one graph operation after the other, differentiated by autodiff
 	FormFused             // products that carry their adapters along, and backward passes written out by hand
 )
@@ -137,10 +139,19 @@ func (l *Layer) UseRope(i int) { l.rope = i }
 func (s Shape) Fused(b compute.Backend) bool {
 	switch s.Form {
 	case FormAuto:
-		return s.Compute == dtypes.BFloat16 && (s.Float8 || kernels.Available(b))
+		return s.Compute == dtypes.BFloat16 && (s.Float8 || kernels.Available(b)) || onHost(b)
 	default:
 		return s.Form == FormFused
 	}
+}
+
+// onHost tells whether programs run on the CPU, where the fused form is worth it without kernels of its own: thin products and passes
+// over memory are slow beside large products.
+func onHost(b compute.Backend) bool {
+	if p, ok := seam.Of(b); ok {
+		return !p.IsCUDA()
+	}
+	return b.Name() == gobackend.BackendName
 }
 
 // GradientShape is how programs hand on the gradient of activations [rows, length, Hidden].
