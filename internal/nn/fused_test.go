@@ -320,7 +320,7 @@ func TestFusedFormEqualsThePlainOneWhateverIsKept(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { d.Close() })
-		for _, p := range problems {
+		for i, p := range problems {
 			p.dtype = dtypes.Float32
 			t.Run(p.name, func(t *testing.T) {
 				t.Parallel() // compiling takes the time
@@ -329,6 +329,9 @@ func TestFusedFormEqualsThePlainOneWhateverIsKept(t *testing.T) {
 				keeps := []nn.Keep{nn.KeepNothing, nn.KeepSmall | nn.KeepResidual | nn.KeepAttention, nn.KeepAll}
 				if strings.HasPrefix(spec, "xla") {
 					keeps = []nn.Keep{nn.KeepNothing, nn.KeepAll}
+				}
+				if spec == "xla:cpu" { // one of both in turn
+					keeps = keeps[i%2:][:1]
 				}
 				forms := []nn.Form{nn.FormFused}
 				if spec == "" { // elsewhere each takes seconds to compile
