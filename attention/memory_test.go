@@ -26,16 +26,20 @@ func TestTiledMemoryIsLinearInTheLength(t *testing.T) {
 		}{
 			{"causal float32", dtypes.Float32, Options{Causal: true}},
 			{"soft cap bfloat16", dtypes.BFloat16, Options{SoftCap: 30}},
+			{"packed dropout", dtypes.Float32, Options{Causal: true, DropoutRate: 0.1}},
 		} {
 			t.Run(x.name, func(t *testing.T) {
 				x.o.Route, x.o.BlockQ, x.o.BlockKV = RouteTiled, 128, 128
 				memory := func(length int) int64 {
 					p := &problem{batch: 1, queries: length, keys: length, heads: 8, kvHeads: 2, dim: 64, Options: x.o}
+					if x.o.DropoutRate > 0 {
+						p.ids = documents(1, length)
+					}
 					return p.workingMemory(t, plugin, d, x.dtype)
 				}
-				half, whole := memory(768), memory(1536)
+				half, whole := memory(512), memory(1024)
 				if t.Logf("%d and %d bytes", half, whole); float64(whole) > 2.2*float64(half) {
-					t.Errorf("768 tokens take %d bytes, 1536 %d", half, whole)
+					t.Errorf("512 tokens take %d bytes, 1024 %d", half, whole)
 				}
 			})
 		}
@@ -49,6 +53,12 @@ func (p *problem) workingMemory(t *testing.T, plugin *seam.Plugin, d *backend.De
 	var in []shapes.Shape
 	for i := range 4 {
 		in = append(in, shapes.Make(dtype, p.dimensions(i)...))
+	}
+	if p.ids != nil {
+		in = append(in, shapes.Make(dtypes.Int32, p.batch, p.queries))
+	}
+	if p.DropoutRate > 0 {
+		in = append(in, shapes.Make(dtypes.Uint32, p.batch))
 	}
 	if _, err := exec.Compile(in...); err != nil {
 		t.Fatal(err)

@@ -291,8 +291,9 @@ func (t *tiled) keyBlock(x tile) *Node {
 	return t.ks[x.k0]
 }
 
-// inTurn is what a tile is computed from, to be had only when all results of the tile before are there. Schedulers may else compute
-// the scores of all tiles first, or leave a product of each for later, and keep what it takes.
+// inTurn is what a tile is computed from, to be had only when all results of the tile before are there. XLA may else compute the
+// scores of all tiles first, or leave a product of each for later, and keep what it takes. The Go backend goes by the order in
+// which nodes are made.
 func (t *tiled) inTurn(of ...*Node) []*Node {
 	if t.turn == nil {
 		return of

@@ -277,7 +277,7 @@ func TestFamiliesInBFloat16AreAsCloseAsTransformers(t *testing.T) {
 		})
 	}
 	reference.OnBackends(t, func(t *testing.T, backend string) { test(t, backend, nn.FormAuto) })
-	t.Run("fused", func(t *testing.T) { test(t, "", nn.FormFused) })
+	t.Run("plain", func(t *testing.T) { test(t, "", nn.FormPlain) })
 }
 
 // Either layout of a saved config alone says all, and the saved weights are the same.
@@ -348,7 +348,7 @@ func TestSavedConfigsWriteFloatsAsFloats(t *testing.T) {
 	}
 }
 
-// The form that CUDA's kernels run in, by their twins: what has no kernel is computed in plain operations there.
+// The form that CUDA's kernels run in, and hosts by their twins: what has no kernel is computed in plain operations there.
 func TestFusedFormServesEveryFamily(t *testing.T) {
 	nf4 := &quant.BitsAndBytesConfig{LoadIn4Bit: true, BNB4BitQuantType: quant.NF4, BNB4BitUseDoubleQuant: true}
 	reference.OnBackends(t, func(t *testing.T, backend string) {

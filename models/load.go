@@ -139,9 +139,9 @@ func (l *loader) note(s *nn.Shape) {
 	}
 	switch {
 	case !kernels.Available(l.dev.Backend):
-		log.Info("layers are computed by plain graph operations: Loris's kernels are for NVIDIA GPUs of compute capability 8.0 or more")
+		log.Info("layers run without Loris's kernels, which are for NVIDIA GPUs of compute capability 8.0 or more")
 	case !s.Fused(l.dev.Backend):
-		log.Info("layers are computed by plain graph operations: Loris's kernels compute in bfloat16", "dtype", l.compute)
+		log.Info("layers run without Loris's kernels, which compute in bfloat16", "dtype", l.compute)
 	}
 }
 

@@ -93,7 +93,7 @@ func TestTheLogTellsWhereKernelsAreNotUsed(t *testing.T) {
 	reference.OnBackends(t, func(t *testing.T, spec string) {
 		var log bytes.Buffer
 		mustLoad(t, reference.Dir("llama_a"), Options{Backend: spec, DType: Float32, Logger: slog.New(slog.NewTextHandler(&log, nil))})
-		if n := strings.Count(log.String(), "plain graph operations"); n != 1 {
+		if n := strings.Count(log.String(), "without Loris's kernels"); n != 1 {
 			t.Errorf("said %d times:\n%s", n, &log)
 		}
 	})

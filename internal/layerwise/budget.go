@@ -121,45 +121,58 @@ func (p *planner) plan(s *Session, ps *pass) ([]spanPlan, error) {
 	return plan, nil
 }
 
-// fit makes a plan for the pass and tells its peak, of which ok is false where the forecast is.
+// fit makes a plan for the pass, with its forecast, of which ok is false where nobody can make one.
 func (p *planner) fit(s *Session, ps *pass, forecast func([]spanPlan) (Forecast, bool, error)) (plan []spanPlan, peak Forecast, ok bool, err error) {
 	rows, length := ps.batch.Rows, ps.batch.Length
 	size := p.sizes(s, rows, length)
 	limit := s.model.Device.MemoryLimit
 	all := int64(len(s.spans)) * (int64(ps.x[0].Shape().ByteSize()) + size[len(size)-1])
-	budget, room := min(p.budget, all), limit
-	if p.budget == Auto {
-		budget, room = s.model.spare(ps.tokens()), s.model.room()
+	begin, most, room := min(p.budget, all), min(p.budget, all), limit
+	switch {
+	case p.budget == Auto:
+		begin, most, room = min(s.model.spare(ps.tokens()), all), all, s.model.room()
+	case limit <= 0:
+		room = 1 << 62
 	}
-	var spent int64 // of the budget: what is lowered from there is another plan
-	spend := func(bytes int64) error {
-		plan, spent = p.spend(s, size, max(0, bytes), rows, length)
-		peak, ok, err = forecast(plan)
-		return err
+	var try []spanPlan
+	fits, err := largestFit(begin, most, room, func(bytes int64) (spent, used int64, err error) {
+		try, spent = p.spend(s, size, bytes, rows, length)
+		peak, ok, err = forecast(try)
+		return spent, peak.Peak(), err
+	}, func() bool { return !ok || full(try) })
+	if err != nil || !ok {
+		return try, peak, false, err
 	}
-	if err := spend(budget); err != nil {
-		return nil, peak, false, err
-	}
-	for tries := 0; ok && tries < 8; tries++ {
-		left := room - peak.Peak()
-		if p.budget != Auto && (limit <= 0 || left >= 0) || left >= 0 && (left < room/32 || full(plan)) {
-			break
-		}
-		was, before := plan, peak
-		if err := spend(spent + left); err != nil {
-			return nil, peak, false, err
-		}
-		if left >= 0 && peak.Peak() > room {
-			plan, peak = was, before
-		}
-		if slices.Equal(plan, was) {
-			break
-		}
-	}
-	if ok && limit > 0 && peak.Peak() > limit {
-		err = spend(0)
-	}
+	plan, _ = p.spend(s, size, fits, rows, length)
+	peak, ok, err = forecast(plan)
 	return plan, peak, ok, err
+}
+
+// largestFit is a budget of which a plan fills the room, found in a few tries; 0 if nothing fits. spend makes a plan for a budget
+// and tells what it takes of that, and of the room; enough, that more would gain nothing. The next try differs by what is left or
+// lacks, or is between what fitted and what did not: what a layer keeps comes in pieces, and where all is kept more lies beside it.
+func largestFit(begin, most, room int64, spend func(bytes int64) (spent, used int64, err error), enough func() bool) (int64, error) {
+	fits, over := int64(-1), most+1
+	next := max(0, begin)
+	for range 8 {
+		spent, used, err := spend(next)
+		if err != nil {
+			return 0, err
+		}
+		left := room - used
+		if left < 0 {
+			over = spent
+		} else if fits = next; left < room/32 || enough() {
+			break
+		}
+		if next = min(spent+left, most); next <= fits || next >= over {
+			next = fits + (over-fits)/2
+		}
+		if next = max(0, next); next <= fits || next >= over {
+			break
+		}
+	}
+	return max(0, fits), nil
 }
 
 // FitsWhole tells whether a batch of that shape can keep on a GPU all that its backward pass needs. On the host larger batches

@@ -53,6 +53,8 @@ func HeadMemory(s training.Session, rows, length int) (bytes int64, ok bool, err
 	return f.Temporary, ok, err
 }
 
+var LargestFit = largestFit
+
 // PeakWithin is the forecast of a batch of which everything is kept as far as the limit allows it, in bytes beside so many in use.
 func PeakWithin(s training.Session, b *training.Batch, limit, live int64) (int64, error) {
 	session := s.(*Session)
@@ -97,8 +99,14 @@ func Led(s training.Session) int {
 // Trash is how many tensors wait to be freed.
 func Trash(s training.Session) int { return len(s.(*Session).trash) }
 
-// Fuse makes the session's model, which has run nothing yet, take the fused form of its primitives.
-func Fuse(s training.Session) { s.(*Session).model.Shape.Form = nn.FormFused }
+// Fuse makes the session's model, which has run nothing yet, take the fused form of its primitives, or the plain one.
+func Fuse(s training.Session, fused bool) {
+	form := nn.FormPlain
+	if fused {
+		form = nn.FormFused
+	}
+	s.(*Session).model.Shape.Form = form
+}
 
 // OnHost is how many spans' residuals a session keeps in the host's memory.
 func OnHost(s training.Session) (n int) {

@@ -40,7 +40,7 @@ type spanCost struct {
 type Forecast struct {
 	Forward, Head, Backward, Update int64
 
-	Replaced int64 // of it values, moments and gradients, which every step has anew
+	Replaced int64 // bytes of values, moments and gradients that every step allocates anew
 }
 
 // Peak is the most of all, and what XLA's allocator adds: a piece that is up to twice as large as what is asked for, or 128 MB

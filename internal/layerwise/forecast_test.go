@@ -3,6 +3,7 @@ package layerwise_test
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -239,4 +240,32 @@ func TestABudgetInBytesIsLoweredToTheLimit(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Pieces of one size, for which a thirtieth more is taken than they have, and something more where all are taken.
+func TestTheLargestBudgetThatFitsFillsTheRoom(t *testing.T) {
+	draw := rand.New(rand.NewPCG(1, 2))
+	for range 2000 {
+		piece, pieces, base := 1+draw.Int64N(1000), 1+draw.Int64N(200), draw.Int64N(100_000)
+		all, rest := piece*pieces, draw.Int64N(piece*pieces)
+		use := func(spent int64) int64 {
+			used := base + spent + spent/30
+			if spent == all {
+				used += rest
+			}
+			return used
+		}
+		room, begin, taken := base+draw.Int64N(2*all), draw.Int64N(2*all), int64(0)
+		got, err := layerwise.LargestFit(min(begin, all), all, room, func(bytes int64) (spent, used int64, err error) {
+			taken = bytes / piece * piece
+			return taken, use(taken), nil
+		}, func() bool { return taken == all })
+		if err != nil {
+			t.Fatal(err)
+		}
+		spent := got / piece * piece
+		if next := spent + max(piece, all/16); use(spent) > room || next <= all && use(next) <= room && use(spent) < room-room/16 {
+			t.Errorf("%d pieces of %d, %d more for all, room %d behind %d, from %d: %d", pieces, piece, rest, room-base, base, begin, spent)
+		}
+	}
 }

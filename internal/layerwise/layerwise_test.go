@@ -198,9 +198,7 @@ func TestRowsThatGoThroughInPartsTrainTheSame(t *testing.T) {
 					s := session(t, m, a, o)
 					layerwise.PartTokens(s, tokens)
 					layerwise.MLPTokens(s, mlp)
-					if c.fused {
-						layerwise.Fuse(s)
-					}
+					layerwise.Fuse(s, c.fused)
 					st, err := s.MicroStep(t.Context(), c.batch)
 					if err != nil {
 						t.Fatal(err)

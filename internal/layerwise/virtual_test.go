@@ -100,9 +100,7 @@ func TestCopiesAndVirtualTokensTrainTheSameInEveryForm(t *testing.T) {
 				settings.ResidualBudget = budget
 				s := session(t, m, a, settings)
 				layerwise.PartTokens(s, parts)
-				if fused {
-					layerwise.Fuse(s)
-				}
+				layerwise.Fuse(s, fused)
 				return run(t, s, 4, b)
 			}
 			loss, norm := train(models.Options{}, "auto", 1<<20, false)
@@ -175,9 +173,7 @@ func TestVirtualTokensAreSeenWhileTextIsGenerated(t *testing.T) {
 	for _, kind := range []string{"embeddings", "prefix", "copies"} {
 		for _, fused := range []bool{false, true} {
 			m, a := virtualTrainee(t, models.Options{DType: models.Float32}, kind)
-			if fused {
-				layerwise.Fuse(session(t, m, a, settings))
-			}
+			layerwise.Fuse(session(t, m, a, settings), fused)
 			ctx, prompts := context.Background(), [][]int{{5, 6, 7}, {8, 9, 10, 11, 12}}
 			got, err := m.GenerateBatchIDs(ctx, a, prompts, models.GenerationConfig{MaxNewTokens: 4, EOSTokenIDs: []int{}})
 			if err != nil {
