@@ -172,6 +172,10 @@ func TestFailuresOfTheDeviceLoseNoStep(t *testing.T) {
 			if name == "whole model" {
 				programs = append([]string{"loris_embed", "embed_backward"}, programs...)
 			}
+			cases := cases
+			if name != "adapters" && strings.HasPrefix(backend, "xla:cpu") { // the rest differs by how far a GPU is behind
+				cases = cases[:min(2, len(cases))]
+			}
 			c := newCourse(t, s, 5) // where one program updates all, the third update is that of step 3, which step 4 tells
 			for _, k := range cases {
 				for _, program := range programs {
