@@ -123,30 +123,6 @@ func newCourse(t *testing.T, s training.Session, n int) *course {
 	return c
 }
 
-// trainees are the sessions that faults are tried on: with adapters, where nothing is kept for the backward pass and where all
-// is, and of a whole model, whose embedding lives on the device.
-func trainees(t *testing.T, backend string) map[string]training.Session {
-	m, a := trainee(t, models.Options{Backend: backend, DType: models.Float32}, 0.2)
-	adapted := session(t, m, a, settings)
-	layerwise.Lead(adapted, 1)
-	lean := settings
-	lean.ResidualBudget = "0"
-	m, a = trainee(t, models.Options{Backend: backend, DType: models.Float32}, 0.2)
-	return map[string]training.Session{
-		"adapters":     adapted,
-		"nothing kept": session(t, m, a, lean),
-		"whole model":  wholeModel(t, backend),
-	}
-}
-
-// wholeModel is a session that trains a model of two layers, embedding and all.
-func wholeModel(t *testing.T, backend string) training.Session {
-	t.Helper()
-	cfg := tiny
-	cfg.NumHiddenLayers = 2
-	return newTrainee(t, cfg, models.Options{Backend: backend, DType: models.Float32, Trainable: true}, settings)
-}
-
 // TestFailuresOfTheDeviceLoseNoStep lets each program of a step fail, early and late, one after the other.
 func TestFailuresOfTheDeviceLoseNoStep(t *testing.T) {
 	programs := []string{"block_forward", "head_loss", "block_backward", "accumulate", "squares", "norm", "adamw", seam.Upload}
@@ -372,6 +348,52 @@ func TestCanceledStepsLeaveNothing(t *testing.T) {
 			if err := c.step(i); err != nil {
 				t.Fatal(err)
 			}
+		}
+	})
+}
+
+// Where memory is too short for launching ahead, the step does without.
+func TestNothingIsLaunchedAheadWhereMemoryIsShort(t *testing.T) {
+	reference.OnXLA(t, 16, func(t *testing.T, spec string, p *seam.Plugin) {
+		w := watch(t, p)
+		m, a := trainee(t, models.Options{Backend: spec, DType: models.Float32}, 0)
+		s := session(t, m, a, settings)
+		layerwise.Lead(s, 1)
+		b := packed(12, documents(1, 12))
+		for i := range 4 {
+			st, err := s.MicroStep(t.Context(), b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.(training.Prefetcher).Prefetch(b); err != nil {
+				t.Fatal(err)
+			}
+			if i == 2 {
+				w.Fail(seam.Fault{Program: "block_forward", OutOfMemory: true, Text: "memory is short"})
+			}
+			if _, err := s.Apply(t.Context(), training.ApplyOptions{LearningRate: 1e-2, NumItems: float64(st.Labels)}); err != nil {
+				t.Fatal(err)
+			}
+			if got, want := layerwise.Led(s) > 0, i == 1; i > 0 && got != want {
+				t.Errorf("step %d: launched ahead %v", i, got)
+			}
+		}
+		if w.Fired() == 0 {
+			t.Error("nothing failed")
+		}
+	})
+}
+
+func TestLayersBelowTheFirstAdapterRunNoBackwardProgram(t *testing.T) {
+	reference.OnXLA(t, 4, func(t *testing.T, spec string, p *seam.Plugin) {
+		w := watch(t, p)
+		s := lastAdapted(t, spec, settings)
+		w.Fail(seam.Fault{Program: "block_backward", After: 1, Text: "one too many"})
+		if run(t, s, 1, packed(12, documents(1, 12))); w.Fired() > 0 {
+			t.Error("more than one ran")
+		}
+		if _, ok, err := layerwise.ForecastAgain(s, packed(12, documents(1, 12)), func() int64 { return 0 }); !ok || err != nil {
+			t.Errorf("forecast %v, error %v", ok, err)
 		}
 	})
 }

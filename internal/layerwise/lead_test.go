@@ -6,7 +6,6 @@ import (
 
 	"github.com/loris-ml/loris/internal/layerwise"
 	"github.com/loris-ml/loris/internal/reference"
-	"github.com/loris-ml/loris/internal/seam"
 	"github.com/loris-ml/loris/internal/training"
 	"github.com/loris-ml/loris/models"
 )
@@ -83,38 +82,6 @@ func TestLaunchingAheadChangesNothing(t *testing.T) {
 					}
 				}
 			})
-		}
-	})
-}
-
-// Where memory is too short for launching ahead, the step does without.
-func TestNothingIsLaunchedAheadWhereMemoryIsShort(t *testing.T) {
-	reference.OnXLA(t, 16, func(t *testing.T, spec string, p *seam.Plugin) {
-		w := watch(t, p)
-		m, a := trainee(t, models.Options{Backend: spec, DType: models.Float32}, 0)
-		s := session(t, m, a, settings)
-		layerwise.Lead(s, 1)
-		b := packed(12, documents(1, 12))
-		for i := range 4 {
-			st, err := s.MicroStep(t.Context(), b)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := s.(training.Prefetcher).Prefetch(b); err != nil {
-				t.Fatal(err)
-			}
-			if i == 2 {
-				w.Fail(seam.Fault{Program: "block_forward", OutOfMemory: true, Text: "memory is short"})
-			}
-			if _, err := s.Apply(t.Context(), training.ApplyOptions{LearningRate: 1e-2, NumItems: float64(st.Labels)}); err != nil {
-				t.Fatal(err)
-			}
-			if got, want := layerwise.Led(s) > 0, i == 1; i > 0 && got != want {
-				t.Errorf("step %d: launched ahead %v", i, got)
-			}
-		}
-		if w.Fired() == 0 {
-			t.Error("nothing failed")
 		}
 	})
 }

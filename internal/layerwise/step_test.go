@@ -8,7 +8,6 @@ import (
 
 	"github.com/loris-ml/loris/internal/layerwise"
 	"github.com/loris-ml/loris/internal/reference"
-	"github.com/loris-ml/loris/internal/seam"
 	"github.com/loris-ml/loris/internal/training"
 	"github.com/loris-ml/loris/models"
 )
@@ -22,6 +21,22 @@ func TestTheGradientAtAFrozenInputIsNotComputed(t *testing.T) {
 			}
 		}
 	})
+}
+
+// trainees are the sessions that faults are tried on: with adapters, where nothing is kept for the backward pass and where all
+// is, and of a whole model, whose embedding lives on the device.
+func trainees(t *testing.T, backend string) map[string]training.Session {
+	m, a := trainee(t, models.Options{Backend: backend, DType: models.Float32}, 0.2)
+	adapted := session(t, m, a, settings)
+	layerwise.Lead(adapted, 1)
+	lean := settings
+	lean.ResidualBudget = "0"
+	m, a = trainee(t, models.Options{Backend: backend, DType: models.Float32}, 0.2)
+	return map[string]training.Session{
+		"adapters":     adapted,
+		"nothing kept": session(t, m, a, lean),
+		"whole model":  wholeModel(t, backend),
+	}
 }
 
 // lastAdapted is a session of adapters in the last of three layers alone. On a GPU, layers are so wide that each has a span of its own.
@@ -61,20 +76,6 @@ func TestTheBackwardPassEndsAtTheFirstAdapter(t *testing.T) {
 			if loss[4] >= loss[0] || norm[0] <= 0 {
 				t.Errorf("budget %s: losses %v, gradient norms %v", budget, loss, norm)
 			}
-		}
-	})
-}
-
-func TestLayersBelowTheFirstAdapterRunNoBackwardProgram(t *testing.T) {
-	reference.OnXLA(t, 4, func(t *testing.T, spec string, p *seam.Plugin) {
-		w := watch(t, p)
-		s := lastAdapted(t, spec, settings)
-		w.Fail(seam.Fault{Program: "block_backward", After: 1, Text: "one too many"})
-		if run(t, s, 1, packed(12, documents(1, 12))); w.Fired() > 0 {
-			t.Error("more than one ran")
-		}
-		if _, ok, err := layerwise.ForecastAgain(s, packed(12, documents(1, 12)), func() int64 { return 0 }); !ok || err != nil {
-			t.Errorf("forecast %v, error %v", ok, err)
 		}
 	})
 }
