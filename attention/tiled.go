@@ -25,7 +25,7 @@ type tiled struct {
 	added     *Node         // the bias, [batch or 1, kv_heads or 1, group or 1, q_seq, kv_seq]; nil: none
 	foldScale bool          // the scale is in q, else it is applied to the scores
 	ks, vs    map[int]*Node // blocks of k and v by their first key, as they come into use
-	turn      []**Node      // where the results of the tile that was last built are
+	turn      []*Node       // the results of the tile that was last built
 }
 
 func newTiled(c *call, q, k, v, bias *Node) *tiled {
@@ -103,7 +103,7 @@ func (t *tiled) forwardBand(b band) (out, lse *Node) {
 			l, o = Add(Mul(sum, shrink), l), Add(Mul(acc, shrink), o)
 		}
 		top, sum, acc = m, l, o
-		t.turn = []**Node{&sum, &acc}
+		t.turn = []*Node{sum, acc}
 	}
 	sum = MaxScalar(sum, tiny)
 	return ConvertDType(Div(acc, sum), t.dtype), Add(top, Log(sum))
@@ -113,7 +113,7 @@ func (t *tiled) forwardBand(b band) (out, lse *Node) {
 func (t *tiled) backward(out, lse, dOut *Node) []*Node {
 	lseRows := Reshape(lse, t.batch, t.kvHeads, t.group, t.queries, 1)
 	outRows, dOutRows := t.grouped(out), t.grouped(dOut)
-	g := &gradients{dks: map[int]**Node{}, dvs: map[int]**Node{}}
+	g := &gradients{dks: map[int]*Node{}, dvs: map[int]*Node{}}
 	for _, b := range t.bands() {
 		dO := t.rows(dOutRows, b.q0, b.q1)
 		t.backwardBand(g, b, dO, t.rows(lseRows, b.q0, b.q1),
@@ -135,17 +135,16 @@ func (t *tiled) backward(out, lse, dOut *Node) []*Node {
 
 // gradients are what the tiles so far gave.
 type gradients struct {
-	dqs      []*Node        // by band, as rows
-	dks, dvs map[int]**Node // by first key, float32
-	dBias    []*Node        // by band, as the bias, float32
+	dqs      []*Node       // by band, as rows
+	dks, dvs map[int]*Node // by first key, float32
+	dBias    []*Node       // by band, as the bias, float32
 }
 
-func addAt(sums map[int]**Node, key int, x *Node) {
-	if sum := sums[key]; sum != nil {
-		*sum = Add(*sum, x)
-		return
+func addAt(sums map[int]*Node, key int, x *Node) {
+	if sums[key] != nil {
+		x = Add(sums[key], x)
 	}
-	sums[key] = &x
+	sums[key] = x
 }
 
 // backwardBand goes over the keys that a block of queries sees. lse and delta, the sum over a row of weight times its
@@ -174,7 +173,7 @@ func (t *tiled) backwardBand(g *gradients, b band, dO, lse, delta *Node) {
 			d = Add(dq, d)
 		}
 		dq = d
-		t.turn = []**Node{&dq, g.dks[x.k0], g.dvs[x.k0]}
+		t.turn = []*Node{dq, g.dks[x.k0], g.dvs[x.k0]}
 	}
 	if dq == nil {
 		dq = ZerosLike(rows)
@@ -188,20 +187,20 @@ func (t *tiled) backwardBand(g *gradients, b band, dO, lse, delta *Node) {
 }
 
 // joinKeys joins sums over blocks of keys to [batch, kv_seq, kv_heads, dim]; blocks that no query sees are zero.
-func (t *tiled) joinKeys(sums map[int]**Node, scale float64) *Node {
+func (t *tiled) joinKeys(sums map[int]*Node, scale float64) *Node {
 	var blocks []*Node
 	_, blockKV := t.blocks()
 	for k0 := 0; k0 < t.keys; k0 += blockKV {
-		sum := sums[k0]
-		if sum == nil {
-			blocks = append(blocks, Zeros(t.k.Graph(), shapes.Make(t.dtype, t.batch, t.kvHeads, min(blockKV, t.keys-k0), t.dim)))
-			continue
+		x := sums[k0]
+		if x == nil {
+			x = Zeros(t.k.Graph(), shapes.Make(t.dtype, t.batch, t.kvHeads, min(blockKV, t.keys-k0), t.dim))
+		} else {
+			if scale != 1 {
+				x = MulScalar(x, scale)
+			}
+			x = ConvertDType(x, t.dtype)
 		}
-		x := *sum
-		if scale != 1 {
-			x = MulScalar(x, scale)
-		}
-		blocks = append(blocks, ConvertDType(x, t.dtype))
+		blocks = append(blocks, x)
 	}
 	if len(blocks) > 1 {
 		return headMajor(Concatenate(blocks, 2))
@@ -298,13 +297,5 @@ func (t *tiled) inTurn(of ...*Node) []*Node {
 	if t.turn == nil {
 		return of
 	}
-	n := len(of)
-	for _, at := range t.turn {
-		of = append(of, *at)
-	}
-	of = OptimizationBarriers(of...)
-	for i, at := range t.turn {
-		*at = of[n+i]
-	}
-	return of[:n]
+	return OptimizationBarriers(append(of, t.turn...)...)[:len(of)]
 }
