@@ -134,31 +134,27 @@ func (p *planner) fit(s *Session, ps *pass, forecast func([]spanPlan) (Forecast,
 	case limit <= 0:
 		room = 1 << 62
 	}
-	var try []spanPlan
-	fits, err := largestFit(begin, most, room, func(bytes int64) (spent, used int64, err error) {
-		try, spent = p.spend(s, size, bytes, rows, length)
-		peak, ok, err = forecast(try)
+	_, err = largestFit(begin, most, room, func(bytes int64) (spent, used int64, err error) {
+		plan, spent = p.spend(s, size, bytes, rows, length)
+		peak, ok, err = forecast(plan)
 		return spent, peak.Peak(), err
-	}, func() bool { return !ok || full(try) })
-	if err != nil || !ok {
-		return try, peak, false, err
-	}
-	plan, _ = p.spend(s, size, fits, rows, length)
-	peak, ok, err = forecast(plan)
+	}, func() bool { return !ok || full(plan) })
 	return plan, peak, ok, err
 }
 
 // largestFit is a budget of which a plan fills the room, found in a few tries; 0 if nothing fits. spend makes a plan for a budget
-// and tells what it takes of that, and of the room; enough, that more would gain nothing. The next try differs by what is left or
-// lacks, or is between what fitted and what did not: what a layer keeps comes in pieces, and where all is kept more lies beside it.
+// and tells what it takes of that, and of the room; the plan it made last is the result's. enough tells that more would gain nothing.
+// The next try differs by what is left or lacks, or is between what fitted and what did not: what a layer keeps comes in pieces, and
+// where all is kept more lies beside it.
 func largestFit(begin, most, room int64, spend func(bytes int64) (spent, used int64, err error), enough func() bool) (int64, error) {
 	fits, over := int64(-1), most+1
-	next := max(0, begin)
+	tried, next := int64(-1), max(0, begin)
 	for range 8 {
 		spent, used, err := spend(next)
 		if err != nil {
 			return 0, err
 		}
+		tried = next
 		left := room - used
 		if left < 0 {
 			over = spent
@@ -172,7 +168,11 @@ func largestFit(begin, most, room int64, spend func(bytes int64) (spent, used in
 			break
 		}
 	}
-	return max(0, fits), nil
+	if fits = max(0, fits); fits != tried {
+		_, _, err := spend(fits)
+		return fits, err
+	}
+	return fits, nil
 }
 
 // FitsWhole tells whether a batch of that shape can keep on a GPU all that its backward pass needs. On the host larger batches

@@ -134,7 +134,7 @@ func TestFailuresOfTheDeviceLoseNoStep(t *testing.T) {
 		{16, 1, []string{"late", "at once"}},
 		{16, 2, []string{"late"}},
 		{16, 5, []string{"at once"}}, // of the forward pass, in what is launched ahead
-		{2, 0, []string{"late"}},
+		{2, 0, []string{"late", "at once"}},
 		{2, 2, []string{"late"}},
 		{0, 0, []string{"late", "at once"}},
 	}

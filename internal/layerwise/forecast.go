@@ -79,10 +79,11 @@ func (s *Session) forecastFrom(live int64, p *pass, plan []spanPlan) (peak Forec
 	if s.accumulates { // the sums, which the first pass does not have yet
 		live += s.gradientBytes()
 	}
-	peak.Replaced = s.gradientBytes() + s.updateBytes()
+	update := s.updateBytes()
+	peak.Replaced = s.gradientBytes() + update
 	if full(plan) { // values before an update stay until the next one
-		live += s.updateBytes()
-		peak.Replaced += s.updateBytes()
+		live += update
+		peak.Replaced += update
 	}
 	use := func(most *int64, f seam.Footprint, beside int64) {
 		*most = max(*most, live+beside+f.Temporary+f.Results-f.Reused)

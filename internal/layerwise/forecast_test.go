@@ -195,6 +195,9 @@ func TestTheLargestBudgetThatFitsFillsTheRoom(t *testing.T) {
 			t.Fatal(err)
 		}
 		spent := got / piece * piece
+		if spent != taken {
+			t.Errorf("%d, and the last plan takes %d", spent, taken)
+		}
 		if next := spent + max(piece, all/16); use(spent) > room || next <= all && use(next) <= room && use(spent) < room-room/16 {
 			t.Errorf("%d pieces of %d, %d more for all, room %d behind %d, from %d: %d", pieces, piece, rest, room-base, base, begin, spent)
 		}

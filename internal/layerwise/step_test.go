@@ -23,7 +23,7 @@ func TestTheGradientAtAFrozenInputIsNotComputed(t *testing.T) {
 	})
 }
 
-// trainees are the sessions that faults are tried on: with adapters, where nothing is kept for the backward pass and where all
+// trainees are sessions of every kind: with adapters, where nothing is kept for the backward pass and where all
 // is, and of a whole model, whose embedding lives on the device.
 func trainees(t *testing.T, backend string) map[string]training.Session {
 	m, a := trainee(t, models.Options{Backend: backend, DType: models.Float32}, 0.2)
