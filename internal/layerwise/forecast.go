@@ -40,15 +40,28 @@ type spanCost struct {
 type Forecast struct {
 	Forward, Head, Backward, Update int64
 
-	Replaced int64 // bytes of values, moments and gradients that every step allocates anew
+	Holes int64 // see holes
 }
 
 // Peak is the most of all, and what XLA's allocator adds: a piece that is up to twice as large as what is asked for, or 128 MB
-// larger, is not divided. Measured, that is 1 to 5 % of what is in use where the same tensors take the same places in every
-// step, and an eighth of what comes to lie between them elsewhere each time.
+// larger, is not divided. Measured, that is 1 to 5 % of what is in use where the same tensors take the same places in every step.
 func (f Forecast) Peak() int64 {
 	peak := max(f.Forward, f.Head, f.Backward, f.Update)
-	return peak + peak/33 + f.Replaced/8
+	return peak + peak/33 + f.Holes
+}
+
+// holes is what the allocator adds where values, moments and gradients, replaced bytes of them, come to lie elsewhere in every
+// step, and the rest between them. Measured, little where all layers keep the same few tensors, and most where they keep
+// different ones.
+func holes(replaced int64, plan []spanPlan) int64 {
+	last := plan[len(plan)-1].keep
+	switch {
+	case full(plan):
+		return replaced / 8
+	case slices.ContainsFunc(plan, func(s spanPlan) bool { return !s.passes && s.keep != last }):
+		return replaced / 4
+	}
+	return replaced / 32
 }
 
 // forecast is for the pass, whose batch is on the device, when it goes through the layers by the plan; false where nobody
@@ -80,11 +93,11 @@ func (s *Session) forecastFrom(live int64, p *pass, plan []spanPlan) (peak Forec
 		live += s.gradientBytes()
 	}
 	update := s.updateBytes()
-	peak.Replaced = s.gradientBytes() + update
+	replaced := s.gradientBytes() + update
 	if full(plan) { // values before an update stay until the next one
-		live += update
-		peak.Replaced += update
+		live, replaced = live+update, replaced+update
 	}
+	peak.Holes = holes(replaced, plan)
 	use := func(most *int64, f seam.Footprint, beside int64) {
 		*most = max(*most, live+beside+f.Temporary+f.Results-f.Reused)
 	}
