@@ -36,8 +36,9 @@ type Options struct {
 	// Bias, [batch or 1, heads or 1, q_seq, kv_seq] in float32 or q's dtype, is added to the scores after scale and soft
 	// cap. A first axis of 1 serves every row, a second axis of 1 every head; the last two are never stretched. -Inf, and
 	// numbers far below a query's other scores, hide keys; only the tiled and the dense route allow that all of a query's
-	// keys are hidden so, by numbers below -1e20. It gets a gradient in its own shape and dtype, summed over what it serves,
-	// unless it comes through StopGradient.
+	// keys are hidden so, by numbers below -1e20: the query's output and gradients are then 0. Where lesser numbers, such as -1e9,
+	// hide all of them, gradients through that query have no meaning. Bias gets a gradient in its own shape and dtype, summed over
+	// what it serves, unless it comes through StopGradient.
 	Bias *Node
 
 	// DropoutRate, in [0, 1), is the probability, to 1/65536, with which a weight is dropped after the softmax; those that stay

@@ -110,6 +110,54 @@ func TestABiasOfMinusInfinityHidesKeys(t *testing.T) {
 	}
 }
 
+func TestAQueryWhoseKeysABiasHidesHasNoGradient(t *testing.T) {
+	onBackends(t, func(t *testing.T, d *backend.Device) {
+		for _, route := range []Route{RouteTiled, RouteDense} {
+			for _, low := range []float64{math.Inf(-1), -math.MaxFloat32, -1e30, -1e21} {
+				p := &problem{batch: 1, queries: 40, keys: 40, heads: 2, kvHeads: 1, dim: 16, biasBatch: 1, biasHeads: 1, Options: Options{Route: route, BlockQ: 16, BlockKV: 16}}
+				in := p.inputs(6)
+				for x := range 40 {
+					in[4][3*40+x] = float32(low)
+				}
+				got := p.compute(t, d, dtypes.Float32, in, false)
+				for i, name := range []string{"out", "dq", "dk", "dv", "dBias"} {
+					for x, v := range got[i] {
+						if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
+							t.Fatalf("%v, bias %g: %s[%d] is %g", route, low, name, x, v)
+						}
+					}
+				}
+				at := 3 * p.heads * p.dim
+				for i := range 2 { // out and dq of query 3
+					for x, v := range got[i][at : at+p.heads*p.dim] {
+						if v != 0 {
+							t.Fatalf("%v, bias %g: result %d of the query that sees nothing is %g at %d", route, low, i, v, x)
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
+func TestSmallScalesKeepTheirDigitsInFloat16(t *testing.T) {
+	onBackends(t, func(t *testing.T, d *backend.Device) {
+		for _, route := range []Route{RouteTiled, RouteDense} {
+			p := &problem{batch: 1, queries: 40, keys: 40, heads: 2, kvHeads: 1, dim: 64, Options: Options{Route: route, Scale: 1.0 / 256, BlockQ: 16, BlockKV: 16}}
+			in := p.inputs(7)
+			for x := range in[0] {
+				in[0][x] /= 1024 // with the scale below float16's normal numbers
+			}
+			for x := range in[3] {
+				in[3][x] *= 256 // with which gradients are above
+			}
+			if e, name := p.reference(in).worst(p.compute(t, d, dtypes.Float16, in, false)); !(e <= 2e-3) {
+				t.Errorf("%v: %s is off by %.3g", route, name, e)
+			}
+		}
+	})
+}
+
 func TestMisuseIsNamed(t *testing.T) {
 	d := open(t)
 	of := func(dtype dtypes.DType, dims ...int) func(g *Graph) *Node {

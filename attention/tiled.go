@@ -13,7 +13,7 @@ const (
 	// floor bounds the row maximum from below, so that also a row of hidden scores only gets weights exp(hidden-floor) = 0.
 	// Such a row's log-sum-exp is this number, and in the backward its weights are 0 again, without a special case.
 	floor = -1e20
-	tiny  = 1e-30 // divisor of a row without weights; any other row's sum is at least 1
+	tiny  = 1e-10 // divisor of a row without weights, and its square one of autodiff's; any other row's sum is at least 1
 )
 
 // tiled computes tile by tile. Inside, tensors are head-major, [batch, kv_heads, rows, ...], where the rows of a block of
@@ -33,9 +33,10 @@ func newTiled(c *call, q, k, v, bias *Node) *tiled {
 	if bias != nil {
 		t.added = c.splitHeads(bias)
 	}
-	// In float32, and where it only changes the exponent, scaling q is as exact as scaling the scores, and cheaper.
+	// In float32, and where it only changes bfloat16's exponent, scaling q is as exact as scaling the scores, and cheaper; float16
+	// has fewer exponents.
 	frac, _ := math.Frexp(c.Scale)
-	t.foldScale = c.dtype == dtypes.Float32 || frac == 0.5
+	t.foldScale = c.dtype == dtypes.Float32 || c.dtype == dtypes.BFloat16 && frac == 0.5
 	t.q = c.grouped(q)
 	if t.foldScale {
 		t.q = MulScalar(t.q, c.Scale)
