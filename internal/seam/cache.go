@@ -155,5 +155,16 @@ var host = sync.OnceValue(func() string {
 	if driver, err := os.ReadFile("/proc/driver/nvidia/version"); err == nil {
 		b.Write(driver)
 	}
-	return b.String() + os.Getenv("XLA_FLAGS") // which plugins read once, too
+	return b.String() + flags() // which plugins read once, too
 })
+
+// flags are XLA's: those in XLA_FLAGS, or in the file that it names.
+func flags() string {
+	text := os.Getenv("XLA_FLAGS")
+	if file := strings.TrimSpace(text); file != "" && !strings.HasPrefix(file, "-") {
+		if content, err := os.ReadFile(file); err == nil {
+			return text + "\n" + string(content)
+		}
+	}
+	return text
+}

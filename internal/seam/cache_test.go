@@ -113,3 +113,16 @@ func TestCacheThatCannotBeWrittenOnlySaysSo(t *testing.T) {
 		t.Errorf("got %+v", s)
 	}
 }
+
+func TestFlagsAreThoseOfTheFileThatIsNamed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "flags")
+	if err := os.WriteFile(file, []byte("--xla_cpu_enable_fast_math=false"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for set, want := range map[string]string{"": "", "--xla_dump_to=/nowhere": "--xla_dump_to=/nowhere", "/nowhere/flags": "/nowhere/flags", file: file + "\n--xla_cpu_enable_fast_math=false"} {
+		t.Setenv("XLA_FLAGS", set)
+		if got := flags(); got != want {
+			t.Errorf("XLA_FLAGS=%q: %q, want %q", set, got, want)
+		}
+	}
+}

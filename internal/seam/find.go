@@ -3,9 +3,12 @@ package seam
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -40,19 +43,41 @@ func Find(name string) (string, error) {
 	return "", fmt.Errorf("PJRT plugin %q: no file pjrt_c_api_%s_plugin.so in %s; set %s to the plugin's folder", name, name, strings.Join(folders, ", "), pluginPaths)
 }
 
-// pluginIn returns the plugin of that name in a folder, the newest of several versions, or "".
+var pluginName = regexp.MustCompile(`^(pjrt-plugin-|pjrt_plugin_|pjrt_c_api_)(.+?)(_v[0-9][^_]*)?(_plugin)?\.(so|dylib)$`)
+
+// pluginIn returns the plugin of that name in a folder, one without a version or the newest of several, or "".
 func pluginIn(dir, name string) string {
-	for _, pattern := range []string{"pjrt-plugin-%s", "pjrt_plugin_%s", "pjrt_c_api_%s_plugin"} {
-		for _, version := range []string{"", "_v*"} {
-			for _, ext := range []string{".so", ".dylib"} {
-				// A pattern cannot be malformed: name has no special characters, and a folder that has some matches nothing.
-				if files, _ := filepath.Glob(filepath.Join(dir, fmt.Sprintf(pattern, name+version)+ext)); len(files) > 0 {
-					return slices.Max(files)
-				}
-			}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return ""
+	}
+	best, rank := "", []int(nil)
+	for _, e := range entries {
+		m := pluginName.FindStringSubmatch(e.Name())
+		if m == nil || m[2] != name || (m[1] == "pjrt_c_api_") != (m[4] != "") {
+			continue
+		}
+		its := append([]int{-slices.Index(pluginPrefixes, m[1])}, version(m[3])...)
+		if best == "" || slices.Compare(its, rank) >= 0 {
+			best, rank = filepath.Join(dir, e.Name()), its
 		}
 	}
-	return ""
+	return best
+}
+
+// pluginPrefixes are what plugins' names begin with; what comes first is taken first.
+var pluginPrefixes = []string{"pjrt-plugin-", "pjrt_plugin_", "pjrt_c_api_"}
+
+// version is that of "_v0.83.1" as numbers to compare; none is above all.
+func version(text string) (numbers []int) {
+	if text == "" {
+		return []int{math.MaxInt}
+	}
+	for _, part := range strings.Split(strings.TrimPrefix(text, "_v"), ".") {
+		n, _ := strconv.Atoi(part)
+		numbers = append(numbers, n)
+	}
+	return numbers
 }
 
 func pluginFolders() []string {

@@ -11,6 +11,7 @@ func TestFindLooksWhereGoXLADoes(t *testing.T) {
 	root := t.TempDir()
 	for _, file := range []string{
 		"a/pjrt_c_api_cpu_v0.83.1_plugin.so", "a/pjrt_c_api_cpu_v0.90.0_plugin.so", "a/nvidia/pjrt_c_api_cuda_plugin.so",
+		"d[1]/pjrt_c_api_cpu_v0.100.0_plugin.so", "d[1]/pjrt_c_api_cpu_v0.83.1_plugin.so", "d[1]/pjrt_c_api_cpux_plugin.so", "d[1]/pjrt_c_api_tpu.so",
 		"b/pjrt_c_api_cpu_plugin.so", "b/pjrt-plugin-tpu.so", "b/pjrt_c_api_cuda_plugin.so", "c/pjrt_c_api_cpu_plugin.txt",
 	} {
 		path := filepath.Join(root, file)
@@ -23,6 +24,8 @@ func TestFindLooksWhereGoXLADoes(t *testing.T) {
 	}
 	for _, c := range []struct{ folders, name, want string }{
 		{"a:b", "cpu", "a/pjrt_c_api_cpu_v0.90.0_plugin.so"},
+		{"d[1]", "cpu", "d[1]/pjrt_c_api_cpu_v0.100.0_plugin.so"},
+		{"d[1]:b", "tpu", "b/pjrt-plugin-tpu.so"},
 		{"b:a", "cpu", "b/pjrt_c_api_cpu_plugin.so"},
 		{"a:b", "cuda", "a/nvidia/pjrt_c_api_cuda_plugin.so"},
 		{"b:a", "cuda", "b/pjrt_c_api_cuda_plugin.so"},
