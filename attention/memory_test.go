@@ -47,7 +47,7 @@ func TestTiledMemoryIsLinearInTheLength(t *testing.T) {
 }
 
 // workingMemory is what forward and backward in one program take beside their arguments and results, in bytes.
-func (p *problem) workingMemory(t *testing.T, plugin *seam.Plugin, d *backend.Device, dtype dtypes.DType) int64 {
+func (p *problem) workingMemory(t *testing.T, plugin *seam.Client, d *backend.Device, dtype dtypes.DType) int64 {
 	t.Helper()
 	exec, number := p.forwardAndBackward(t, d)
 	var in []shapes.Shape

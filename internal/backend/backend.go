@@ -42,6 +42,8 @@ type Device struct {
 	// MemoryLimit, if positive, is how many bytes of the device's memory FreeMemory counts on, those in use included.
 	MemoryLimit int64
 
+	options string // of the PJRT plugin, as [Open] got them
+
 	mu    sync.Mutex // guards what the driver last told
 	asked time.Time
 	inUse int64

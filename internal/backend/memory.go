@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -107,13 +108,42 @@ func OutOfMemory(err error) bool {
 
 // driver asks nvidia-smi, which every driver installation has.
 func (d *Device) driver(field string) (int64, bool) {
+	visible, set := os.LookupEnv("CUDA_VISIBLE_DEVICES")
+	card := cardOf(int(d.Num), d.options, visible, set)
+	if card == "" {
+		return 0, false
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "nvidia-smi", "--query-gpu="+field, "--format=csv,noheader,nounits",
-		"--id="+strconv.Itoa(int(d.Num))).Output()
+	out, err := exec.CommandContext(ctx, "nvidia-smi", "--query-gpu="+field, "--format=csv,noheader,nounits", "--id="+card).Output()
 	if err != nil {
 		return 0, false
 	}
 	mib, err := strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
 	return mib << 20, err == nil
+}
+
+// cardOf is what nvidia-smi calls device num of a backend with these options in a process with this CUDA_VISIBLE_DEVICES, of
+// neither of which it knows; "" where that cannot be said. Numbers are equal where CUDA_DEVICE_ORDER is PCI_BUS_ID or all cards
+// are of one kind.
+func cardOf(num int, options, visible string, set bool) string {
+	nth := func(list, separator string) string {
+		if ids := strings.Split(list, separator); num >= 0 && num < len(ids) {
+			return strings.TrimSpace(ids[num])
+		}
+		return ""
+	}
+	for option := range strings.SplitSeq(options, ",") {
+		if list, ok := strings.CutPrefix(option, "visible_devices="); ok {
+			n, err := strconv.Atoi(nth(list, ";"))
+			if err != nil {
+				return ""
+			}
+			num = n
+		}
+	}
+	if set {
+		return nth(visible, ",")
+	}
+	return strconv.Itoa(num)
 }

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/gomlx/compute"
-	"github.com/gomlx/go-xla/compute/xla"
 	"github.com/gomlx/go-xla/pjrt"
 
 	"github.com/loris-ml/loris/internal/seam"
@@ -50,7 +49,7 @@ func openXLA(spec, options string) (d *Device, err error) {
 		b.Finalize()
 		return nil, fmt.Errorf("backend %q: %w; %s", spec, errors.New("the plugin sees no device"), remedy(kind))
 	}
-	return &Device{Backend: b, Kind: kind}, nil
+	return &Device{Backend: b, Kind: kind, options: rest}, nil
 }
 
 // throughSeam opens the plugin behind the seam and makes GPUs asynchronous.
@@ -73,9 +72,16 @@ func throughSeam(plugin, options string, kind Kind) (compute.Backend, error) {
 	if err := seam.SelfTest(b); err != nil {
 		slog.Warn("fast kernels are off: the seam to XLA failed its self-test", "error", err)
 		b.Finalize()
-		return xla.New(strings.Trim(p.Path()+",shared_buffers=false,"+options, ","))
+		return p.NewPlainBackend(options)
 	}
-	return b, p.SetDepth(inFlight)
+	if c, ok := seam.Of(b); ok {
+		err = c.SetDepth(inFlight)
+	}
+	if err != nil {
+		b.Finalize()
+		return nil, err
+	}
+	return b, nil
 }
 
 // Sync waits for everything that was launched and returns the first error among it.

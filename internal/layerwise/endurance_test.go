@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/loris-ml/loris/internal/layerwise"
 	"github.com/loris-ml/loris/internal/reference"
 	"github.com/loris-ml/loris/internal/seam"
 	"github.com/loris-ml/loris/internal/training"
@@ -26,9 +27,10 @@ type footprint struct {
 	buffers, goroutines    int
 }
 
-func measure(t *testing.T, p *seam.Plugin, w *seam.Watch) (f footprint) {
+func measure(t *testing.T, s training.Session, w *seam.Watch) (f footprint) {
 	t.Helper()
-	if err := p.Sync(); err != nil {
+	c := layerwise.ClientOf(s)
+	if err := c.Sync(); err != nil {
 		t.Fatal(err)
 	}
 	runtime.GC()
@@ -36,7 +38,7 @@ func measure(t *testing.T, p *seam.Plugin, w *seam.Watch) (f footprint) {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	f.heap, f.goroutines, f.buffers, f.device = int64(m.HeapAlloc), runtime.NumGoroutine(), w.LiveBuffers(), -1
-	if m, err := p.Memory(0); err == nil {
+	if m, err := c.Memory(0); err == nil {
 		f.device = m.InUse
 	}
 	status, err := os.ReadFile("/proc/self/status")
@@ -96,11 +98,11 @@ func TestThousandStepsHoldNothing(t *testing.T) {
 			}
 		}
 		train(400)
-		before := measure(t, p, w)
+		before := measure(t, s, w)
 		start := time.Now()
 		train(1000)
 		t.Logf("%v per step", time.Since(start)/1000)
-		after := measure(t, p, w)
+		after := measure(t, s, w)
 		t.Logf("before %+v, after %+v", before, after)
 		const slack = 4 << 10 // a step's own small tensors, some freed a moment later
 		if after.buffers != before.buffers || after.device > before.device+slack || after.goroutines > before.goroutines {
@@ -116,7 +118,7 @@ func TestThousandStepsHoldNothing(t *testing.T) {
 			}
 			before = after
 			train(1000)
-			after = measure(t, p, w)
+			after = measure(t, s, w)
 			grown = after.resident - before.resident
 		}
 		if grown > 8<<20 {

@@ -8,11 +8,18 @@ import (
 	"github.com/gomlx/compute/shapes"
 
 	"github.com/loris-ml/loris/internal/nn"
+	"github.com/loris-ml/loris/internal/seam"
 	"github.com/loris-ml/loris/internal/training"
 )
 
 // PinHost lets a session keep residuals in that many bytes of the host's memory.
 func PinHost(s training.Session, bytes int64) { s.(*Session).plan.host = bytes }
+
+// ClientOf is the session's backend behind the seam.
+func ClientOf(s training.Session) *seam.Client {
+	c, _ := seam.Of(s.(*Session).model.Device.Backend)
+	return c
+}
 
 // PageMoments moves a session's moments to the host's memory, as those of paged optimizers on a GPU.
 func PageMoments(s training.Session) error {

@@ -14,10 +14,10 @@ import (
 )
 
 // counted is a model with adapters on a device that counts its memory; others skip the test.
-func counted(t *testing.T, p *seam.Plugin, cfg *models.LlamaConfig, o models.Options) (*models.CausalLM, models.Adapters) {
+func counted(t *testing.T, cfg *models.LlamaConfig, o models.Options) (*models.CausalLM, models.Adapters) {
 	t.Helper()
 	m, a := traineeOf(t, *cfg, o, 0)
-	if memory, err := p.Memory(0); err != nil || memory.Peak < 0 {
+	if peak, _ := m.DeviceMemory(); peak <= 0 {
 		t.Skip("the device does not count its memory")
 	}
 	return m, a
@@ -28,8 +28,8 @@ func TestForecastIsWhatIsUsed(t *testing.T) {
 	// Without the host's memory: how many copies are on their way at once is a matter of the machine's speed.
 	cfg := models.LlamaConfig{VocabSize: 4000, HiddenSize: 1024, IntermediateSize: 2816, NumHiddenLayers: 24, NumAttentionHeads: 16,
 		NumKeyValueHeads: 4, MaxPositionEmbeddings: 4096}
-	reference.OnXLA(t, 16, func(t *testing.T, spec string, p *seam.Plugin) {
-		m, a := counted(t, p, &cfg, models.Options{Backend: spec})
+	reference.OnXLA(t, 16, func(t *testing.T, spec string, _ *seam.Plugin) {
+		m, a := counted(t, &cfg, models.Options{Backend: spec})
 		for _, budget := range []string{"0", "1GiB", "auto"} {
 			o := settings
 			o.ResidualBudget = budget
@@ -45,13 +45,10 @@ func TestForecastIsWhatIsUsed(t *testing.T) {
 				}
 			}
 			forecast, ok := s.(*layerwise.Session).ForecastMemory(b.Rows, b.Length)
-			used, err := p.Memory(0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Logf("budget %s: %+v forecast, %d used", budget, forecast, used.Peak)
-			if !ok || math.Abs(float64(forecast.Peak())/float64(used.Peak)-1) > 0.03 {
-				t.Errorf("budget %s: forecast %+v (%v), and the peak is %d", budget, forecast, ok, used.Peak)
+			used, _ := m.DeviceMemory()
+			t.Logf("budget %s: %+v forecast, %d used", budget, forecast, used)
+			if !ok || math.Abs(float64(forecast.Peak())/float64(used)-1) > 0.03 {
+				t.Errorf("budget %s: forecast %+v (%v), and the peak is %d", budget, forecast, ok, used)
 			}
 		}
 	})
@@ -128,8 +125,8 @@ func TestLogitsOfOneChunkAreAliveAtATime(t *testing.T) {
 
 func TestBatchThatNeedsMoreThanTheLimitIsRefused(t *testing.T) {
 	cfg := models.LlamaConfig{VocabSize: 4000, HiddenSize: 256, IntermediateSize: 512, NumHiddenLayers: 4, NumAttentionHeads: 4, MaxPositionEmbeddings: 4096}
-	reference.OnXLA(t, 16, func(t *testing.T, spec string, p *seam.Plugin) {
-		m, a := counted(t, p, &cfg, models.Options{Backend: spec, MaxDeviceMemory: 64 << 20})
+	reference.OnXLA(t, 16, func(t *testing.T, spec string, _ *seam.Plugin) {
+		m, a := counted(t, &cfg, models.Options{Backend: spec, MaxDeviceMemory: 64 << 20})
 		s := session(t, m, a, settings)
 		_, err := s.MicroStep(t.Context(), packed(4096, documents(1, 4096), documents(2, 4096)))
 		if err == nil || !strings.Contains(err.Error(), "MaxDeviceMemory") {

@@ -31,9 +31,9 @@ type Plugin struct {
 	cache      cache
 	footprints sync.Map // by Program.Number
 
-	mu     sync.Mutex
-	depth  int
-	shared bool // a backend shares buffers with the host
+	clients sync.Map // by weak pointer to the backend; those that are closed go when the next one is made
+
+	mu sync.Mutex // held by who makes a backend or sets a depth
 }
 
 // registryName begins the name under which go-xla knows a plugin. Names that look like a path are taken as they are: it
@@ -112,14 +112,18 @@ func (p *Plugin) NewBackend(options string) (compute.Backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("PJRT plugin %s: %w", p.path, err)
 	}
-	if s, ok := b.(interface{ HasSharedBuffers() bool }); ok && s.HasSharedBuffers() {
-		if p.depth > 0 {
-			b.Finalize()
-			return nil, fmt.Errorf("PJRT plugin %s: shared_buffers needs executions that are waited for, and they are asynchronous (depth %d)", p.path, p.depth)
-		}
-		p.shared = true
+	if err := p.register(b.(*xla.Backend)); err != nil {
+		b.Finalize()
+		return nil, err
 	}
 	return b, nil
+}
+
+// NewPlainBackend makes a backend of the plugin's file that knows nothing of the seam.
+func (p *Plugin) NewPlainBackend(options string) (compute.Backend, error) {
+	registering.Lock()
+	defer registering.Unlock()
+	return xla.New(strings.Trim(p.path+",shared_buffers=false,"+options, ","))
 }
 
 // Path is the plugin's file.
@@ -132,76 +136,44 @@ func (p *Plugin) baseName() string {
 	return strings.TrimRight(strings.TrimPrefix(p.name, registryName), ".")
 }
 
-// SetDepth lets executions return before the device is done, with at most n of them (up to 256) outstanding per device;
-// 0, the state after [Open], waits for each. It returns what [Plugin.Sync] does.
+// SetDepth lets the executions of all backends, those to come too, return before the device is done, with at most n of them (up
+// to 256) outstanding per device; 0, the state after [Open], waits for each. It returns what [Plugin.Sync] does.
 //
 // The error of an execution that failed meanwhile comes from a later execution on that device (which then does not
 // run), from Sync, or from reading its results. Reading them does not take it from Sync: after an error of any kind,
 // call Sync and drop what it returns before going on.
-func (p *Plugin) SetDepth(n int) error {
+func (p *Plugin) SetDepth(n int) error { return p.setDepth(0, n, p.shares) }
+
+// setDepth is for the backend of that number, or, 0, for all; shares tells whether one of them shares buffers with the host.
+func (p *Plugin) setDepth(number C.int64_t, n int, shares func() bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if n < 0 || n > 256 {
 		return fmt.Errorf("PJRT plugin %s: %d executions in flight; use 0 to 256", p.path, n)
 	}
-	if n > 0 && p.shared {
+	if n > 0 && shares() {
 		return fmt.Errorf("PJRT plugin %s: a backend shares its buffers with the host, which asynchronous executions would read while they change; open it with shared_buffers=false", p.path)
 	}
-	p.depth = n
-	return takeError(C.seam_set_depth(p.slot, C.int(n)))
+	return takeError(C.seam_set_depth(p.slot, number, C.int(n)))
+}
+
+// shares tells whether some backend that is not closed shares buffers with the host.
+func (p *Plugin) shares() (shared bool) {
+	p.clients.Range(func(_, c any) bool {
+		shared = c.(*Client).shared && !c.(*Client).closed()
+		return !shared
+	})
+	return shared
 }
 
 // Depth is what SetDepth set.
-func (p *Plugin) Depth() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.depth
-}
+func (p *Plugin) Depth() int { return int(C.seam_depth(p.slot, 0)) }
 
-// Sync waits for all outstanding executions and copies, and returns the first error among them.
-func (p *Plugin) Sync() error { return takeError(C.seam_sync(p.slot)) }
-
-// Limit waits for the oldest executions and copies until at most so many of each are outstanding per device: whoever goes
-// on then holds no more memory for what is launched ahead. It returns the first error among those it waited for.
-func (p *Plugin) Limit(executions, copies int) error {
-	return takeError(C.seam_limit(p.slot, C.int(max(0, executions)), C.int(max(0, copies))))
-}
+// Sync waits for all outstanding executions and copies of all backends, and returns the first error among them.
+func (p *Plugin) Sync() error { return takeError(C.seam_sync(p.slot, 0)) }
 
 // Pending is the number of executions and copies that have not been waited for; some of them may have ended.
-func (p *Plugin) Pending() int { return int(C.seam_pending(p.slot)) }
-
-// Memory returns what the allocator of a device (by number, of the backend opened last) says.
-func (p *Plugin) Memory(device int) (MemoryStats, error) {
-	var m C.seam_memory
-	if err := takeError(C.seam_memory_stats(p.slot, C.int(device), &m)); err != nil {
-		return MemoryStats{}, fmt.Errorf("memory of device %d: %w", device, err)
-	}
-	return MemoryStats{InUse: int64(m.in_use), Peak: int64(m.peak), Limit: int64(m.limit), Pool: int64(m.pool)}, nil
-}
-
-// ComputeCapability is that of an NVIDIA GPU, 9.0 of an H100; 0.0 of other devices, and where the plugin does not tell.
-func (p *Plugin) ComputeCapability(device int) (major, minor int, err error) {
-	var value [16]C.char
-	name := C.CString("compute_capability")
-	defer C.free(unsafe.Pointer(name))
-	if err := takeError(C.seam_attribute(p.slot, C.int(device), name, &value[0], C.size_t(len(value)))); err != nil {
-		return 0, 0, fmt.Errorf("compute capability of device %d: %w", device, err)
-	}
-	text := C.GoString(&value[0])
-	if text == "" {
-		return 0, 0, nil
-	}
-	if _, err := fmt.Sscanf(text, "%d.%d", &major, &minor); err != nil {
-		return 0, 0, fmt.Errorf("compute capability of device %d is %q, not of the form 9.0", device, text)
-	}
-	return major, minor, nil
-}
-
-// Before tells whether the plugin's GPU is known to be of a compute capability before major.
-func (p *Plugin) Before(major int) bool {
-	its, _, err := p.ComputeCapability(0)
-	return err == nil && its > 0 && its < major
-}
+func (p *Plugin) Pending() int { return int(C.seam_pending(p.slot, 0)) }
 
 // Footprint is what memory the program of that Program.Number takes; false where it is not compiled, or the plugin does not tell.
 func (p *Plugin) Footprint(number int64) (Footprint, bool) {
@@ -222,22 +194,6 @@ func (p *Plugin) CacheStats() CacheStats {
 	p.cache.mu.Lock()
 	defer p.cache.mu.Unlock()
 	return p.cache.stats
-}
-
-// Of returns the plugin behind a backend that was opened through the seam.
-func Of(b compute.Backend) (*Plugin, bool) {
-	named, ok := b.(interface{ PluginName() string })
-	if !ok || !strings.HasPrefix(named.PluginName(), registryName) {
-		return nil, false
-	}
-	opened.Lock()
-	defer opened.Unlock()
-	for _, p := range opened.plugins {
-		if p.name == named.PluginName() {
-			return p, true
-		}
-	}
-	return nil, false
 }
 
 // takeError makes an error of a message from C, which is freed.

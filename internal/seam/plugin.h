@@ -10,7 +10,7 @@
 
 #include "shim.h"
 
-enum { SLOTS = 4, DEVICES = 32, CLIENTS = 16, RING = 256, KIND = 64 };
+enum { SLOTS = 4, DEVICES = 32, RING = 256, KIND = 64 };
 
 // Events that are still to be waited for, oldest first. Who waits holds `waiting`, so that an empty queue means that
 // everything has ended; head and tail belong to the plugin's mu, which nobody holds while waiting.
@@ -20,8 +20,18 @@ typedef struct {
   unsigned head, tail;
 } queue;
 
+// A client of the plugin, which Go calls a backend. It keeps the list of its devices for as long as it lives.
+typedef struct {
+  PJRT_Client *client;
+  int64_t number;  // from 1, by age
+  unsigned depth;  // executions in flight per device; 0: wait for each
+  PJRT_Device *const *devices;
+  size_t ndevices;
+} backend;
+
 typedef struct {
   PJRT_Device *device;  // NULL: free
+  backend *owner;
   queue runs, copies;
 } lane;
 
@@ -30,9 +40,11 @@ typedef struct {
   const PJRT_Api *real;
   PJRT_Api *table;  // what go-xla has
   pthread_mutex_t mu;
-  unsigned depth;  // executions in flight per device; 0: wait for each
-  PJRT_Client *clients[CLIENTS];
-  int nclients;
+  unsigned depth;       // of backends to come
+  int64_t newest;       // the last one's number
+  backend **backends;   // belongs to mu
+  int nbackends;
+  pthread_rwlock_t asking;  // held by who asks something of a device: its backend must not go meanwhile
   lane lanes[DEVICES];
   struct copier { PJRT_LoadedExecutable *exec; char kind[KIND]; } *copiers;  // identity programs that are copies
   int ncopiers;

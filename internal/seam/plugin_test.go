@@ -384,7 +384,7 @@ func TestSeveralGoroutinesAtOnce(t *testing.T) {
 
 func TestSharedBuffersAndAsynchronyExclude(t *testing.T) {
 	p, _ := cpu(t)
-	if err := p.SetDepth(2); err != nil {
+	if err := p.Plugin.SetDepth(2); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := p.NewBackend("shared_buffers=true"); err == nil || !strings.Contains(err.Error(), "asynchronous (depth 2)") {
@@ -396,9 +396,28 @@ func TestSharedBuffersAndAsynchronyExclude(t *testing.T) {
 	if _, err := p.NewBackend("no_such_option"); err == nil || !strings.Contains(err.Error(), "no_such_option") {
 		t.Errorf("got error %v", err)
 	}
-	other := &Plugin{path: "x", shared: true}
-	if err := other.SetDepth(1); err == nil || !strings.Contains(err.Error(), "shared_buffers=false") {
-		t.Errorf("got error %v", err)
+	if err := p.Plugin.SetDepth(0); err != nil {
+		t.Fatal(err)
+	}
+	other, err := p.NewBackend("shared_buffers=true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	its, _ := Of(other)
+	for _, set := range []func(int) error{its.SetDepth, p.Plugin.SetDepth} {
+		if err := set(1); err == nil || !strings.Contains(err.Error(), "shared_buffers=false") {
+			t.Errorf("got error %v", err)
+		}
+	}
+	if err := p.SetDepth(2); err != nil {
+		t.Errorf("another backend that shares nothing: %v", err)
+	}
+	other.Finalize()
+	if err := p.Plugin.SetDepth(1); err != nil {
+		t.Errorf("nobody shares any more: %v", err)
+	}
+	if err := p.Plugin.SetDepth(0); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -430,7 +449,7 @@ func TestOpenNamesWhatIsWrong(t *testing.T) {
 			t.Errorf("Open(%q, %q): got error %v, want one with %q", c.name, c.path, err, c.want)
 		}
 	}
-	if again, err := Open("cpu", p.Path()); again != p || err != nil {
+	if again, err := Open("cpu", p.Path()); again != p.Plugin || err != nil {
 		t.Errorf("opened again: %v, error %v", again, err)
 	}
 }

@@ -16,29 +16,29 @@ import (
 
 // SelfTest checks on a backend what the package relies on: an operation with a body (on CUDA a PTX kernel too), its
 // gradient, executions that nobody waits for, and the late error of one. The error says which of them failed; then
-// operations of the seam must not be used on that backend. It waits for all that runs, and leaves the depth as it was.
+// operations of the seam must not be used on that backend. It waits for all that the backend runs, and leaves its depth as it was.
 func SelfTest(b compute.Backend) (err error) {
-	p, ok := Of(b)
+	c, ok := Of(b)
 	if !ok {
 		return fmt.Errorf("seam self-test: backend %q was not opened through the seam", b.Name())
 	}
-	depth := p.Depth()
+	depth := c.Depth()
 	defer func() {
-		err = errors.Join(err, p.SetDepth(depth))
+		err = errors.Join(err, c.SetDepth(depth))
 	}()
-	if err := p.SetDepth(0); err != nil {
+	if err := c.SetDepth(0); err != nil {
 		return fmt.Errorf("seam self-test: before it began: %w", err)
 	}
 	for _, check := range []struct {
 		name string
-		run  func(*Plugin, compute.Backend) error
+		run  func(*Client, compute.Backend) error
 	}{
 		{"an operation with a body", testOp},
 		{"the gradient of an operation", testGradient},
 		{"asynchronous executions", testAsync},
 		{"the late error of an asynchronous execution", testLateError},
 	} {
-		if err := check.run(p, b); err != nil {
+		if err := check.run(c, b); err != nil {
 			return fmt.Errorf("seam self-test: %s: %w", check.name, err)
 		}
 	}
@@ -101,36 +101,52 @@ var selfA, selfB = []float32{0.5, -1.25, 3, 0, 7.5}, []float32{2, 0.75, -1, 4, 0
 
 // target is the compute capability that kernels are tried for: 8.0, as those of other packages, or the GPU's own where that is
 // less; "" on devices without kernels.
-func (p *Plugin) target() string {
+func (c *Client) target() string {
 	switch {
-	case !p.IsCUDA():
+	case !c.IsCUDA():
 		return ""
-	case p.Before(8):
-		major, minor, _ := p.ComputeCapability(0)
+	case c.Before(8):
+		major, minor, _ := c.ComputeCapability(0)
 		return fmt.Sprintf("%d%d", major, minor)
 	}
 	return "80"
 }
 
 // forms are the ways in which axpb can run on a plugin.
-func (p *Plugin) forms() []string {
-	if target := p.target(); target != "" {
+func (c *Client) forms() []string {
+	if target := c.target(); target != "" {
 		return []string{"", target}
 	}
 	return []string{""}
 }
 
-func testOp(p *Plugin, b compute.Backend) error {
-	for _, ptx := range p.forms() {
-		out, err := graph.CallOnceN(b, func(x, y *graph.Node) []*graph.Node { return []*graph.Node{axpb(ptx, x, y)} }, selfA, selfB)
+// onSelf computes f of selfA and selfB and has the results checked. Nothing is left to the garbage collector, which must not come
+// to a buffer while its backend is closed.
+func onSelf(b compute.Backend, f func(x, y *graph.Node) []*graph.Node, check func(out []*tensors.Tensor) error) error {
+	x, y := tensors.FromValue(selfA), tensors.FromValue(selfB)
+	out, err := graph.CallOnceN(b, f, x, y)
+	if err == nil {
+		err = check(out)
+	}
+	return errors.Join(err, free(append(out, x, y)...))
+}
+
+func free(all ...*tensors.Tensor) (err error) {
+	for _, t := range all {
+		err = errors.Join(err, t.FinalizeAll())
+	}
+	return err
+}
+
+func testOp(c *Client, b compute.Backend) error {
+	want := make([]float32, len(selfA))
+	for i := range want {
+		want[i] = selfA[i] + 2*selfB[i]
+	}
+	for _, ptx := range c.forms() {
+		err := onSelf(b, func(x, y *graph.Node) []*graph.Node { return []*graph.Node{axpb(ptx, x, y)} },
+			func(out []*tensors.Tensor) error { return expect(out[0], want) })
 		if err != nil {
-			return fmt.Errorf("PTX %q: %w", ptx, err)
-		}
-		want := make([]float32, len(selfA))
-		for i := range want {
-			want[i] = selfA[i] + 2*selfB[i]
-		}
-		if err := expect(out[0], want); err != nil {
 			return fmt.Errorf("PTX %q: %w", ptx, err)
 		}
 	}
@@ -138,21 +154,18 @@ func testOp(p *Plugin, b compute.Backend) error {
 }
 
 // testGradient takes the gradient of the sum of z² with z = sin(a) + 2 b.
-func testGradient(p *Plugin, b compute.Backend) error {
-	for _, ptx := range p.forms() {
-		out, err := graph.CallOnceN(b, func(x, y *graph.Node) []*graph.Node {
+func testGradient(c *Client, b compute.Backend) error {
+	dA, dB := make([]float32, len(selfA)), make([]float32, len(selfA))
+	for i := range selfA {
+		z := math.Sin(float64(selfA[i])) + 2*float64(selfB[i])
+		dA[i], dB[i] = float32(2*z*math.Cos(float64(selfA[i]))), float32(4*z)
+	}
+	for _, ptx := range c.forms() {
+		err := onSelf(b, func(x, y *graph.Node) []*graph.Node {
 			z := axpb(ptx, graph.Sin(x), y)
 			return graph.Gradient(graph.ReduceAllSum(graph.Mul(z, z)), x, y)
-		}, selfA, selfB)
+		}, func(out []*tensors.Tensor) error { return errors.Join(expect(out[0], dA), expect(out[1], dB)) })
 		if err != nil {
-			return fmt.Errorf("PTX %q: %w", ptx, err)
-		}
-		dA, dB := make([]float32, len(selfA)), make([]float32, len(selfA))
-		for i := range selfA {
-			z := math.Sin(float64(selfA[i])) + 2*float64(selfB[i])
-			dA[i], dB[i] = float32(2*z*math.Cos(float64(selfA[i]))), float32(4*z)
-		}
-		if err := errors.Join(expect(out[0], dA), expect(out[1], dB)); err != nil {
 			return fmt.Errorf("PTX %q: %w", ptx, err)
 		}
 	}
@@ -160,8 +173,8 @@ func testGradient(p *Plugin, b compute.Backend) error {
 }
 
 // testAsync runs a chain of executions, each on the result of the one before.
-func testAsync(p *Plugin, b compute.Backend) error {
-	if err := p.SetDepth(3); err != nil {
+func testAsync(c *Client, b compute.Backend) (err error) {
+	if err := c.SetDepth(3); err != nil {
 		return err
 	}
 	triple, err := graph.NewExec(b, func(x *graph.Node) *graph.Node { return axpb("", x, x) })
@@ -171,9 +184,13 @@ func testAsync(p *Plugin, b compute.Backend) error {
 	defer triple.Finalize()
 	want := []float32{1, -2}
 	x := tensors.FromValue(want)
+	defer func() { err = errors.Join(err, x.FinalizeAll()) }()
 	for range 12 {
 		y, err := triple.Call(x)
 		if err != nil {
+			return err
+		}
+		if err := x.FinalizeAll(); err != nil { // while it may still be read
 			return err
 		}
 		x = y[0]
@@ -182,19 +199,19 @@ func testAsync(p *Plugin, b compute.Backend) error {
 	if err := expect(x, want); err != nil {
 		return err
 	}
-	if err := p.Sync(); err != nil {
+	if err := c.Sync(); err != nil {
 		return err
 	}
-	if n := p.Pending(); n != 0 {
+	if n := c.Pending(); n != 0 {
 		return fmt.Errorf("%d executions are pending after all have been waited for", n)
 	}
 	return nil
 }
 
 // testLateError runs a program that fails while it runs, without waiting for it.
-func testLateError(p *Plugin, b compute.Backend) error {
+func testLateError(c *Client, b compute.Backend) error {
 	failing, err := graph.NewExec(b, func(x *graph.Node) *graph.Node {
-		if target := p.target(); target != "" { // more threads in a block than there can be
+		if target := c.target(); target != "" { // more threads in a block than there can be
 			s := []shapes.Shape{x.Shape()}
 			kernel := PTX{Name: "loris_axpb", Source: fmt.Sprintf(axpbPTX, target, x.Shape().Size()), Block: [3]int{1 << 20}}
 			return Call(kernel.Call().Body([]shapes.Shape{s[0], s[0]}, s), s, x, x)[0]
@@ -206,20 +223,19 @@ func testLateError(p *Plugin, b compute.Backend) error {
 		return err
 	}
 	defer failing.Finalize()
-	if err := p.SetDepth(3); err != nil {
+	if err := c.SetDepth(3); err != nil {
 		return err
 	}
-	out, err := failing.Call(selfA)
-	for _, o := range out {
-		err = errors.Join(err, o.FinalizeAll())
-	}
-	if late := p.Sync(); err == nil && late == nil {
+	x := tensors.FromValue(selfA)
+	out, err := failing.Call(x)
+	err = errors.Join(err, free(append(out, x)...))
+	if late := c.Sync(); err == nil && late == nil {
 		return errors.New("a program that must fail did not")
 	}
-	if err := p.Sync(); err != nil {
+	if err := c.Sync(); err != nil {
 		return fmt.Errorf("the error comes again: %w", err)
 	}
-	return testOp(p, b)
+	return testOp(c, b)
 }
 
 // expect compares values with what they should be, to five digits.

@@ -11,7 +11,7 @@ import (
 )
 
 // cpu opens the XLA CPU plugin through the seam, and makes a backend of it.
-func cpu(t testing.TB) (*Plugin, compute.Backend) {
+func cpu(t testing.TB) (*Client, compute.Backend) {
 	t.Helper()
 	if os.Getenv(pluginPaths) == "" {
 		dir, err := filepath.Abs("../../.cache/xla")
@@ -34,14 +34,18 @@ func cpu(t testing.TB) (*Plugin, compute.Backend) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c, ok := Of(b)
+	if !ok {
+		t.Fatal("the backend has no client")
+	}
 	t.Cleanup(func() {
-		if err := p.SetDepth(0); err != nil {
+		if err := c.SetDepth(0); err != nil {
 			t.Errorf("left behind: %v", err)
 		}
 		p.SetCacheDir("")
 		b.Finalize()
 	})
-	return p, b
+	return c, b
 }
 
 func TestSelfTestPassesOnXLA(t *testing.T) {

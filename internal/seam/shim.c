@@ -20,14 +20,21 @@ static PJRT_Error *wait_and_destroy(const PJRT_Api *real, PJRT_Event *event) {
   return e;
 }
 
-// lane_of finds or makes the lane of a device; NULL when there are too many devices. Call with mu held.
-static lane *lane_of(plugin *p, PJRT_Device *device) {
+// owner_of finds the backend of a device. Call with mu held.
+static backend *owner_of(plugin *p, PJRT_Device *device) {
+  for (int i = 0; i < p->nbackends; i++)
+    for (size_t k = 0; k < p->backends[i]->ndevices; k++) if (p->backends[i]->devices[k] == device) return p->backends[i];
+  return NULL;
+}
+
+// lane_of finds or makes the lane of a backend's device; NULL when there are too many devices. Call with mu held.
+static lane *lane_of(plugin *p, backend *owner, PJRT_Device *device) {
   lane *unused = NULL;
   for (int i = 0; i < DEVICES; i++) {
     if (p->lanes[i].device == device) return &p->lanes[i];
     if (!p->lanes[i].device && !unused) unused = &p->lanes[i];
   }
-  if (unused) unused->device = device;
+  if (unused) unused->device = device, unused->owner = owner;
   return unused;
 }
 
@@ -91,34 +98,48 @@ static PJRT_Error *event_on_ready(const PJRT_Api *real, PJRT_Event_OnReady_Args 
 static PJRT_Error *client_create(plugin *p, PJRT_Client_Create_Args *a) {
   PJRT_Error *e = p->real->PJRT_Client_Create(a);
   if (e) return e;
+  ARGS(PJRT_Client_AddressableDevices_Args, d);
+  d.client = a->client;
+  seam_drop(p->real, p->real->PJRT_Client_AddressableDevices(&d));
+  backend *b = calloc(1, sizeof *b);
+  b->client = a->client;
+  b->devices = d.addressable_devices;
+  b->ndevices = d.num_addressable_devices;
   pthread_mutex_lock(&p->mu);
-  if (p->nclients == CLIENTS) memmove(p->clients, p->clients + 1, --p->nclients * sizeof *p->clients);
-  p->clients[p->nclients++] = a->client;
+  b->number = ++p->newest;
+  b->depth = p->depth;
+  p->backends = realloc(p->backends, (p->nbackends + 1) * sizeof *p->backends);
+  p->backends[p->nbackends++] = b;
   pthread_mutex_unlock(&p->mu);
   return NULL;
 }
 
 static PJRT_Error *client_destroy(plugin *p, PJRT_Client_Destroy_Args *a) {
-  ARGS(PJRT_Client_AddressableDevices_Args, d);
-  d.client = a->client;
-  seam_drop(p->real, p->real->PJRT_Client_AddressableDevices(&d));
-  for (size_t k = 0; k < d.num_addressable_devices; k++) for (int i = 0; i < DEVICES; i++) {
+  backend *b = NULL;
+  pthread_mutex_lock(&p->mu);
+  for (int i = 0; i < p->nbackends && !b; i++) if (p->backends[i]->client == a->client) b = p->backends[i];
+  pthread_mutex_unlock(&p->mu);
+  for (int i = 0; b && i < DEVICES; i++) {
     lane *l = &p->lanes[i];
     pthread_mutex_lock(&p->mu);
-    int its = l->device == d.addressable_devices[k];
+    bool its = l->device && l->owner == b;
     pthread_mutex_unlock(&p->mu);
     if (!its) continue;
     seam_drop(p->real, drain_lane(p, l));
     pthread_mutex_lock(&p->mu);
     l->device = NULL;
+    l->owner = NULL;
     pthread_mutex_unlock(&p->mu);
   }
+  pthread_rwlock_wrlock(&p->asking);
   pthread_mutex_lock(&p->mu);
-  for (int i = 0; i < p->nclients; i++) if (p->clients[i] == a->client) {
-    memmove(p->clients + i, p->clients + i + 1, (--p->nclients - i) * sizeof *p->clients);
+  for (int i = 0; i < p->nbackends; i++) if (p->backends[i] == b) {
+    memmove(p->backends + i, p->backends + i + 1, (--p->nbackends - i) * sizeof *p->backends);
     break;
   }
   pthread_mutex_unlock(&p->mu);
+  pthread_rwlock_unlock(&p->asking);
+  free(b);
   return p->real->PJRT_Client_Destroy(a);
 }
 
@@ -215,8 +236,9 @@ static PJRT_Error *execute(plugin *p, PJRT_LoadedExecutable_Execute_Args *a) {
   char kind[KIND] = "";
   pthread_mutex_lock(&p->mu);
   for (int i = 0; i < p->ncopiers && !*kind; i++) if (p->copiers[i].exec == a->executable) memcpy(kind, p->copiers[i].kind, KIND);
-  unsigned depth = p->depth;
-  lane *l = (depth || *kind) && a->execute_device ? lane_of(p, a->execute_device) : NULL;
+  backend *owner = a->execute_device ? owner_of(p, a->execute_device) : NULL;
+  unsigned depth = owner ? owner->depth : 0;
+  lane *l = owner && (depth || *kind) ? lane_of(p, owner, a->execute_device) : NULL;
   pthread_mutex_unlock(&p->mu);
   if (*kind) return copy_all(p, a, kind, l, depth);
   if (!depth || !l || a->num_devices != 1 || !a->device_complete_events) return execute_and_wait(p, a);
@@ -286,8 +308,9 @@ static void (*const hooks[SLOTS])(PJRT_Api *) = {hook_0, hook_1, hook_2, hook_3}
 // attach makes the table that go-xla gets.
 static char *attach(const PJRT_Api *real, int *slot, void **table) {
   char text[200];
-  if (real->pjrt_api_version.major_version != PJRT_API_MAJOR || !HAS(real, PJRT_Buffer_CopyToMemory)) {
-    snprintf(text, sizeof text, "the plugin's PJRT C API is %d.%d; this build speaks %d.%d and newer minor versions, and older ones with PJRT_Buffer_CopyToMemory",
+  size_t least = offsetof(PJRT_Api, PJRT_Client_CreateViewOfDeviceBuffer) + sizeof(void *);  // the last entry that hooks replace
+  if (real->pjrt_api_version.major_version != PJRT_API_MAJOR || real->struct_size < least || !HAS(real, PJRT_Buffer_CopyToMemory)) {
+    snprintf(text, sizeof text, "the plugin's PJRT C API is %d.%d; this build speaks %d.%d and newer minor versions, and older ones with PJRT_Client_CreateViewOfDeviceBuffer",
              real->pjrt_api_version.major_version, real->pjrt_api_version.minor_version, PJRT_API_MAJOR, PJRT_API_MINOR);
     return strdup(text);
   }
@@ -299,6 +322,7 @@ static char *attach(const PJRT_Api *real, int *slot, void **table) {
   plugin *p = &plugins[n];
   p->real = real;
   pthread_mutex_init(&p->mu, NULL);
+  pthread_rwlock_init(&p->asking, NULL);
   pthread_rwlockattr_t fair;
   pthread_rwlockattr_init(&fair);
 #ifdef __GLIBC__
@@ -328,49 +352,61 @@ char *seam_open(const char *path, int *slot, void **table) {
   return e;
 }
 
-// next_lane iterates over the lanes in use; i starts at 0, and NULL ends it.
-static lane *next_lane(plugin *p, int *i) {
+// next_lane iterates over the lanes of the backend of that number, of all if it is 0; i starts at 0, and NULL ends it.
+static lane *next_lane(plugin *p, int64_t number, int *i) {
   lane *found = NULL;
   pthread_mutex_lock(&p->mu);
-  while (!found && *i < DEVICES) {
-    if (p->lanes[*i].device) found = &p->lanes[*i];
-    ++*i;
+  for (; !found && *i < DEVICES; ++*i) {
+    lane *l = &p->lanes[*i];
+    if (l->device && (!number || l->owner->number == number)) found = l;
   }
   pthread_mutex_unlock(&p->mu);
   return found;
 }
 
-char *seam_sync(int slot) {
+char *seam_sync(int slot, int64_t number) {
   plugin *p = &plugins[slot];
   PJRT_Error *first = NULL;
   int i = 0;
-  for (lane *l; (l = next_lane(p, &i));) first = seam_keep_first(p->real, first, drain_lane(p, l));
+  for (lane *l; (l = next_lane(p, number, &i));) first = seam_keep_first(p->real, first, drain_lane(p, l));
   return seam_told(p->real, first);
 }
 
-char *seam_limit(int slot, int runs, int copies) {
+char *seam_limit(int slot, int64_t number, int runs, int copies) {
   plugin *p = &plugins[slot];
   PJRT_Error *first = NULL;
   int i = 0;
-  for (lane *l; (l = next_lane(p, &i));) {
+  for (lane *l; (l = next_lane(p, number, &i));) {
     first = seam_keep_first(p->real, first, drain(p, &l->runs, runs));
     first = seam_keep_first(p->real, first, drain(p, &l->copies, copies));
   }
   return seam_told(p->real, first);
 }
 
-char *seam_set_depth(int slot, int depth) {
+char *seam_set_depth(int slot, int64_t number, int depth) {
   plugin *p = &plugins[slot];
+  if (depth < 0) depth = 0;
+  if (depth > RING) depth = RING;
   pthread_mutex_lock(&p->mu);
-  p->depth = depth < 0 ? 0 : depth > RING ? RING : depth;
+  if (!number) p->depth = depth;
+  for (int i = 0; i < p->nbackends; i++) if (!number || p->backends[i]->number == number) p->backends[i]->depth = depth;
   pthread_mutex_unlock(&p->mu);
-  return seam_sync(slot);
+  return seam_sync(slot, number);
 }
 
-int seam_pending(int slot) {
+int seam_depth(int slot, int64_t number) {
+  plugin *p = &plugins[slot];
+  pthread_mutex_lock(&p->mu);
+  int depth = number ? -1 : (int)p->depth;
+  for (int i = 0; i < p->nbackends; i++) if (p->backends[i]->number == number) depth = p->backends[i]->depth;
+  pthread_mutex_unlock(&p->mu);
+  return depth;
+}
+
+int seam_pending(int slot, int64_t number) {
   plugin *p = &plugins[slot];
   int n = 0, i = 0;
-  for (lane *l; (l = next_lane(p, &i));) {
+  for (lane *l; (l = next_lane(p, number, &i));) {
     pthread_mutex_lock(&p->mu);
     n += l->runs.tail - l->runs.head + l->copies.tail - l->copies.head;
     pthread_mutex_unlock(&p->mu);
@@ -378,29 +414,30 @@ int seam_pending(int slot) {
   return n;
 }
 
-// device_of finds a device, by number, of the backend opened last.
-static char *device_of(plugin *p, int device, PJRT_Device **out) {
+int64_t seam_newest(int slot) {
+  plugin *p = &plugins[slot];
   pthread_mutex_lock(&p->mu);
-  PJRT_Client *client = p->nclients ? p->clients[p->nclients - 1] : NULL;
+  int64_t newest = p->newest;
   pthread_mutex_unlock(&p->mu);
-  if (!client) return strdup("no backend is open on the plugin");
-  ARGS(PJRT_Client_AddressableDevices_Args, d);
-  d.client = client;
-  PJRT_Error *e = p->real->PJRT_Client_AddressableDevices(&d);
-  if (e) return seam_message(p->real, e);
-  if (device < 0 || (size_t)device >= d.num_addressable_devices) {
-    char text[100];
-    snprintf(text, sizeof text, "there is no such device: the backend has %zu", d.num_addressable_devices);
-    return strdup(text);
-  }
-  *out = d.addressable_devices[device];
-  return NULL;
+  return newest;
 }
 
-char *seam_memory_stats(int slot, int device, seam_memory *out) {
-  plugin *p = &plugins[slot];
+// device_of finds a device of a backend, both by number. Call with asking held for as long as the device is used.
+static char *device_of(plugin *p, int64_t number, int device, PJRT_Device **out) {
+  char text[100] = "the backend is closed";
+  pthread_mutex_lock(&p->mu);
+  for (int i = 0; i < p->nbackends; i++) if (p->backends[i]->number == number) {
+    backend *b = p->backends[i];
+    if (device >= 0 && (size_t)device < b->ndevices) *out = b->devices[device];
+    snprintf(text, sizeof text, "there is no such device: the backend has %zu", b->ndevices);
+  }
+  pthread_mutex_unlock(&p->mu);
+  return *out ? NULL : strdup(text);
+}
+
+static char *memory_stats(plugin *p, int64_t number, int device, seam_memory *out) {
   ARGS(PJRT_Device_MemoryStats_Args, s);
-  char *missing = device_of(p, device, &s.device);
+  char *missing = device_of(p, number, device, &s.device);
   if (missing) return missing;
   PJRT_Error *e = p->real->PJRT_Device_MemoryStats(&s);
   if (e) return seam_message(p->real, e);
@@ -411,10 +448,17 @@ char *seam_memory_stats(int slot, int device, seam_memory *out) {
   return NULL;
 }
 
-char *seam_attribute(int slot, int device, const char *name, char *value, size_t size) {
+char *seam_memory_stats(int slot, int64_t number, int device, seam_memory *out) {
   plugin *p = &plugins[slot];
+  pthread_rwlock_rdlock(&p->asking);
+  char *error = memory_stats(p, number, device, out);
+  pthread_rwlock_unlock(&p->asking);
+  return error;
+}
+
+static char *attribute(plugin *p, int64_t number, int device, const char *name, char *value, size_t size) {
   ARGS(PJRT_Device_GetDescription_Args, g);
-  char *missing = device_of(p, device, &g.device);
+  char *missing = device_of(p, number, device, &g.device);
   if (missing) return missing;
   PJRT_Error *e = p->real->PJRT_Device_GetDescription(&g);
   if (e) return seam_message(p->real, e);
@@ -429,25 +473,33 @@ char *seam_attribute(int slot, int device, const char *name, char *value, size_t
   return NULL;
 }
 
+char *seam_attribute(int slot, int64_t number, int device, const char *name, char *value, size_t size) {
+  plugin *p = &plugins[slot];
+  pthread_rwlock_rdlock(&p->asking);
+  char *error = attribute(p, number, device, name, value, size);
+  pthread_rwlock_unlock(&p->asking);
+  return error;
+}
+
 char *seam_profile_slot(int slot, void **handle) {
-  char *late = seam_sync(slot);
+  char *late = seam_sync(slot, 0);
   return late ? late : seam_profile_start(plugins[slot].real, handle);
 }
 
 char *seam_profiled(int slot, void *handle, uint8_t **data, size_t *size) {
-  char *late = seam_sync(slot), *error = seam_profile_stop(plugins[slot].real, handle, data, size);
+  char *late = seam_sync(slot, 0), *error = seam_profile_stop(plugins[slot].real, handle, data, size);
   if (late && error) free(error);
   return late ? late : error;
 }
 
 char *seam_watch_slot(int slot) {
-  char *late = seam_sync(slot);
+  char *late = seam_sync(slot, 0);
   return late ? late : seam_watch(&plugins[slot], slot);
 }
 
 // seam_unwatch_slot returns the error of an execution that has been waited for by nobody else.
 char *seam_unwatch_slot(int slot) {
-  char *late = seam_sync(slot);
+  char *late = seam_sync(slot, 0);
   seam_unwatch(&plugins[slot], slot);
   return late;
 }

@@ -35,12 +35,15 @@ typedef struct {
 
 // Every char * that is returned is an error message to be freed, or NULL.
 char *seam_open(const char *path, int *slot, void **table);
-char *seam_set_depth(int slot, int depth);
-char *seam_sync(int slot);
-char *seam_limit(int slot, int runs, int copies);  // waits until at most so many are outstanding on each device
-char *seam_memory_stats(int slot, int device, seam_memory *out);
-char *seam_attribute(int slot, int device, const char *name, char *value, size_t size);  // a text; "": the device has no such attribute
-int seam_pending(int slot);
+// number is a backend's, see seam_newest; 0 stands for all of the plugin, and for the depth of those to come.
+char *seam_set_depth(int slot, int64_t number, int depth);
+int seam_depth(int slot, int64_t number);  // negative: the backend is closed
+char *seam_sync(int slot, int64_t number);
+char *seam_limit(int slot, int64_t number, int runs, int copies);  // waits until at most so many are outstanding on each device
+int seam_pending(int slot, int64_t number);
+int64_t seam_newest(int slot);  // the number of the backend made last
+char *seam_memory_stats(int slot, int64_t number, int device, seam_memory *out);
+char *seam_attribute(int slot, int64_t number, int device, const char *name, char *value, size_t size);  // a text; "": the device has no such attribute
 
 // The profiler of a plugin, of which a process has one at a time; data is malloc'ed, a serialized tensorflow.profiler.XSpace.
 char *seam_profile_slot(int slot, void **handle);

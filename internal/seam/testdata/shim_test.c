@@ -103,11 +103,11 @@ static PJRT_Error *run_one(PJRT_LoadedExecutable *l, PJRT_Device *device, int *w
   return e;
 }
 static void check_sync(const char *want) {
-  char *e = seam_sync(0);
+  char *e = seam_sync(0, 0);
   if (e ? !want || strcmp(e, want) : !!want) { fprintf(stderr, "sync: %s, want %s\n", e ? e : "nothing", want ? want : "nothing"); abort(); }
   free(e);
 }
-static void set_depth(int n) { assert(!seam_set_depth(0, n)); }
+static void set_depth(int n) { assert(!seam_set_depth(0, 0, n)); }
 
 static PJRT_Client *client;
 static PJRT_LoadedExecutable *exec;
@@ -134,13 +134,13 @@ static void several_threads(int depth) {
   for (int i = 0; i < 8; i++) pthread_create(&threads[i], NULL, run_many, (void *)300L);
   for (int i = 0; i < 8; i++) {
     check_sync(NULL);
-    assert(seam_pending(0) <= 2 * RING);
+    assert(seam_pending(0, 0) <= 2 * RING);
     pthread_join(threads[i], NULL);
   }
   assert(executions - before == 8 * 300);
-  assert(seam_pending(0) <= 2 * depth + 16 && live_events == seam_pending(0));
+  assert(seam_pending(0, 0) <= 2 * depth + 16 && live_events == seam_pending(0, 0));
   check_sync(NULL);
-  assert(live_events == 0 && seam_pending(0) == 0);
+  assert(live_events == 0 && seam_pending(0, 0) == 0);
   stop = 1;
   pthread_join(device, NULL);
 }
@@ -165,7 +165,7 @@ static void full_ring(void) {
   gate = 0;
   ended = started;
   pthread_mutex_unlock(&device_mu);
-  assert(sum == 1 && seam_pending(0) == RING);
+  assert(sum == 1 && seam_pending(0, 0) == RING);
   check_sync(NULL);
   assert(live_events == 0);
 }
@@ -286,7 +286,7 @@ static void sync_waits_for_all(void) {
   pthread_t executing, syncing;
   int ready;
   pthread_create(&executing, NULL, run_ready, &ready);
-  while (seam_pending(0)) usleep(100);  // taken out
+  while (seam_pending(0, 0)) usleep(100);  // taken out
   synced = 0;
   pthread_create(&syncing, NULL, sync_thread, NULL);
   usleep(50000);
@@ -298,22 +298,48 @@ static void sync_waits_for_all(void) {
   assert(live_events == 0);
 }
 
+static void *ask_loop(void *stop) {
+  while (!*(atomic_int *)stop) {
+    seam_memory m;
+    char text[8];
+    free(seam_memory_stats(0, seam_newest(0), 1, &m));
+    free(seam_attribute(0, seam_newest(0), 1, "compute_capability", text, sizeof text));
+  }
+  return NULL;
+}
+
 static void clients_apart(void) {
   set_depth(8);
+  int64_t its = seam_newest(0);
   PJRT_Client *other = new_client();
+  int64_t others = seam_newest(0);
+  assert(others > its && seam_depth(0, others) == 8);
   assert(!run_one(exec, client->devices[0], NULL) && !run_one(exec, other->devices[0], NULL) && !run_one(exec, other->devices[1], NULL));
-  assert(seam_pending(0) == 3);
+  assert(seam_pending(0, 0) == 3 && seam_pending(0, its) == 1 && seam_pending(0, others) == 2);
+  end_until(started);
+  assert(!seam_sync(0, others) && seam_pending(0, others) == 0 && seam_pending(0, its) == 1);
+  assert(!seam_set_depth(0, others, 0) && seam_depth(0, others) == 0 && seam_depth(0, its) == 8 && seam_pending(0, its) == 1);
+  assert(!seam_set_depth(0, others, 2) && !run_one(exec, other->devices[0], NULL) && !run_one(exec, other->devices[0], NULL));
+  end_until(started);
+  assert(!seam_limit(0, its, 0, 0) && !seam_pending(0, its) && !seam_limit(0, others, 1, 0) && seam_pending(0, others) == 1);
+  assert(!run_one(exec, client->devices[0], NULL));
   end_until(started);
   destroy_client(other);
-  assert(seam_pending(0) == 1 && live_events == 1);
+  assert(seam_pending(0, 0) == 1 && seam_pending(0, others) == 0 && seam_depth(0, others) < 0 && live_events == 1);
   seam_memory m;
-  assert(!seam_memory_stats(0, 1, &m) && m.in_use == 7 && m.peak == -1 && m.limit == 9 && m.pool == 8);
-  char *e = seam_memory_stats(0, 2, &m);
+  assert(!seam_memory_stats(0, its, 1, &m) && m.in_use == 7 && m.peak == -1 && m.limit == 9 && m.pool == 8);
+  char *e = seam_memory_stats(0, its, 2, &m);
   assert(e && !strcmp(e, "there is no such device: the backend has 2"));
   free(e);
+  e = seam_memory_stats(0, others, 0, &m);
+  assert(e && !strcmp(e, "the backend is closed"));
+  free(e);
   char text[8];
-  assert(!seam_attribute(0, 1, "compute_capability", text, sizeof text) && !strcmp(text, "9.0"));
-  assert(!seam_attribute(0, 1, "core_count", text, sizeof text) && !*text && !seam_attribute(0, 0, "compute", text, sizeof text) && !*text);
+  assert(!seam_attribute(0, its, 1, "compute_capability", text, sizeof text) && !strcmp(text, "9.0"));
+  assert(!seam_attribute(0, its, 1, "core_count", text, sizeof text) && !*text && !seam_attribute(0, its, 0, "compute", text, sizeof text) && !*text);
+  atomic_int stop = 0;
+  pthread_t asking;
+  pthread_create(&asking, NULL, ask_loop, &stop);
   for (int i = 0; i < 40; i++) {  // lanes are used again
     other = new_client();
     int ready;
@@ -321,6 +347,8 @@ static void clients_apart(void) {
     end_until(started);
     destroy_client(other);
   }
+  stop = 1;
+  pthread_join(asking, NULL);
   check_sync(NULL);
 }
 
@@ -387,7 +415,7 @@ static void copies(void) {
     if (!depth) end_until(started + 3);
     int before = executions;
     PJRT_Buffer *out[3];
-    assert(!run_copy(copier, out) && live_buffers == 3 && executions == before && seam_pending(0) == (depth ? 3 : 0));
+    assert(!run_copy(copier, out) && live_buffers == 3 && executions == before && seam_pending(0, 0) == (depth ? 3 : 0));
     end_until(started);
     check_sync(NULL);
     for (int i = 0; i < 3; i++) { free(out[i]); live_buffers--; }
@@ -404,7 +432,7 @@ static void copies(void) {
     assert(!run_copy(copier, out));
     for (int k = 0; k < 3; k++) { free(out[k]); live_buffers--; }
     end_until(started);
-    assert(seam_pending(0) <= RING / 2);
+    assert(seam_pending(0, 0) <= RING / 2);
   }
   check_sync(NULL);
   destroy_loaded(copier);
@@ -459,7 +487,7 @@ static void versions(void) {
   void *table;
   static PJRT_Api old;
   old = fake;
-  old.struct_size = offsetof(PJRT_Api, PJRT_Buffer_CopyToMemory);
+  old.struct_size = offsetof(PJRT_Api, PJRT_Client_CreateViewOfDeviceBuffer);
   char *e = attach(&old, &slot, &table);
   assert(e && strstr(e, "PJRT C API is"));
   free(e);
