@@ -41,7 +41,7 @@ func (m *Model) loss(loss *training.Loss, e *ends, gradient, dropout bool) *prog
 	if loss != nil {
 		name = loss.Name
 	}
-	return m.programs.get(m.Device, "head_loss", fmt.Sprintf("%v %v %v %v %q", gradient, train, dropout, e.key(), name), func(in []*Node) []*Node {
+	return m.programs.get(m.Device, "head_loss", fmt.Sprintf("%v %v %v %v %v %q", gradient, train, dropout, e.key(), loss != nil, name), func(in []*Node) []*Node {
 		x, labels, norm := in[0], in[1], in[2]
 		d := x.Shape().Dimensions
 		tokens := d[0] * d[1]

@@ -83,6 +83,10 @@ func (o optimizer) form(p param) form {
 	return f
 }
 
+// key is what the program that updates parameters of these forms depends on. Every field is in it: the name that String gives does
+// not tell betas or momentum apart, and sessions of one model share their programs.
+func (o optimizer) key(forms []form) string { return fmt.Sprintf("%#v %v", o, forms) }
+
 // moment is one moment of a parameter as the rule has it.
 type moment struct {
 	name   string

@@ -1,7 +1,6 @@
 package layerwise
 
 import (
-	"fmt"
 	"math"
 	"slices"
 
@@ -121,7 +120,7 @@ func (g *group) update(m *Model, o optimizer, bound *training.Constraint, scalar
 		}
 	}
 	in := slices.Concat([]*tensors.Tensor{scalars, scale}, g.values(), g.grads, g.state)
-	return m.programs.get(m.Device, o.String(), fmt.Sprint(o, forms), func(in []*Node) []*Node {
+	return m.programs.get(m.Device, o.String(), o.key(forms), func(in []*Node) []*Node {
 		s := stepScalars{element(in[0], 0), element(in[0], 1), element(in[0], 2)}
 		values, grads, rest := in[2:2+n], in[2+n:2+2*n], in[2+2*n:]
 		var state, held []*Node
