@@ -61,19 +61,27 @@ func (g *group) exchange(fresh []*tensors.Tensor) (old []*tensors.Tensor) {
 	return old
 }
 
-// accumulate adds grads, which it takes over, to the group's.
-func (g *group) accumulate(m *Model, grads []*tensors.Tensor) error {
+// accumulate adds grads, which it takes over, to the group's, times weight, a float32 scalar; nil: 1, as it is where the group has none.
+func (g *group) accumulate(m *Model, grads []*tensors.Tensor, weight *tensors.Tensor) error {
 	if g.grads == nil {
 		g.grads = grads
 		return nil
 	}
-	sums, err := m.programs.get(m.Device, "accumulate", "", func(in []*Node) (out []*Node) {
+	in, variant := slices.Concat(g.grads, grads), ""
+	if weight != nil {
+		in, variant = append(in, weight), "weighed"
+	}
+	sums, err := m.programs.get(m.Device, "accumulate", variant, func(in []*Node) (out []*Node) {
 		n := len(in) / 2
 		for i := range n {
-			out = append(out, Add(in[i], in[n+i]))
+			x := in[n+i]
+			if weight != nil {
+				x = Mul(x, in[2*n])
+			}
+			out = append(out, Add(in[i], x))
 		}
 		return out
-	}).call(append(append([]*tensors.Tensor{}, g.grads...), grads...)...)
+	}).call(in...)
 	if err != nil {
 		return err
 	}

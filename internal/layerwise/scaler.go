@@ -3,18 +3,26 @@ package layerwise
 import (
 	"fmt"
 	"math"
+	"math/bits"
 	"strconv"
+
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/loris-ml/loris/internal/backend"
 )
 
 // scaler scales the loss in float16, as torch.amp.GradScaler does (arXiv:1710.03740): a step whose gradients are not finite
 // is left out and halves the scale; a run of steps without one doubles it.
 //
-// The scale is that of the mean loss, as torch's is; gradients here are of the sum. So they are multiplied by the scale over
-// the number of labels in the step's first batch.
+// The scale is that of the mean loss, as torch's is; gradients here are of the sum. So each batch's are multiplied by the scale over
+// its own size in tokens, whatever its place in the step. Its labels would not do: in a batch with one label among a step's
+// thousands, that token's gradients would be thousands of times what they are in torch, and overflow. Where few tokens have labels
+// the factor is smaller than torch's by their share, which float16 has the room for: in 4,096 tokens gradients are multiplied by
+// 16 to begin with. The size is rounded up to a power of two, so that multiplying and dividing by it is exact.
 type scaler struct {
 	scale   float64
 	good    int     // steps since the scale changed last
-	labels  float64 // of the step's first batch; 0: it has none yet
+	size    float64 // of the step's first batch, in whose factor gradients are summed; 0: there is none yet
 	skipped bool    // the last step was left out
 }
 
@@ -26,18 +34,27 @@ const (
 
 func newScaler() *scaler { return &scaler{scale: initScale} }
 
-// factor is what the gradients of the step are multiplied by, of which a batch with so many labels is the next.
-func (l *scaler) factor(labels int) float64 {
-	if l.labels == 0 {
-		l.labels = math.Max(1, float64(labels))
+// sized is the size of a batch of so many tokens.
+func sized(tokens int) float64 { return math.Ldexp(1, bits.Len(uint(tokens-1))) }
+
+// factor is what the gradients of a batch of so many tokens are multiplied by.
+func (l *scaler) factor(tokens int) float64 { return l.scale / sized(tokens) }
+
+// weight is what they are multiplied by again when they are added to the step's sums.
+func (l *scaler) weight(tokens int) float64 {
+	if l.size == 0 {
+		l.size = sized(tokens)
 	}
-	return l.scale / l.labels
+	return sized(tokens) / l.size
 }
+
+// summed is what the step's sums are multiplied by.
+func (l *scaler) summed() float64 { return l.scale / max(1, l.size) }
 
 // next begins a step: the sums of the last one are gone.
 func (l *scaler) next() {
 	if l != nil {
-		l.labels = 0
+		l.size = 0
 	}
 }
 
@@ -53,6 +70,18 @@ func (l *scaler) judge(norm float64) bool {
 		l.good++
 	}
 	return !l.skipped
+}
+
+// weight is what the pass's gradients are multiplied by when they are added to the step's sums; nil: 1.
+func (s *Session) weight(p *pass) (*tensors.Tensor, error) {
+	if s.scaler == nil {
+		return nil, nil
+	}
+	w := s.scaler.weight(p.tokens())
+	if w == 1 {
+		return nil, nil
+	}
+	return backend.UploadValues(s.model.Device, []float32{float32(w)})
 }
 
 // LossScale is by how much the mean loss is scaled, 1 where it is not; skipped tells whether the last step was left out

@@ -87,6 +87,42 @@ func weights(t *testing.T, s training.Session) (all []byte) {
 	return raw[header:]
 }
 
+// torch scales the mean loss of the step: which of its batches comes first, and how many labels that has, makes no difference.
+func TestTheOrderOfBatchesDoesNotMakeFloat16Overflow(t *testing.T) {
+	unlabelled := func(labels int) *training.Batch {
+		b := packed(7, documents(1, 7))
+		for i := range b.Labels[:len(b.Labels)-labels-1] {
+			b.Labels[i] = training.IgnoreIndex
+		}
+		b.NumLabels = labels
+		return b
+	}
+	many := packed(60, documents(2, 60), documents(3, 25, 35), documents(4, 50))
+	for name, batches := range map[string][]*training.Batch{
+		"no label, then many":      {unlabelled(0), many},
+		"one label, then many":     {unlabelled(1), many},
+		"no label, one, then many": {unlabelled(0), unlabelled(1), many},
+		"many, then one label":     {many, unlabelled(1)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reference.OnBackends(t, func(t *testing.T, spec string) {
+				norm := func(dtype models.DType) float64 {
+					m, a := trainee(t, models.Options{Backend: spec, DType: dtype}, 0)
+					s := session(t, m, a, settings)
+					_, norms := run(t, s, 1, batches...)
+					if scale, skipped := s.(training.LossScaler).LossScale(); skipped {
+						t.Errorf("the step is left out, and the scale is %v", scale)
+					}
+					return norms[0]
+				}
+				if got, want := norm(models.Float16), norm(models.Float32); !(math.Abs(got/want-1) < 0.01) {
+					t.Errorf("gradient norm %v, in float32 %v", got, want)
+				}
+			})
+		})
+	}
+}
+
 // As torch.amp.GradScaler: 2,000 steps that went well double the scale.
 func TestLossScaleGrowsAfterTwoThousandSteps(t *testing.T) {
 	l := layerwise.NewScaler()

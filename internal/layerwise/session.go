@@ -218,7 +218,7 @@ func (s *Session) Apply(ctx context.Context, o training.ApplyOptions) (gradNorm 
 func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 	items := o.NumItems
 	if s.scaler != nil {
-		items *= s.scaler.factor(0)
+		items *= s.scaler.summed()
 	}
 	if err := s.regularize(items); err != nil {
 		return 0, err

@@ -228,7 +228,7 @@ func (p *pass) score() error {
 	m := p.s.model
 	in := append([]*tensors.Tensor{p.x[len(p.s.spans)], p.lab}, m.scoreTensors(p.s.edge)...)
 	if p.train && m.scaled() {
-		scale, err := backend.UploadValues(m.Device, []float32{float32(p.s.scaler.factor(p.labels))})
+		scale, err := backend.UploadValues(m.Device, []float32{float32(p.s.scaler.factor(p.tokens()))})
 		if err != nil {
 			return err
 		}
@@ -290,6 +290,11 @@ func (s *Session) endsAt(i int) bool {
 
 // collect adds the pass's gradients to the session's sums.
 func (s *Session) collect(p *pass) error {
+	weight, err := s.weight(p)
+	if err != nil {
+		return err
+	}
+	defer backend.Free(weight)
 	if s.ends != nil && !s.edge.encodes() {
 		gradients := s.model.endGradients
 		if s.edge != nil {
@@ -299,14 +304,14 @@ func (s *Session) collect(p *pass) error {
 		if err != nil {
 			return err
 		}
-		if err := s.ends.accumulate(s.model, grads); err != nil {
+		if err := s.ends.accumulate(s.model, grads, weight); err != nil {
 			return errors.Join(err, backend.Free(grads...))
 		}
 	}
 	if s.prompt != nil {
 		grads, err := s.model.promptGradient(s.edge, p)
 		if err == nil {
-			err = s.prompt.accumulate(s.model, grads)
+			err = s.prompt.accumulate(s.model, grads, weight)
 		}
 		if err != nil {
 			return errors.Join(err, backend.Free(grads...))
@@ -315,7 +320,7 @@ func (s *Session) collect(p *pass) error {
 	n := s.model.groupSpans()
 	for i, g := range s.groups {
 		spans := p.grads[i*n : min((i+1)*n, len(p.grads))]
-		if err := g.accumulate(s.model, slices.Concat(spans...)); err != nil {
+		if err := g.accumulate(s.model, slices.Concat(spans...), weight); err != nil {
 			return err
 		}
 		clear(spans)
