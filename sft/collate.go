@@ -3,6 +3,8 @@ package sft
 import (
 	"fmt"
 	"runtime"
+
+	"github.com/loris-ml/loris/internal/training"
 )
 
 // Example is one document of a batch row: its tokens, and those that are trained; others are Ignored.
@@ -81,24 +83,12 @@ func (d *dataset) layout(numbers []int, size, length int, pad int32, collate Col
 	return b, nil
 }
 
-// checkCollated refuses a batch whose slices do not fit its shape, or whose counts are not those of its labels.
+// checkCollated refuses a batch that does not fit together, or whose counts are not those of its labels.
 func checkCollated(b *Batch) error {
-	if b == nil {
-		return fmt.Errorf("the batch is nil")
+	if err := training.CheckBatch(b, 0); err != nil {
+		return err
 	}
-	n := b.Rows * b.Length
-	for name, have := range map[string]int{"IDs": len(b.IDs), "Labels": len(b.Labels)} {
-		if have != n || n == 0 {
-			return fmt.Errorf("the batch of %d rows of %d tokens has %d %s", b.Rows, b.Length, have, name)
-		}
-	}
-	labels := 0
-	for _, l := range b.Labels {
-		if l != Ignored {
-			labels++
-		}
-	}
-	if labels != b.NumLabels {
+	if labels := training.CountLabels(b.Labels); labels != b.NumLabels {
 		return fmt.Errorf("the batch's NumLabels is %d, its Labels have %d", b.NumLabels, labels)
 	}
 	return nil

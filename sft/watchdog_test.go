@@ -151,8 +151,11 @@ func TestCollatorReplacesHowBatchesAreMade(t *testing.T) {
 	}{
 		{nil, errBroken, errBroken.Error()},
 		{nil, nil, "nil"},
-		{&Batch{Rows: 1, Length: 2, IDs: []int32{1}, Labels: []int32{1, 2}}, nil, "1 rows of 2 tokens has 1 IDs"},
+		{&Batch{Rows: 1, Length: 2, IDs: []int32{1}, Labels: []int32{1, 2}}, nil, "batch of 1 rows of 2: IDs has 1 values, want 2"},
 		{&Batch{Rows: 1, Length: 2, IDs: []int32{1, 2}, Labels: []int32{1, Ignored}, NumLabels: 2}, nil, "NumLabels is 2"},
+		{&Batch{Rows: -1, Length: -2, IDs: []int32{1, 2}, Labels: []int32{1, Ignored}, NumLabels: 1}, nil, "Rows must be at least 1"},
+		{&Batch{Rows: 1, Length: 2, IDs: []int32{1, 2}, Labels: []int32{1, -1}, NumLabels: 2}, nil, "Labels[1] is -1, at position 1 of row 0"},
+		{&Batch{Rows: 1, Length: 2, IDs: []int32{1, 2}, Labels: []int32{1, Ignored}, NumLabels: 1, Joined: []int{2}}, nil, "Joined[0] is 2 rows"},
 	} {
 		c.Collate = func(Collation) (*Batch, error) { return bad.batch, bad.err }
 		_, err := mustTrainer(t, newToyModel(), zen(), c).Train(t.Context())

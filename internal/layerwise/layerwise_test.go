@@ -448,12 +448,24 @@ func TestWrongBatchesAreErrorsAndChangeNothing(t *testing.T) {
 		"Labels has 5":     func(b *training.Batch) { b.Labels = b.Labels[:5] },
 		"Segments has 2":   func(b *training.Batch) { b.Segments = b.Segments[:2] },
 		"empty batch":      func(b *training.Batch) { *b = training.Batch{} },
+		"Rows must be":     func(b *training.Batch) { b.Rows, b.Length = -1, -6 },
+		"Labels[2] is 97":  func(b *training.Batch) { b.Labels[2] = 97 },
+		"Labels[2] is -1":  func(b *training.Batch) { b.Labels[2] = -1 },
+		"FirstLabels[0]":   func(b *training.Batch) { b.FirstLabels = []int32{-2} },
+		"Joined[0] is 2":   func(b *training.Batch) { b.Joined = []int{2} },
 	} {
 		b := packed(6, documents(8, 6))
 		spoil(b)
-		if _, err := s.MicroStep(ctx, b); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("got error %v, want one with %q", err, want)
+		_, microStep := s.MicroStep(ctx, b)
+		_, evaluate := s.Evaluate(ctx, b)
+		for _, err := range []error{microStep, evaluate, s.(training.Prefetcher).Prefetch(b)} {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("got error %v, want one with %q", err, want)
+			}
 		}
+	}
+	if _, err := s.MicroStep(ctx, nil); err == nil {
+		t.Error("no batch is taken")
 	}
 	if _, err := s.Apply(ctx, training.ApplyOptions{LearningRate: 1, NumItems: 1}); err == nil {
 		t.Error("Apply without a micro-step succeeded")

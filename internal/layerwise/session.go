@@ -373,24 +373,10 @@ func (s *Session) Device() *backend.Device { return s.model.Device }
 // MemoryInUse returns the bytes in use on the device, where the device tells.
 func (s *Session) MemoryInUse() (bytes int64, ok bool) { return s.model.Device.MemoryInUse() }
 
-// checkBatch refuses a batch whose slices do not fit its shape, or whose ids the model does not have.
+// checkBatch refuses a batch that does not fit together, or whose ids and labels the model does not have.
 func (s *Session) checkBatch(b *training.Batch) error {
-	n := b.Rows * b.Length
-	if n == 0 {
-		return errors.New("empty batch")
-	}
-	for name, have := range map[string]int{"IDs": len(b.IDs), "Labels": len(b.Labels)} {
-		if have != n {
-			return fmt.Errorf("batch of %d rows of %d: %s has %d values, want %d", b.Rows, b.Length, name, have, n)
-		}
-	}
-	for name, have := range map[string]int{"Positions": len(b.Positions), "Segments": len(b.Segments)} {
-		if have != 0 && have != n {
-			return fmt.Errorf("batch of %d rows of %d: %s has %d values, want none or %d", b.Rows, b.Length, name, have, n)
-		}
-	}
-	if have := len(b.FirstLabels); have != 0 && have != b.Rows {
-		return fmt.Errorf("batch of %d rows of %d: FirstLabels has %d values, want none or %d", b.Rows, b.Length, have, b.Rows)
+	if err := training.CheckBatch(b, s.model.Vocab); err != nil {
+		return err
 	}
 	if s.edge.virtualTokens() > 0 && needsMask(b.Segments, b.Length) {
 		return errPackedVirtual
