@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -41,7 +42,10 @@ type Session struct {
 	missed      error                // of launching them
 	trash       []*tensors.Tensor    // to be freed while the device works: some thousand, a few microseconds each
 	old         [][]*tensors.Tensor  // values before the last update, by group, until it is known to have succeeded
+	closed      bool
 }
+
+var errClosed = errors.New("the session is closed: begin another with NewSession")
 
 // NewSession prepares training of base and adapters (nil: none). Moments start at zero.
 func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*Session, error) {
@@ -140,7 +144,10 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 			return nil, errors.Join(err, s.Close())
 		}
 	}
-	return s, s.numberSpans()
+	if err := s.numberSpans(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
 }
 
 // slotParam is the trainable slot of a layer's weights.
@@ -190,14 +197,17 @@ func (s *Session) Close() error {
 	}
 	s.retire(nil)
 	errs = append(errs, backend.Free(s.index...), s.sweep())
-	s.index = nil
+	s.index, s.groups, s.ends, s.prompt, s.closed = nil, nil, nil, nil, true
 	return errors.Join(errs...)
 }
 
 // Apply divides the summed gradients by o.NumItems, clips their global norm to o.MaxGradNorm and runs one optimizer step.
 // It returns the norm before clipping. After an error all values are as before.
 func (s *Session) Apply(ctx context.Context, o training.ApplyOptions) (gradNorm float64, err error) {
-	if err := ctx.Err(); err != nil {
+	if s.closed {
+		return 0, errClosed
+	}
+	if err := errors.Join(ctx.Err(), checkApply(o)); err != nil {
 		return 0, err
 	}
 	groups := s.all()
@@ -214,6 +224,21 @@ func (s *Session) Apply(ctx context.Context, o training.ApplyOptions) (gradNorm 
 	}
 	return gradNorm, nil
 }
+
+// checkApply refuses what would turn all values into NaN.
+func checkApply(o training.ApplyOptions) error {
+	switch {
+	case !(float32(o.NumItems) > 0) || !finite(float64(float32(o.NumItems))):
+		return fmt.Errorf("ApplyOptions.NumItems is %v: want the number of labels, or another positive number", o.NumItems)
+	case !finite(o.LearningRate):
+		return fmt.Errorf("ApplyOptions.LearningRate is %v: want a number", o.LearningRate)
+	case !(o.MaxGradNorm >= 0):
+		return fmt.Errorf("ApplyOptions.MaxGradNorm is %v: want a positive number, or 0, which clips nothing", o.MaxGradNorm)
+	}
+	return nil
+}
+
+func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
 func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 	items := o.NumItems

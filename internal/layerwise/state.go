@@ -53,6 +53,9 @@ func (s *Session) named(visit func(name string, at **tensors.Tensor) error) erro
 // SaveState writes trainable values, moments and the number of steps into dir, which exists. Where the last update turns
 // out to have failed, the error says so, and it is taken back.
 func (s *Session) SaveState(dir string) error {
+	if s.closed {
+		return errClosed
+	}
 	var all []safetensors.Tensor
 	err := s.named(func(name string, at **tensors.Tensor) error {
 		err := s.near(*at, func(held *tensors.Tensor) (err error) {
@@ -95,6 +98,9 @@ func savedDType(t *tensors.Tensor) string {
 
 // LoadState puts back what SaveState wrote, all or nothing.
 func (s *Session) LoadState(dir string) (err error) {
+	if s.closed {
+		return errClosed
+	}
 	f, err := safetensors.Open(filepath.Join(dir, stateFile))
 	if err != nil {
 		return fmt.Errorf("load state: %w", err)

@@ -1,0 +1,86 @@
+package layerwise_test
+
+import (
+	"bytes"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/loris-ml/loris/internal/training"
+	"github.com/loris-ml/loris/models"
+)
+
+func TestAClosedSessionAnswersWithAnError(t *testing.T) {
+	m, a := trainee(t, models.Options{}, 0)
+	s := session(t, m, a, settings)
+	b, dir := packed(12, documents(1, 12)), t.TempDir()
+	run(t, s, 1, b)
+	if err := s.SaveState(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, call := range map[string]func() error{
+		"MicroStep": func() error { _, err := s.MicroStep(t.Context(), b); return err },
+		"Evaluate":  func() error { _, err := s.Evaluate(t.Context(), b); return err },
+		"Apply": func() error {
+			_, err := s.Apply(t.Context(), training.ApplyOptions{LearningRate: 1, NumItems: 1})
+			return err
+		},
+		"Prefetch":  func() error { return s.(training.Prefetcher).Prefetch(b) },
+		"SaveState": func() error { return s.SaveState(t.TempDir()) },
+		"LoadState": func() error { return s.LoadState(dir) },
+	} {
+		if err := call(); err == nil || !strings.Contains(err.Error(), "the session is closed") {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+	if s.(training.Joiner).FitsWhole(1, 12) {
+		t.Error("a closed session has room for batches")
+	}
+	if _, err := s.(training.Ranker).RankScores(); err != nil {
+		t.Error(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Errorf("closed again: %v", err)
+	}
+}
+
+func TestApplyRefusesWhatIsNoNumberAndChangesNothing(t *testing.T) {
+	b, good := packed(12, documents(1, 12)), training.ApplyOptions{LearningRate: 1e-2, NumItems: 11, MaxGradNorm: 0.5}
+	m, a := trainee(t, models.Options{}, 0)
+	s := session(t, m, a, settings)
+	before := weights(t, s)
+	if _, err := s.MicroStep(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		field string
+		spoil func(o *training.ApplyOptions, v float64)
+		with  []float64
+	}{
+		{"NumItems", func(o *training.ApplyOptions, v float64) { o.NumItems = v }, []float64{0, -1, 1e-60, 1e60, math.NaN(), math.Inf(1)}},
+		{"LearningRate", func(o *training.ApplyOptions, v float64) { o.LearningRate = v }, []float64{math.NaN(), math.Inf(1)}},
+		{"MaxGradNorm", func(o *training.ApplyOptions, v float64) { o.MaxGradNorm = v }, []float64{-1, math.NaN()}},
+	} {
+		for _, v := range c.with {
+			o := good
+			c.spoil(&o, v)
+			if _, err := s.Apply(t.Context(), o); err == nil || !strings.Contains(err.Error(), "ApplyOptions."+c.field) {
+				t.Errorf("%s %v: error %v", c.field, v, err)
+			}
+		}
+	}
+	if !bytes.Equal(weights(t, s), before) {
+		t.Error("values have changed")
+	}
+	got, err := s.Apply(t.Context(), good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, a = trainee(t, models.Options{}, 0)
+	if _, want := run(t, session(t, m, a, settings), 1, b); got != want[0] {
+		t.Errorf("gradient norm %v after what was refused, want %v", got, want[0])
+	}
+}
