@@ -178,7 +178,7 @@ func largestFit(begin, most, room int64, spend func(bytes int64) (spent, used in
 // FitsWhole tells whether a batch of that shape can keep on a GPU all that its backward pass needs. On the host larger batches
 // are no faster. The first answer for a shape stands: it is asked in every step, and what is free then differs.
 func (s *Session) FitsWhole(rows, length int) bool {
-	if s.closed || s.model.Device.Kind != backend.CUDA {
+	if s.model.Device.Kind != backend.CUDA || s.usable() != nil {
 		return false
 	}
 	shape := [2]int{rows, length}

@@ -47,6 +47,33 @@ func TestAClosedSessionAnswersWithAnError(t *testing.T) {
 	}
 }
 
+func TestASessionWhoseAdaptersAreClosedAnswersWithAnError(t *testing.T) {
+	for _, steps := range []int{0, 1} {
+		m, _ := trainee(t, models.Options{}, 0)
+		a, err := m.NewAdapters(adapters(m, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := m.SessionWith(a, settings)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := packed(12, documents(1, 12))
+		run(t, s, steps, b)
+		if err := a.Close(); err != nil {
+			t.Fatal(err)
+		}
+		_, microStep := s.MicroStep(t.Context(), b)
+		_, evaluate := s.Evaluate(t.Context(), b)
+		for _, err := range []error{microStep, evaluate, s.(training.Prefetcher).Prefetch(b)} {
+			if err == nil || !strings.Contains(err.Error(), "adapters are closed") {
+				t.Errorf("after %d steps: error %v", steps, err)
+			}
+		}
+		_ = s.Close() // the last update's values are gone
+	}
+}
+
 func TestApplyRefusesWhatIsNoNumberAndChangesNothing(t *testing.T) {
 	b, good := packed(12, documents(1, 12)), training.ApplyOptions{LearningRate: 1e-2, NumItems: 11, MaxGradNorm: 0.5}
 	m, a := trainee(t, models.Options{}, 0)

@@ -398,8 +398,24 @@ func (s *Session) Device() *backend.Device { return s.model.Device }
 // MemoryInUse returns the bytes in use on the device, where the device tells.
 func (s *Session) MemoryInUse() (bytes int64, ok bool) { return s.model.Device.MemoryInUse() }
 
-// checkBatch refuses a batch that does not fit together, or whose ids and labels the model does not have.
+// usable tells that the session is closed, or what it trains.
+func (s *Session) usable() error {
+	gone := func(t *tensors.Tensor) bool { return !t.Ok() }
+	switch {
+	case s.closed:
+		return errClosed
+	case slices.ContainsFunc(s.spans[s.first].tensors(), gone): // they are all closed together
+		return errors.New("the session's model or adapters are closed: close sessions before those")
+	}
+	return nil
+}
+
+// checkBatch refuses a batch that does not fit together, or whose ids and labels the model does not have, and every batch once
+// the session is of no more use.
 func (s *Session) checkBatch(b *training.Batch) error {
+	if err := s.usable(); err != nil {
+		return err
+	}
 	if err := training.CheckBatch(b, s.model.Vocab); err != nil {
 		return err
 	}

@@ -25,9 +25,6 @@ func (s *Session) Evaluate(ctx context.Context, b *training.Batch) (training.Sta
 }
 
 func (s *Session) through(ctx context.Context, b *training.Batch, train bool) (training.Stats, error) {
-	if s.closed {
-		return training.Stats{}, errClosed
-	}
 	if err := errors.Join(ctx.Err(), s.checkBatch(b)); err != nil {
 		return training.Stats{}, err
 	}
@@ -104,9 +101,6 @@ func (s *Session) newPass(given *training.Batch, train bool) *pass {
 
 // Prefetch moves the batch to the device. Until MicroStep has taken it, b must stay as it is.
 func (s *Session) Prefetch(b *training.Batch) error {
-	if s.closed {
-		return errClosed
-	}
 	if err := s.checkBatch(b); err != nil {
 		return err
 	}
