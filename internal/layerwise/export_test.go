@@ -42,9 +42,11 @@ func MLPTokens(s training.Session, n int) { s.(*Session).plan.mlp = n }
 // Scaler is a scaler.
 type Scaler struct{ *scaler }
 
-func NewScaler() Scaler                  { return Scaler{newScaler()} }
-func (s Scaler) Judge(norm float64) bool { return s.judge(norm) }
-func (s Scaler) Scale() float64          { return s.scale }
+func NewScaler() Scaler            { return Scaler{newScaler()} }
+func (s Scaler) Note(applied bool) { s.note(applied) }
+func (s Scaler) TakeBack()         { s.takeBack() }
+func (s Scaler) Scale() float64    { return s.scale }
+func (s Scaler) String() string    { return s.scaler.String() }
 
 // SetLossScale sets the scale of the loss, which float16 has.
 func SetLossScale(s training.Session, scale float64) { s.(*Session).scaler.scale = scale }

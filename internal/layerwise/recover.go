@@ -67,6 +67,7 @@ func (s *Session) takeBack() error {
 	spoiled := s.exchange(s.old)
 	s.old = nil
 	s.steps--
+	s.scaler.takeBack()
 	return freeAll(spoiled)
 }
 

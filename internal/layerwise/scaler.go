@@ -20,10 +20,16 @@ import (
 // the factor is smaller than torch's by their share, which float16 has the room for: in 4,096 tokens gradients are multiplied by
 // 16 to begin with. The size is rounded up to a power of two, so that multiplying and dividing by it is exact.
 type scaler struct {
-	scale   float64
-	good    int     // steps since the scale changed last
+	scaling
+	before  scaling // that of before the last update
 	size    float64 // of the step's first batch, in whose factor gradients are summed; 0: there is none yet
 	skipped bool    // the last step was left out
+}
+
+// scaling is what follows from the steps done.
+type scaling struct {
+	scale float64
+	good  int // steps since the scale changed last
 }
 
 // torch.amp.GradScaler's defaults.
@@ -32,7 +38,7 @@ const (
 	growthInterval = 2000
 )
 
-func newScaler() *scaler { return &scaler{scale: initScale} }
+func newScaler() *scaler { return &scaler{scaling: scaling{scale: initScale}} }
 
 // sized is the size of a batch of so many tokens.
 func sized(tokens int) float64 { return math.Ldexp(1, bits.Len(uint(tokens-1))) }
@@ -58,18 +64,28 @@ func (l *scaler) next() {
 	}
 }
 
-// judge takes note of a step's gradient norm, and tells whether it may be applied.
-func (l *scaler) judge(norm float64) bool {
-	l.skipped = math.IsNaN(norm) || math.IsInf(norm, 0)
+// note takes note of a step that stands: it was applied, or left out because its gradients were not finite.
+func (l *scaler) note(applied bool) {
+	if l == nil {
+		return
+	}
+	l.before, l.skipped = l.scaling, !applied
 	switch {
 	case l.skipped:
-		l.scale, l.good = l.scale/2, 0
+		l.scaling = scaling{scale: l.scale / 2}
+		l.before = l.scaling // it updated nothing
 	case l.good+1 == growthInterval:
-		l.scale, l.good = l.scale*2, 0
+		l.scaling = scaling{scale: l.scale * 2}
 	default:
 		l.good++
 	}
-	return !l.skipped
+}
+
+// takeBack forgets the last update.
+func (l *scaler) takeBack() {
+	if l != nil {
+		l.scaling = l.before
+	}
 }
 
 // weight is what the pass's gradients are multiplied by when they are added to the step's sums; nil: 1.

@@ -130,21 +130,23 @@ func TestLossScaleGrowsAfterTwoThousandSteps(t *testing.T) {
 		if want := math.Ldexp(65536, i/2000); l.Scale() != want {
 			t.Fatalf("before step %d the scale is %v, want %v", i, l.Scale(), want)
 		}
-		if !l.Judge(1) {
-			t.Fatal("a finite norm is refused")
-		}
+		l.Note(true)
 	}
-	l.Judge(1)
-	if l.Judge(math.NaN()) || l.Judge(math.Inf(1)) || l.Scale() != 65536 {
+	l.Note(true)
+	l.Note(false)
+	if l.Note(false); l.Scale() != 65536 {
 		t.Errorf("after two steps left out the scale is %v", l.Scale())
 	}
 	for range 1999 {
-		l.Judge(1)
+		l.Note(true)
 	}
 	if l.Scale() != 65536 {
 		t.Error("steps before one that was left out count")
 	}
-	if l.Judge(1); l.Scale() != 131072 {
+	if l.Note(true); l.Scale() != 131072 {
 		t.Errorf("2,000 steps after one that was left out the scale is %v", l.Scale())
+	}
+	if l.TakeBack(); l.String() != "65536 1999" {
+		t.Errorf("without the last step scale and steps are %s", l)
 	}
 }

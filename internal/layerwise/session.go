@@ -275,8 +275,9 @@ func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 		if err != nil {
 			return 0, err
 		}
-		if !s.scaler.judge(float64(values[0])) {
-			return float64(values[0]), s.DropGradients()
+		if norm := float64(values[0]); !finite(norm) {
+			s.scaler.note(false)
+			return norm, s.DropGradients()
 		}
 	}
 	fresh, err := s.update(o, scale) // now, so that the device does not wait for the host to have read the norm
@@ -293,6 +294,7 @@ func (s *Session) apply(o training.ApplyOptions) (gradNorm float64, err error) {
 		return 0, errors.Join(err, freeAll(s.exchange(old)))
 	}
 	// The gradients came from the last update's values: it did not fail.
+	s.scaler.note(true)
 	s.scaler.next()
 	for _, g := range s.all() {
 		s.trash, g.grads = append(s.trash, g.grads...), nil
