@@ -36,10 +36,13 @@ func parseBudget(s string) (int64, error) {
 		}
 	}
 	v, err := strconv.ParseFloat(number, 64)
-	if err != nil || v < 0 || math.IsNaN(v) || v*factor > math.MaxInt64 {
+	if err != nil || v < 0 || math.IsNaN(v) || math.IsInf(v, 0) {
 		return 0, fmt.Errorf(`ResidualBudget %q: want "auto" or a number of bytes such as "0", "512MB" or "12GiB"`, s)
 	}
-	return int64(v * factor), nil
+	if v *= factor; v >= math.MaxInt64 { // as a float that is 2⁶³, one more than an int64 holds
+		return math.MaxInt64, nil
+	}
+	return int64(v), nil
 }
 
 // levels are what a span may keep, from little to much; each step saves the recomputation of more.
@@ -130,7 +133,8 @@ func (p *planner) fit(s *Session, ps *pass, forecast func([]spanPlan) (Forecast,
 	begin, most, room := min(p.budget, all), min(p.budget, all), limit
 	switch {
 	case p.budget == Auto:
-		begin, most, room = min(s.model.spare(ps.tokens()), all), all, s.model.room()
+		free, _ := s.model.spare(ps.tokens())
+		begin, most, room = min(free, all), all, s.model.room()
 	case limit <= 0:
 		room = 1 << 62
 	}
@@ -185,16 +189,22 @@ func (s *Session) FitsWhole(rows, length int) bool {
 	if fits, asked := s.plan.whole[shape]; asked {
 		return fits
 	}
-	budget := s.plan.budget
-	if budget == Auto {
-		budget = s.model.spare(rows * length)
-	}
+	free, told := s.model.spare(rows * length)
+	budget := s.plan.allowed(free, told)
 	if s.plan.whole == nil {
 		s.plan.whole = map[[2]int]bool{}
 	}
 	plan, _ := s.plan.spend(s, s.plan.sizes(s, rows, length), budget, rows, length)
 	s.plan.whole[shape] = full(plan)
 	return s.plan.whole[shape]
+}
+
+// allowed is what a batch may keep where free bytes are to spare, if that is told: a budget in bytes is no more than there is.
+func (p *planner) allowed(free int64, told bool) int64 {
+	if p.budget == Auto || told && free < p.budget {
+		return free
+	}
+	return p.budget
 }
 
 // full tells whether all is kept on the device.
@@ -305,17 +315,17 @@ func (m *Model) room() int64 {
 }
 
 // spare is what Auto allows at first: on a GPU the free memory less what the programs need to work in, on the host half of what
-// is available.
-func (m *Model) spare(tokens int) int64 {
+// is available; 0 and false where the device does not tell.
+func (m *Model) spare(tokens int) (bytes int64, told bool) {
 	free, ok := m.Device.FreeMemory()
 	if !ok {
-		return 0
+		return 0, false
 	}
 	if m.Device.Kind != backend.CUDA {
-		return free / 2
+		return free / 2, true
 	}
 	logits := int64(m.chunkTokens(tokens)) * int64(m.Vocab) * 4
-	return max(0, free-3*logits-8*int64(tokens)*int64(m.Layers[0].Layout.Outputs())-2<<30)
+	return max(0, free-3*logits-8*int64(tokens)*int64(m.Layers[0].Layout.Outputs())-2<<30), true
 }
 
 // pinnable is how many bytes of the host's memory residuals may take; only GPUs have any use for it.

@@ -503,7 +503,7 @@ func TestRefusedBatchLeavesTheSums(t *testing.T) {
 
 func TestWrongBudgetIsNamed(t *testing.T) {
 	m, a := trainee(t, models.Options{}, 0)
-	for _, budget := range []string{"lots", "-1", "12 parsecs", "NaN"} {
+	for _, budget := range []string{"lots", "-1", "12 parsecs", "NaN", "Inf"} {
 		o := settings
 		o.ResidualBudget = budget
 		if _, err := m.SessionWith(a, o); err == nil || !strings.Contains(err.Error(), "ResidualBudget") {
