@@ -1,7 +1,6 @@
 package layerwise
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -292,11 +291,10 @@ func (m *Model) adapterGradients(e *ends, p *pass) ([]*tensors.Tensor, error) {
 	if e.tiedRows() {
 		shared = rest[0]
 	}
-	p.ends = nil
 	if e.trainsEmbedding() {
 		grads, err := m.embeddingGradients(e, p, shared)
-		if err := errors.Join(err, backend.Free(shared)); err != nil {
-			return nil, err
+		if err != nil {
+			return nil, err // what there is stays the pass's to free
 		}
 		for i, slot := range e.embedSlots() {
 			bySlot[slot] = grads[i]
@@ -306,7 +304,8 @@ func (m *Model) adapterGradients(e *ends, p *pass) ([]*tensors.Tensor, error) {
 	for _, slot := range e.w.Layout.Trainable() {
 		out = append(out, bySlot[slot])
 	}
-	return out, nil
+	p.ends = nil
+	return out, backend.Free(shared)
 }
 
 func (e *ends) trainsEmbedding() bool {

@@ -31,9 +31,14 @@ var endParts = map[string]func(m *models.CausalLM, values func(n int) []float32)
 // ended is a small model, its head tied or not, with adapters in its layers and at its ends.
 func ended(t *testing.T, tied bool, parts func(m *models.CausalLM, values func(n int) []float32) []models.LoRA) (*models.CausalLM, models.Adapters) {
 	t.Helper()
+	return endedOn(t, "", tied, parts)
+}
+
+func endedOn(t *testing.T, spec string, tied bool, parts func(m *models.CausalLM, values func(n int) []float32) []models.LoRA) (*models.CausalLM, models.Adapters) {
+	t.Helper()
 	cfg := tiny
 	cfg.TieWordEmbeddings = tied
-	m, err := models.NewRandom(context.Background(), &cfg, 3, models.Options{})
+	m, err := models.NewRandom(context.Background(), &cfg, 3, models.Options{Backend: spec, DType: models.Float32})
 	if err != nil {
 		t.Fatal(err)
 	}

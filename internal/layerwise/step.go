@@ -301,10 +301,10 @@ func (s *Session) collect(p *pass) error {
 			gradients = func(p *pass) ([]*tensors.Tensor, error) { return s.model.adapterGradients(s.edge, p) }
 		}
 		grads, err := gradients(p)
-		if err != nil {
-			return err
+		if err == nil {
+			err = s.ends.accumulate(s.model, grads, weight)
 		}
-		if err := s.ends.accumulate(s.model, grads, weight); err != nil {
+		if err != nil {
 			return errors.Join(err, backend.Free(grads...))
 		}
 	}
