@@ -90,7 +90,21 @@ type result struct {
 	TrainedParams string    `json:"trained"`
 }
 
+// check refuses numbers of steps of which there are no times.
+func (o *options) check() error {
+	switch {
+	case o.steps < 1:
+		return fmt.Errorf("-steps %d: want at least 1, of which the times are told", o.steps)
+	case o.warmup < 0:
+		return fmt.Errorf("-warmup %d: want 0 or more", o.warmup)
+	}
+	return nil
+}
+
 func run(ctx context.Context, o options, cases []string) (err error) {
+	if err := o.check(); err != nil {
+		return err
+	}
 	m := models.Options{MaxDeviceMemory: o.cap}
 	if o.tiled {
 		m.Attention = attention.RouteTiled
