@@ -2,6 +2,7 @@ package layerwise_test
 
 import (
 	"bytes"
+	"context"
 	"math"
 	"strings"
 	"testing"
@@ -109,5 +110,68 @@ func TestApplyRefusesWhatIsNoNumberAndChangesNothing(t *testing.T) {
 	m, a = trainee(t, models.Options{}, 0)
 	if _, want := run(t, session(t, m, a, settings), 1, b); got != want[0] {
 		t.Errorf("gradient norm %v after what was refused, want %v", got, want[0])
+	}
+}
+
+func TestWrongBatchesAreErrorsAndChangeNothing(t *testing.T) {
+	ctx := context.Background()
+	m, a := trainee(t, models.Options{}, 0)
+	s := session(t, m, a, settings)
+	good := packed(6, documents(8, 6))
+	for want, spoil := range map[string]func(b *training.Batch){
+		"vocabulary of 97": func(b *training.Batch) { b.IDs[3] = 97 },
+		"Labels has 5":     func(b *training.Batch) { b.Labels = b.Labels[:5] },
+		"Segments has 2":   func(b *training.Batch) { b.Segments = b.Segments[:2] },
+		"empty batch":      func(b *training.Batch) { *b = training.Batch{} },
+		"Rows must be":     func(b *training.Batch) { b.Rows, b.Length = -1, -6 },
+		"Labels[2] is 97":  func(b *training.Batch) { b.Labels[2] = 97 },
+		"Labels[2] is -1":  func(b *training.Batch) { b.Labels[2] = -1 },
+		"FirstLabels[0]":   func(b *training.Batch) { b.FirstLabels = []int32{-2} },
+		"Joined[0] is 2":   func(b *training.Batch) { b.Joined = []int{2} },
+	} {
+		b := packed(6, documents(8, 6))
+		spoil(b)
+		_, microStep := s.MicroStep(ctx, b)
+		_, evaluate := s.Evaluate(ctx, b)
+		for _, err := range []error{microStep, evaluate, s.(training.Prefetcher).Prefetch(b)} {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("got error %v, want one with %q", err, want)
+			}
+		}
+	}
+	if _, err := s.MicroStep(ctx, nil); err == nil {
+		t.Error("no batch is taken")
+	}
+	if _, err := s.Apply(ctx, training.ApplyOptions{LearningRate: 1, NumItems: 1}); err == nil {
+		t.Error("Apply without a micro-step succeeded")
+	}
+	canceled, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := s.MicroStep(canceled, good); err == nil {
+		t.Error("a canceled micro-step succeeded")
+	}
+	run(t, s, 1, good)
+}
+
+func TestRefusedBatchLeavesTheSums(t *testing.T) {
+	ctx := context.Background()
+	good, bad := packed(6, documents(8, 6)), packed(6, documents(9, 6))
+	bad.IDs[2] = -1
+	m, a := trainee(t, models.Options{}, 0)
+	s := session(t, m, a, settings)
+	if _, err := s.MicroStep(ctx, good); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.MicroStep(ctx, bad); err == nil {
+		t.Fatal("a token id of -1 was taken")
+	}
+	o := training.ApplyOptions{LearningRate: 1e-2, NumItems: float64(good.NumLabels), MaxGradNorm: 0.5}
+	got, err := s.Apply(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, a = trainee(t, models.Options{}, 0)
+	if _, want := run(t, session(t, m, a, settings), 1, good); got != want[0] {
+		t.Errorf("gradient norm %v after a refused batch, want %v", got, want[0])
 	}
 }
