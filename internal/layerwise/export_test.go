@@ -6,6 +6,7 @@ import (
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/loris-ml/loris/internal/nn"
 	"github.com/loris-ml/loris/internal/seam"
@@ -29,6 +30,24 @@ func PageMoments(s training.Session) error {
 		if err := session.page(g); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// MoveMoments puts moments elsewhere once more, by a program called "moved" in the place of the copies to the host's memory.
+func MoveMoments(s training.Session) error {
+	session := s.(*Session)
+	for _, g := range session.all() {
+		moved, err := session.model.programs.get(session.model.Device, "moved", "", func(in []*Node) (out []*Node) {
+			for _, x := range in {
+				out = append(out, Identity(x))
+			}
+			return out
+		}).call(g.state...)
+		if err != nil {
+			return err
+		}
+		session.trash, g.state = append(session.trash, g.state...), moved
 	}
 	return nil
 }

@@ -304,6 +304,45 @@ func TestWhatFailedInTheLastUpdateIsTold(t *testing.T) {
 	})
 }
 
+// Values tell nothing of moments that were lost on their way to the host's memory behind an update.
+func TestMomentsLostOnTheWayTakeTheirStepBack(t *testing.T) {
+	reference.OnXLA(t, 16, func(t *testing.T, backend string, p *seam.Plugin) {
+		w := watch(t, p)
+		for _, optim := range []string{"paged_adamw_32bit", "paged_adamw_8bit"} {
+			t.Run(optim, func(t *testing.T) {
+				m, a := trainee(t, models.Options{Backend: backend, DType: models.Float32}, 0)
+				o := settings
+				o.Optim = optim
+				s := session(t, m, a, o)
+				if err := layerwise.PageMoments(s); err != nil {
+					t.Fatal(err)
+				}
+				c := newCourse(t, s, 3)
+				c.restart()
+				if err := c.step(0); err != nil {
+					t.Fatal(err)
+				}
+				w.Fail(seam.Fault{Program: "moved", Late: true, Text: "the device is ill"})
+				if err := layerwise.MoveMoments(s); err != nil {
+					t.Fatal(err)
+				}
+				err := c.step(1)
+				if err == nil || !strings.Contains(err.Error(), "the device is ill") {
+					t.Fatalf("got error %v", err)
+				}
+				for i := c.steps(); i < 3; i++ {
+					if err := c.step(i); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if at := c.steps(); at != 3 {
+					t.Errorf("the state is that after %d steps", at)
+				}
+			})
+		}
+	})
+}
+
 // canceledAfter is canceled when it has been asked so many times.
 type canceledAfter struct {
 	context.Context

@@ -45,21 +45,50 @@ func (s *Session) recovered(err error) error {
 	return errors.Join(fmt.Errorf("%w (optimizer step %d, which it spoiled, was taken back)", withRemedy(err), s.steps), dropped, s.takeBack())
 }
 
-// spoiled reports whether the last update failed. One program made all values of a group, so that any of them tells.
+// spoiled reports whether the last update failed.
 func (s *Session) spoiled() bool {
 	if s.old == nil {
 		return false
 	}
 	for _, g := range s.all() {
-		if len(g.params) == 0 {
-			continue
-		}
-		smallest := slices.MinFunc(g.values(), func(a, b *tensors.Tensor) int { return cmp.Compare(a.Size(), b.Size()) })
-		if _, err := backend.DownloadFloats(smallest); err != nil {
+		if len(g.params) > 0 && s.witness(g) != nil {
 			return true
 		}
 	}
 	return false
+}
+
+// witness reads of what an update gave a group the smallest result of each program that had a part in it: one made all values and
+// moments, another made E of all triplets anew, and another moved all moments to where they lie.
+func (s *Session) witness(g *group) error {
+	if err := readable(smallest(g.values())); err != nil {
+		return err
+	}
+	if _, at := g.triplets(); len(at) > 0 {
+		if err := readable(*g.params[at[0][2]].at); err != nil {
+			return err
+		}
+	}
+	if !s.paged || len(g.state) == 0 {
+		return nil
+	}
+	err := s.near(smallest(g.state), readable)
+	if err != nil {
+		_ = s.model.Device.Sync() // else the next step tells the failure of this copy
+	}
+	return err
+}
+
+func smallest(ts []*tensors.Tensor) *tensors.Tensor {
+	return slices.MinFunc(ts, func(a, b *tensors.Tensor) int { return cmp.Compare(a.Size(), b.Size()) })
+}
+
+// readable waits for a tensor, of whatever dtype, and tells whether what made it failed.
+func readable(t *tensors.Tensor) error {
+	if !t.HasLocal() {
+		defer t.FinalizeLocal()
+	}
+	return t.ConstBytes(func([]byte) {})
 }
 
 // takeBack puts the values before the last update in place again.
