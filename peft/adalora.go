@@ -10,6 +10,7 @@ import (
 
 	. "github.com/gomlx/gomlx/core/graph"
 
+	"github.com/loris-ml/loris/internal/layerwise"
 	"github.com/loris-ml/loris/internal/nn"
 	"github.com/loris-ml/loris/internal/training"
 	"github.com/loris-ml/loris/models"
@@ -262,14 +263,15 @@ func (t adalora) Apply(o nn.Operands) *Node {
 
 // session has the schedule run in a training session.
 func (c AdaLoraConfig) session(s *methodSet, start func(training.SessionOptions) (training.Session, error), o training.SessionOptions) (training.Session, error) {
-	o.Triplets = &training.Triplets{Beta1: c.Beta1, Beta2: c.Beta2, Orthogonal: *c.OrthRegWeight / float64(2*len(s.forms))} // their mean
+	ranks := newRankSchedule(s)
+	o.Triplets = &training.Triplets{Beta1: c.Beta1, Beta2: c.Beta2, Orthogonal: *c.OrthRegWeight / float64(2*len(s.forms)), Allocator: ranks} // their mean
 	inner, err := start(o)
 	if err != nil {
 		return nil, err
 	}
-	ranked, ok := inner.(rankedSession)
+	session, ok := inner.(*layerwise.Session)
 	if !ok {
 		return nil, errors.Join(fmt.Errorf("%T does not weigh ranks", inner), inner.Close())
 	}
-	return &adaloraSession{rankedSession: ranked, set: s, pattern: s.wholePattern()}, nil
+	return &adaloraSession{session, ranks}, nil
 }

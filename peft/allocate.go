@@ -2,7 +2,6 @@ package peft
 
 import (
 	"cmp"
-	"context"
 	"encoding/json/v2"
 	"errors"
 	"fmt"
@@ -15,23 +14,34 @@ import (
 	"strings"
 
 	"github.com/loris-ml/loris/internal/atomicfile"
-	"github.com/loris-ml/loris/internal/training"
+	"github.com/loris-ml/loris/internal/layerwise"
 )
 
-// rankedSession is a session that weighs triplets, with all that trainers ask of sessions.
-type rankedSession interface {
-	training.Session
-	training.Prefetcher
-	training.LossScaler
-	training.Ranker
+// adaloraSession runs AdaLoRA's schedule: RankAllocator of peft/tuners/adalora/layer.py and update_and_allocate of model.py. Beside
+// the checkpoints' it has all methods of the session that it allocates ranks of, for whoever asks whether a session has one.
+type adaloraSession struct {
+	*layerwise.Session
+	ranks *rankSchedule
 }
 
-// adaloraSession runs AdaLoRA's schedule: RankAllocator of peft/tuners/adalora/layer.py and update_and_allocate of model.py.
-type adaloraSession struct {
-	rankedSession
+// rankSchedule is the [training.Allocator] of a set. Its step is always the session's: it keeps none of its own.
+type rankSchedule struct {
 	set     *methodSet
-	step    int               // the next one's number
-	pattern map[string][]bool // what is kept, by path; nil: not decided yet
+	given   map[string][]bool // the config's ranks at the start, which stand until others are decided
+	decided []decision        // the last ones, oldest first
+}
+
+// decision is what is kept, by path, when so many steps are done; nil: not decided yet.
+type decision struct {
+	steps   int
+	pattern map[string][]bool
+}
+
+// undone is how many steps may be taken back at once: the one that is under way, and the one before it.
+const undone = 2
+
+func newRankSchedule(s *methodSet) *rankSchedule {
+	return &rankSchedule{set: s, given: s.cfg.(AdaLoraConfig).RankPattern, decided: []decision{{0, s.wholePattern()}}}
 }
 
 // ranksFile holds the schedule's state beside the session's.
@@ -66,77 +76,75 @@ func allocated(scores map[string][]float32, budget int) map[string][]bool {
 	return pattern
 }
 
-// Apply implements [training.Session].
-func (s *adaloraSession) Apply(ctx context.Context, o training.ApplyOptions) (float64, error) {
+// Allocate implements [training.Allocator]. The step's number is PEFT's, which counts from 0.
+func (s *rankSchedule) Allocate(step int, scores func(updated bool) (map[string][]float32, error)) (map[string][]bool, error) {
 	c := s.set.cfg.(AdaLoraConfig)
 	final := c.TotalStep - c.TFinal
-	var scores map[string][]float32
-	var err error
-	if s.step == final { // this step's gradients no longer count
-		if scores, err = s.scores(); err != nil {
-			return 0, err
-		}
-	}
-	norm, err := s.rankedSession.Apply(ctx, o)
-	if err != nil {
-		return norm, err
-	}
-	if _, skipped := s.LossScale(); skipped {
-		return norm, nil
-	}
-	step := s.step
-	s.step++
 	begin, end := s.sizes(c)
 	budget, due := c.budget(step, begin, end)
-	switch {
-	case step > final:
-		return norm, s.mask()
-	case step < final && due:
-		if scores, err = s.scores(); err != nil {
-			return norm, err
-		}
-		fallthrough
-	case step == final:
-		s.pattern = allocated(scores, budget)
-		s.publish()
-		return norm, s.mask()
+	if step < final && !due {
+		return nil, nil
 	}
-	return norm, nil
+	if step <= final {
+		found, err := scores(step < final) // the gradients of the last one no longer count
+		if err != nil {
+			return nil, err
+		}
+		s.decide(step+1, allocated(byPath(found), budget))
+	}
+	keep := map[string][]bool{}
+	for path, k := range s.pattern() {
+		keep[strings.TrimPrefix(path, layersPrefix)] = k
+	}
+	return keep, nil
 }
 
+// TakeBack implements [training.Allocator].
+func (s *rankSchedule) TakeBack(steps int) {
+	n := len(s.decided)
+	for n > 1 && s.decided[n-1].steps > steps {
+		n--
+	}
+	if n < len(s.decided) {
+		s.decided = s.decided[:n]
+		s.publish()
+	}
+}
+
+// decide has a pattern stand once so many steps are done.
+func (s *rankSchedule) decide(steps int, pattern map[string][]bool) {
+	s.decided = append(s.decided[max(0, len(s.decided)-undone):], decision{steps, pattern})
+	s.publish()
+}
+
+func (s *rankSchedule) pattern() map[string][]bool { return s.decided[len(s.decided)-1].pattern }
+
 // sizes are the ranks of all linears together, as they are and as they are to be.
-func (s *adaloraSession) sizes(c AdaLoraConfig) (begin, end int) {
+func (s *rankSchedule) sizes(c AdaLoraConfig) (begin, end int) {
 	for _, f := range s.set.forms {
 		begin += f.tensors[2].shape[0]
 	}
 	return begin, c.TargetR * len(s.set.forms)
 }
 
-// scores are those of the triplets, by path.
-func (s *adaloraSession) scores() (map[string][]float32, error) {
-	found, err := s.RankScores()
+// byPath are a session's scores by the paths of linears.
+func byPath(found map[string][]float32) map[string][]float32 {
 	scores := map[string][]float32{}
 	for linear, v := range found {
 		scores[layersPrefix+linear] = v
 	}
-	return scores, err
-}
-
-// mask makes what is not kept zero.
-func (s *adaloraSession) mask() error {
-	keep := map[string][]bool{}
-	for path, k := range s.pattern {
-		keep[strings.TrimPrefix(path, layersPrefix)] = k
-	}
-	return s.MaskRanks(keep)
+	return scores
 }
 
 // publish puts the pattern into the adapter's config.
-func (s *adaloraSession) publish() {
+func (s *rankSchedule) publish() {
 	c := s.set.cfg.(AdaLoraConfig)
-	c.RankPattern = map[string][]bool{}
-	for path, k := range s.pattern {
-		c.RankPattern[path+suffixE] = k
+	c.RankPattern = s.given
+	if pattern := s.pattern(); pattern != nil {
+		c.RankPattern = map[string][]bool{}
+		for path, k := range pattern {
+			c.RankPattern[path+suffixE] = k
+		}
 	}
 	s.set.cfg = c
 }
@@ -157,16 +165,16 @@ func (s *methodSet) wholePattern() map[string][]bool {
 
 // ranksState is ranksFile.
 type ranksState struct {
-	Step        int               `json:"step"`
+	Step        int               `json:"step"` // that of the session's state, which alone is read
 	RankPattern map[string][]bool `json:"rank_pattern"`
 }
 
 // SaveState implements [training.Session].
 func (s *adaloraSession) SaveState(dir string) error {
-	if err := s.rankedSession.SaveState(dir); err != nil {
+	if err := s.Session.SaveState(dir); err != nil {
 		return err
 	}
-	raw, err := json.Marshal(ranksState{s.step, s.pattern}, json.Deterministic(true))
+	raw, err := json.Marshal(ranksState{s.Steps(), s.ranks.pattern()}, json.Deterministic(true))
 	if err != nil {
 		return err
 	}
@@ -188,16 +196,15 @@ func (s *adaloraSession) LoadState(dir string) error {
 		return fmt.Errorf("load state: %s: %w", path, err)
 	}
 	for _, path := range slices.SortedFunc(maps.Keys(state.RankPattern), cmp.Compare[string]) {
-		i := slices.IndexFunc(s.set.targets, func(t Target) bool { return t.Path == path })
-		if i < 0 || len(state.RankPattern[path]) != s.set.forms[i].tensors[2].shape[0] {
+		i := slices.IndexFunc(s.ranks.set.targets, func(t Target) bool { return t.Path == path })
+		if i < 0 || len(state.RankPattern[path]) != s.ranks.set.forms[i].tensors[2].shape[0] {
 			return fmt.Errorf("load state: %s: module %q has no %d ranks in this training", filepath.Join(dir, ranksFile), path, len(state.RankPattern[path]))
 		}
 	}
-	if err := s.rankedSession.LoadState(dir); err != nil {
+	if err := s.Session.LoadState(dir); err != nil {
 		return err
 	}
-	if s.step, s.pattern = state.Step, state.RankPattern; s.pattern != nil {
-		s.publish()
-	}
+	s.ranks.decided = []decision{{s.Steps(), state.RankPattern}}
+	s.ranks.publish()
 	return nil
 }

@@ -1,7 +1,7 @@
 package layerwise
 
 import (
-	"fmt"
+	"slices"
 	"strings"
 
 	. "github.com/gomlx/gomlx/core/graph"
@@ -12,7 +12,7 @@ import (
 
 // AdaLoRA's part in a session (arXiv:2303.10512): what triplets of a row of A [r, in], a column of B [out, r] and a value of E [r, 1]
 // are worth, the regularization of A and B, and zeros in E. Triplets belong to the linear that they are on, by the number of its
-// layer and its name: "3.self_attn.q_proj". Which of them stay is decided by whoever drives the session.
+// layer and its name: "3.self_attn.q_proj". Which of them stay is decided by a [training.Allocator].
 
 // The names of a triplet's tensors behind that of their linear.
 var tripletNames = []string{".lora_A", ".lora_B", ".lora_E"}
@@ -46,42 +46,53 @@ func (g *group) triplets() (linears []string, at [][3]int) {
 	return linears, at
 }
 
-// weights returns the importance and the uncertainty of parameter i.
-func (g *group) weights(o optimizer, i int) []*tensors.Tensor {
+// weights returns the importance and the uncertainty of parameter i, of the group's moments or others in their place.
+func (g *group) weights(o optimizer, state []*tensors.Tensor, i int) []*tensors.Tensor {
 	end := 0
 	for _, p := range g.params[:i+1] {
 		end += len(o.state(p))
 	}
-	return g.state[end-2 : end]
+	return state[end-2 : end]
 }
 
-// RankScores implements [training.Ranker]: of each triplet the importance times its uncertainty of E, and the means of those of A
-// and B.
-func (s *Session) RankScores() (map[string][]float32, error) {
-	scores := map[string][]float32{}
-	for _, g := range s.groups {
-		linears, at := g.triplets()
-		var in []*tensors.Tensor
-		for _, t := range at {
-			for _, i := range t {
-				in = append(in, g.weights(s.optim, i)...)
-			}
+// allocate asks which triplets stay, and makes E of the others zero in the new values: what is taken away comes and goes with the
+// step.
+func (s *Session) allocate(fresh [][]*tensors.Tensor) error {
+	if s.ranks == nil {
+		return nil
+	}
+	keep, err := s.ranks.Allocate(s.steps, func(updated bool) (map[string][]float32, error) { return s.rankScores(fresh, updated) })
+	if err != nil {
+		return err
+	}
+	for i, g := range s.all() {
+		if err := s.maskRanks(g, fresh[i], keep); err != nil {
+			return err
 		}
-		if len(in) == 0 {
+	}
+	return nil
+}
+
+// rankScores are of each triplet the importance times its uncertainty of E, and the means of those of A and B: by the groups'
+// moments, or by the new ones.
+func (s *Session) rankScores(fresh [][]*tensors.Tensor, updated bool) (map[string][]float32, error) {
+	scores := map[string][]float32{}
+	for i, g := range s.all() {
+		linears, at := g.triplets()
+		if len(linears) == 0 {
 			continue
 		}
-		out, err := s.model.one("rank_scores", func(in []*Node) *Node {
-			var all []*Node
-			for ; len(in) > 0; in = in[6:] {
-				a, b, e := Mul(in[0], in[1]), Mul(in[2], in[3]), Mul(in[4], in[5])
-				all = append(all, Add(Reshape(e, -1), Add(ReduceMean(a, 1), ReduceMean(b, 0))))
-			}
-			return concat(all)
-		}, in...)
-		if err != nil {
-			return nil, err
+		state := g.state
+		if updated {
+			state = fresh[i][len(g.params):]
 		}
-		values, err := backend.DownloadFloats(out)
+		var in []*tensors.Tensor
+		for _, t := range at {
+			for _, p := range t {
+				in = append(in, g.weights(s.optim, state, p)...)
+			}
+		}
+		values, err := s.score(in)
 		if err != nil {
 			return nil, err
 		}
@@ -89,11 +100,33 @@ func (s *Session) RankScores() (map[string][]float32, error) {
 			r := (*g.params[at[k][2]].at).Shape().Dim(0)
 			scores[linear], values = values[:r], values[r:]
 		}
-		if err := backend.Free(out); err != nil {
-			return nil, err
-		}
 	}
 	return scores, nil
+}
+
+// score is what triplets are worth by the importance and the uncertainty of their A, B and E.
+func (s *Session) score(weights []*tensors.Tensor) ([]float32, error) {
+	if s.paged {
+		here, err := s.model.copyTo("device", weights)
+		if err != nil {
+			return nil, err
+		}
+		defer backend.Free(here...)
+		weights = here
+	}
+	out, err := s.model.one("rank_scores", func(in []*Node) *Node {
+		var all []*Node
+		for ; len(in) > 0; in = in[6:] {
+			a, b, e := Mul(in[0], in[1]), Mul(in[2], in[3]), Mul(in[4], in[5])
+			all = append(all, Add(Reshape(e, -1), Add(ReduceMean(a, 1), ReduceMean(b, 0))))
+		}
+		return concat(all)
+	}, weights...)
+	if err != nil {
+		return nil, err
+	}
+	defer out.FinalizeAll()
+	return backend.DownloadFloats(out)
 }
 
 // concat joins vectors.
@@ -104,41 +137,52 @@ func concat(parts []*Node) *Node {
 	return Concatenate(parts, 0)
 }
 
-// MaskRanks implements [training.Ranker].
-func (s *Session) MaskRanks(keep map[string][]bool) error {
-	for _, g := range s.groups {
-		linears, at := g.triplets()
-		for k, linear := range linears {
-			mask, ok := keep[linear]
-			if !ok {
-				continue
-			}
-			if err := s.maskRank(&g.params[at[k][2]], mask); err != nil {
-				return fmt.Errorf("ranks of %s: %w", linear, err)
-			}
-		}
+// maskRanks makes E zero in a group's new values for triplets that are not to be kept. One program makes all E of the group, masked
+// or not, so that any of them tells whether it failed.
+func (s *Session) maskRanks(g *group, fresh []*tensors.Tensor, keep map[string][]bool) error {
+	linears, at := g.triplets()
+	if !slices.ContainsFunc(linears, func(linear string) bool { return keep[linear] != nil }) {
+		return nil
 	}
-	return nil
+	in := []*tensors.Tensor{nil}
+	var factors []float32
+	for k, linear := range linears {
+		e := fresh[at[k][2]]
+		factors = append(factors, maskOf(keep[linear], e.Shape().Dim(0))...)
+		in = append(in, e)
+	}
+	var err error
+	if in[0], err = backend.UploadValues(s.model.Device, factors, len(factors), 1); err != nil {
+		return err
+	}
+	defer in[0].FinalizeAll()
+	masked, err := s.model.programs.get(s.model.Device, "mask_ranks", "", func(in []*Node) (out []*Node) {
+		first := 0
+		for _, e := range in[1:] {
+			mask := SliceAxis(in[0], 0, AxisRange(first, first+e.Shape().Dim(0)))
+			out = append(out, Where(Equal(mask, ZerosLike(mask)), mask, e))
+			first += e.Shape().Dim(0)
+		}
+		return out
+	}).call(in...)
+	if err != nil {
+		return err
+	}
+	for k, t := range at {
+		fresh[t[2]] = masked[k]
+	}
+	return backend.Free(in[1:]...)
 }
 
-func (s *Session) maskRank(e *param, keep []bool) error {
-	factors := make([]float32, len(keep))
-	for i, k := range keep {
-		if k {
-			factors[i] = 1
+// maskOf is 1 for each of n triplets that stays, and 0 for others; nil: all stay.
+func maskOf(keep []bool, n int) []float32 {
+	mask := make([]float32, n)
+	for i := range mask {
+		if keep == nil || keep[i] {
+			mask[i] = 1
 		}
 	}
-	mask, err := backend.UploadValues(s.model.Device, factors, len(keep), 1)
-	if err != nil {
-		return err
-	}
-	masked, err := s.model.one("mask_ranks", func(in []*Node) *Node { return Where(Equal(in[1], ZerosLike(in[1])), in[1], in[0]) }, *e.at, mask)
-	if err != nil {
-		return err
-	}
-	old := *e.at
-	*e.at = masked
-	return backend.Free(old, mask)
+	return mask
 }
 
 // regularize adds to the sums of gradients, which are divided by items later, those of ‖A Aᵀ - I‖ and ‖Bᵀ B - I‖ of all triplets'

@@ -29,6 +29,9 @@ func (s *Session) retire(old [][]*tensors.Tensor) {
 // device, drops the gradients, and takes the last update back if that is what failed. It returns err, with that said
 // and, where memory was short, with what helps.
 func (s *Session) recovered(err error) error {
+	if s.ranks != nil {
+		defer func() { s.ranks.TakeBack(s.steps) }()
+	}
 	late := s.model.Device.Sync()
 	dropped := errors.Join(s.DropGradients(), s.sweep())
 	s.dropAhead() // its uploads may be what failed
@@ -109,6 +112,9 @@ func (s *Session) confirm() error {
 	s.retire(nil)
 	return s.sweep()
 }
+
+// Steps is how many optimizer steps are done, without those that were taken back.
+func (s *Session) Steps() int { return s.steps }
 
 // settled waits for the last update, which nothing has read yet, and takes it back if it failed.
 func (s *Session) settled() error {

@@ -32,6 +32,7 @@ type Session struct {
 	dropout     bool                 // some adapter drops inputs
 	noise       float64              // see neftune.go
 	orthogonal  float64              // weight of AdaLoRA's regularization
+	ranks       training.Allocator   // of AdaLoRA's triplets; nil: all stay
 	bound       *training.Constraint // by which values are projected before each step, or nil
 	loss        *training.Loss       // nil: cross entropy
 	accumulates bool                 // several micro-steps may add up
@@ -69,12 +70,12 @@ func NewSession(m *Model, adapters []*nn.Weights, o training.SessionOptions) (*S
 		accumulates: o.Accumulates,
 	}
 	if o.Triplets != nil {
-		s.orthogonal = o.Triplets.Orthogonal
+		s.orthogonal, s.ranks = o.Triplets.Orthogonal, o.Triplets.Allocator
 	}
 	if m.scaled() {
 		s.scaler = newScaler()
 	}
-	if m.Device.Kind == backend.CUDA && s.scaler == nil && o.Triplets == nil { // AdaLoRA masks values behind each step
+	if m.Device.Kind == backend.CUDA && s.scaler == nil && o.Triplets == nil { // with AdaLoRA it has not been measured
 		s.leads = leadSpans
 	}
 	trained := 0
@@ -346,6 +347,9 @@ func (s *Session) update(o training.ApplyOptions, scale *tensors.Tensor) (fresh 
 		if err := s.encoded(fresh); err != nil {
 			return nil, errors.Join(err, freeAll(fresh))
 		}
+	}
+	if err := s.allocate(fresh); err != nil {
+		return nil, errors.Join(err, freeAll(fresh))
 	}
 	return fresh, nil
 }

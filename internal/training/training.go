@@ -62,7 +62,7 @@ type SessionOptions struct {
 	Seed              int64 // of dropout and noise
 	// Accumulates tells that several micro-steps may add up before an Apply, so that memory is planned for their sums.
 	Accumulates bool
-	// Triplets has the session weigh the triplets of AdaLoRA: it is a [Ranker]. nil: it does not.
+	// Triplets has the session weigh the triplets of AdaLoRA. nil: it does not.
 	Triplets *Triplets
 	// Constraint is what some trained tensors are made to satisfy before each optimizer step. nil: nothing.
 	Constraint *Constraint
@@ -81,15 +81,17 @@ type Triplets struct {
 	// Orthogonal is the weight of the regularization that is added to the mean loss of each optimizer step: the sum of ‖A Aᵀ - I‖
 	// and ‖Bᵀ B - I‖ over all A and B. Losses that are reported are without it.
 	Orthogonal float64
+	Allocator  Allocator // nil: all triplets stay
 }
 
-// Ranker is a Session that was told to weigh triplets. They go by the number of the layer and the name of the linear that they are
-// on: "3.self_attn.q_proj".
-type Ranker interface {
-	// RankScores tells what each triplet is worth after the last Apply.
-	RankScores() (map[string][]float32, error)
-	// MaskRanks makes the values E of triplets zero that are not to be kept.
-	MaskRanks(keep map[string][]bool) error
+// Allocator decides in each optimizer step which triplets stay. They go by the number of the layer and the name of the linear that
+// they are on: "3.self_attn.q_proj".
+type Allocator interface {
+	// Allocate tells which triplets stay in the step that so many steps came before; E of the others becomes zero. Linears that are not
+	// in keep stay as they are. scores tells what each triplet is worth, before the step or after its update.
+	Allocate(steps int, scores func(updated bool) (map[string][]float32, error)) (keep map[string][]bool, err error)
+	// TakeBack tells, when something failed, how many steps stand: what was decided in others is void.
+	TakeBack(steps int)
 }
 
 // ApplyOptions configure one optimizer step.
