@@ -8,7 +8,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/loris-ml/loris/internal/backend"
+	"github.com/loris-ml/loris/internal/layerwise"
 	"github.com/loris-ml/loris/internal/reference"
+	"github.com/loris-ml/loris/internal/seam"
 	"github.com/loris-ml/loris/internal/training"
 	"github.com/loris-ml/loris/models"
 )
@@ -119,6 +122,38 @@ func TestAdaLoRAAllocatesRanksAsPEFTDoes(t *testing.T) {
 			t.Errorf("a checkpoint without a schedule: %v", err)
 		}
 	})
+}
+
+// What trainers and benchmarks ask of a session by its type AdaLoRA's has as well.
+func TestAdaLoRAsSessionHasWhatOtherSessionsHave(t *testing.T) {
+	c := readTuner(t, "adalora_ranks")
+	s, err := c.open(t, c.load(t, "", models.Options{})).NewSession(training.SessionOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for name, has := range map[string]func() bool{
+		"Prefetcher": func() bool { _, ok := s.(training.Prefetcher); return ok },
+		"LossScaler": func() bool { _, ok := s.(training.LossScaler); return ok },
+		"Joiner":     func() bool { _, ok := s.(training.Joiner); return ok },
+		"Device":     func() bool { _, ok := s.(interface{ Device() *backend.Device }); return ok },
+		"Profile": func() bool {
+			_, ok := s.(interface {
+				Profile(run func() error) ([]seam.Execution, error)
+			})
+			return ok
+		},
+		"ForecastMemory": func() bool {
+			_, ok := s.(interface {
+				ForecastMemory(rows, length int) (layerwise.Forecast, bool)
+			})
+			return ok
+		},
+	} {
+		if !has() {
+			t.Errorf("%T has no %s", s, name)
+		}
+	}
 }
 
 func TestAdaLoRABudgetsFallByACubicSchedule(t *testing.T) {
