@@ -40,9 +40,6 @@ func TestAClosedSessionAnswersWithAnError(t *testing.T) {
 	if s.(training.Joiner).FitsWhole(1, 12) {
 		t.Error("a closed session has room for batches")
 	}
-	if _, err := s.(training.Ranker).RankScores(); err != nil {
-		t.Error(err)
-	}
 	if err := s.Close(); err != nil {
 		t.Errorf("closed again: %v", err)
 	}
