@@ -224,7 +224,7 @@ func (p *planner) at(keep nn.Keep, rows, length int) spanPlan {
 func (p *planner) sizes(s *Session, rows, length int) (size []int64) {
 	for _, l := range levels {
 		var bytes int64
-		for _, k := range s.model.keptShapes(s.spans[s.first], p.at(l, rows, length), rows, length) {
+		for _, k := range s.model.keptShapes(s.spans[s.first], p.at(l, rows, length), rows, length, s.dropout) {
 			bytes += int64(k.ByteSize())
 		}
 		size = append(size, bytes)
@@ -282,8 +282,8 @@ func (p *planner) tight() bool {
 	return false
 }
 
-// keptShapes are the shapes of what a span keeps: the graph is built, not compiled.
-func (m *Model) keptShapes(s span, plan spanPlan, rows, length int) (all []shapes.Shape) {
+// keptShapes are the shapes of what a span keeps, where inputs of adapters are dropped or not: the graph is built, not compiled.
+func (m *Model) keptShapes(s span, plan spanPlan, rows, length int, dropout bool) (all []shapes.Shape) {
 	g := NewGraph(m.Device.Backend, "kept")
 	defer g.Finalize()
 	table := shapes.Make(dtypes.Float32, 1, length, m.Rope.Width())
@@ -291,15 +291,18 @@ func (m *Model) keptShapes(s span, plan spanPlan, rows, length int) (all []shape
 		Parameter(g, "x", shapes.Make(m.Shape.Compute, rows, length, m.Shape.Hidden)),
 		Parameter(g, "cos", table), Parameter(g, "sin", table),
 	}
+	if dropout {
+		in = append(in, Parameter(g, "rows", shapes.Make(dtypes.Uint32, rows)), Parameter(g, "index", shapes.Make(dtypes.Uint32)))
+	}
 	for i, t := range s.tensors() {
 		in = append(in, Parameter(g, fmt.Sprint("w", i), t.Shape()))
 	}
 	r := &reader{in}
 	x := r.one()
-	b, _ := r.batch(variant{})
+	b, index := r.batch(variant{dropout: dropout})
 	b.PartTokens = plan.tokens
 	tape := nn.Record(plan.keep)
-	y, _ := m.run(s, r, b, tape, x, nil)
+	y, _ := m.run(s, r, b, tape, x, numbered(index))
 	for _, n := range tape.Kept(y) {
 		all = append(all, n.Shape())
 	}

@@ -242,7 +242,7 @@ func (s *Session) cost(p *pass, i int, plan spanPlan) (c spanCost, ok bool, err 
 	if c.forward, ok, err = m.forward(sp, p.sh, plan).footprint(slices.Concat([]shapes.Shape{x}, shared, weights)); !ok || plan.passes {
 		return c, ok, err
 	}
-	kept := m.keptShapes(sp, plan, x.Dimensions[0], x.Dimensions[1])
+	kept := m.keptShapes(sp, plan, x.Dimensions[0], x.Dimensions[1], p.sh.rowKeys != nil)
 	in := slices.Concat([]shapes.Shape{x, m.gradientShape(p)}, shared, kept, weights)
 	if c.backward, ok, err = m.backward(sp, p.sh, plan, len(kept), s.endsAt(i)).footprint(in); !ok {
 		return c, false, err

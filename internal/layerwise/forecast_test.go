@@ -3,6 +3,7 @@ package layerwise_test
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -81,8 +82,17 @@ func newTrainee(t *testing.T, cfg models.LlamaConfig, o models.Options, so train
 func TestForecastsCompileTheProgramsOfSteps(t *testing.T) {
 	reference.OnXLA(t, 16, func(t *testing.T, spec string, _ *seam.Plugin) {
 		for _, dtype := range []models.DType{models.Float32, models.BFloat16, models.Float16} {
-			for _, dropout := range []float64{0, 0.1} {
-				m, a := trainee(t, models.Options{Backend: spec, DType: dtype}, dropout)
+			for _, c := range []struct {
+				dropout float64
+				dora    bool
+			}{{0, false}, {0.1, false}, {0.1, true}} {
+				if c.dora && dtype != models.BFloat16 {
+					continue
+				}
+				m, a := trainee(t, models.Options{Backend: spec, DType: dtype}, c.dropout)
+				if c.dora {
+					a = withMagnitudes(t, m, c.dropout)
+				}
 				s := session(t, m, a, settings)
 				b := packed(12, documents(1, 12), documents(2, 5, 7))
 				if _, err := s.MicroStep(t.Context(), b); err != nil {
@@ -91,11 +101,33 @@ func TestForecastsCompileTheProgramsOfSteps(t *testing.T) {
 				compiled := layerwise.Compiled(s)
 				_, ok, err := layerwise.ForecastAgain(s, b, func() int64 { return 0 })
 				if n := layerwise.Compiled(s) - compiled; !ok || err != nil || n != 0 {
-					t.Errorf("%s, dropout %g: forecast %v, error %v, %d programs more", dtype, dropout, ok, err, n)
+					t.Errorf("%s, %+v: forecast %v, error %v, %d programs more", dtype, c, ok, err, n)
 				}
 			}
 		}
 	})
+}
+
+// withMagnitudes makes the adapters of a trainee DoRA's.
+func withMagnitudes(t *testing.T, m *models.CausalLM, dropout float64) models.Adapters {
+	t.Helper()
+	loras, outs := adapters(m, dropout), map[string]int{}
+	for _, l := range m.Linears() {
+		outs[l.Path] = l.Out
+	}
+	for i := range loras {
+		loras[i].Magnitude = slices.Repeat([]float32{0.5}, outs[loras[i].Path])
+	}
+	a, err := m.NewAdapters(loras)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := a.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return a
 }
 
 func TestLogitsOfOneChunkAreAliveAtATime(t *testing.T) {

@@ -52,6 +52,6 @@ func (l *Layer) drop(x *Node, a boundAdapter) *Node {
 	}
 	d := x.Shape().Dimensions
 	keep := Reshape(draw.Keep(draw.Columns(l.tokenKeys(a, d[1]), d[2]), p), d...)
-	scaled := MulScalar(x, 1/(1-p))
+	scaled := ConvertDType(MulScalar(ConvertDType(x, dtypes.Float32), 1/(1-p)), x.DType()) // no number of half precision
 	return Where(keep, scaled, ZerosLike(scaled))
 }

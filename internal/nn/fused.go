@@ -184,7 +184,7 @@ func (l *Layer) factors(x *Node, names []string) *fused {
 	}
 	f := l.adapted(r)
 	for _, a := range f.adapters {
-		if a.rows != nil && l.tape.differentiates() || a.dora() && l.dropRate(a) > 0 {
+		if a.rows != nil && l.tape != nil || a.dora() && l.dropRate(a) > 0 {
 			return nil // the fused form learns nothing by rows, and has no DoRA of dropped inputs
 		}
 	}

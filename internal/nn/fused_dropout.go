@@ -42,9 +42,9 @@ func (l *Layer) dropping(length int, adapters []boundAdapter) *dropping {
 	return d
 }
 
-// scaled is x with its columns, one for each rank, times 1/(1-rate).
+// scaled is x with its columns, one for each rank, times 1/(1-rate), which is no number of bfloat16.
 func (d *dropping) scaled(x *Node) *Node {
-	return Mul(x, ConvertDType(Const(x.Graph(), [][]float32{d.scale}), x.DType()))
+	return ConvertDType(Mul(ConvertDType(x, dtypes.Float32), Const(x.Graph(), [][]float32{d.scale})), x.DType())
 }
 
 // low is dropout(x)·aᵀ in float32, [T, n], for x [T, in or more] and a [n, in].
