@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -124,26 +125,33 @@ func (d *Device) driver(field string) (int64, bool) {
 }
 
 // cardOf is what nvidia-smi calls device num of a backend with these options in a process with this CUDA_VISIBLE_DEVICES, of
-// neither of which it knows; "" where that cannot be said. Numbers are equal where CUDA_DEVICE_ORDER is PCI_BUS_ID or all cards
-// are of one kind.
+// neither of which it knows; "" where that cannot be said. XLA takes visible_devices in ascending order. Numbers are equal where
+// CUDA_DEVICE_ORDER is PCI_BUS_ID or all cards are of one kind.
 func cardOf(num int, options, visible string, set bool) string {
-	nth := func(list, separator string) string {
-		if ids := strings.Split(list, separator); num >= 0 && num < len(ids) {
-			return strings.TrimSpace(ids[num])
-		}
-		return ""
-	}
 	for option := range strings.SplitSeq(options, ",") {
-		if list, ok := strings.CutPrefix(option, "visible_devices="); ok {
-			n, err := strconv.Atoi(nth(list, ";"))
+		list, ok := strings.CutPrefix(option, "visible_devices=")
+		if !ok {
+			continue
+		}
+		var ids []int
+		for id := range strings.SplitSeq(list, ";") {
+			n, err := strconv.Atoi(strings.TrimSpace(id))
 			if err != nil {
 				return ""
 			}
-			num = n
+			ids = append(ids, n)
 		}
+		slices.Sort(ids)
+		if ids = slices.Compact(ids); num >= len(ids) {
+			return ""
+		}
+		num = ids[num]
 	}
-	if set {
-		return nth(visible, ",")
+	if !set {
+		return strconv.Itoa(num)
 	}
-	return strconv.Itoa(num)
+	if cards := strings.Split(visible, ","); num >= 0 && num < len(cards) {
+		return strings.TrimSpace(cards[num])
+	}
+	return ""
 }

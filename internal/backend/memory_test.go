@@ -16,8 +16,10 @@ func TestTheDriverIsAskedForTheCardThatCUDASees(t *testing.T) {
 		{0, "", "GPU-8f2a,1", true, "GPU-8f2a"},
 		{2, "", "3,5", true, ""},
 		{0, "", "", true, ""},
-		{0, "tf32=false,visible_devices=2;1", "", false, "2"},
-		{1, "visible_devices=2;1", "4,6,7", true, "6"},
+		{0, "tf32=false,visible_devices=2;1", "", false, "1"},
+		{1, "visible_devices=2;1", "4,6,7", true, "7"},
+		{1, "visible_devices=1;1", "", false, ""},
+		{0, "visible_devices=x", "", false, ""},
 		{2, "visible_devices=2;1", "", false, ""},
 		{0, "visible_devices=9", "4,6", true, ""},
 	} {

@@ -359,7 +359,7 @@ func TestSavedMomentsGoOnBitForBit(t *testing.T) {
 			same(t, optim+" loaded", again.held(t), saved)
 			r.train(t, again, 7, 5)
 			same(t, optim+" trained on", again.held(t), s.held(t))
-			if s.spoiled() {
+			if s.spoiled(true) {
 				t.Errorf("%s: a good state counts as spoiled", optim)
 			}
 		}

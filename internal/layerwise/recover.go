@@ -35,7 +35,7 @@ func (s *Session) recovered(err error) error {
 	late := s.model.Device.Sync()
 	dropped := errors.Join(s.DropGradients(), s.sweep())
 	s.dropAhead() // its uploads may be what failed
-	if !s.spoiled() {
+	if !s.spoiled(true) {
 		return errors.Join(withRemedy(err), dropped)
 	}
 	switch {
@@ -48,13 +48,13 @@ func (s *Session) recovered(err error) error {
 	return errors.Join(fmt.Errorf("%w (optimizer step %d, which it spoiled, was taken back)", withRemedy(err), s.steps), dropped, s.takeBack())
 }
 
-// spoiled reports whether the last update failed.
-func (s *Session) spoiled() bool {
+// spoiled reports whether the last update failed, where something has failed on the device or, as far as values tell, not.
+func (s *Session) spoiled(failed bool) bool {
 	if s.old == nil {
 		return false
 	}
 	for _, g := range s.all() {
-		if len(g.params) > 0 && s.witness(g) != nil {
+		if len(g.params) > 0 && witness(g) != nil || failed && s.paged && s.lost(g.state) {
 			return true
 		}
 	}
@@ -62,24 +62,26 @@ func (s *Session) spoiled() bool {
 }
 
 // witness reads of what an update gave a group the smallest result of each program that had a part in it: one made all values and
-// moments, another made E of all triplets anew, and another moved all moments to where they lie.
-func (s *Session) witness(g *group) error {
+// moments, and another made E of all triplets anew.
+func witness(g *group) error {
 	if err := readable(smallest(g.values())); err != nil {
 		return err
 	}
 	if _, at := g.triplets(); len(at) > 0 {
-		if err := readable(*g.params[at[0][2]].at); err != nil {
-			return err
+		return readable(*g.params[at[0][2]].at)
+	}
+	return nil
+}
+
+// lost reads moments that lie in the host's memory, where each was copied to by itself.
+func (s *Session) lost(moments []*tensors.Tensor) bool {
+	for _, t := range moments {
+		if s.near(t, readable) != nil {
+			_ = s.model.Device.Sync() // else the next step tells the failure of this copy
+			return true
 		}
 	}
-	if !s.paged || len(g.state) == 0 {
-		return nil
-	}
-	err := s.near(smallest(g.state), readable)
-	if err != nil {
-		_ = s.model.Device.Sync() // else the next step tells the failure of this copy
-	}
-	return err
+	return false
 }
 
 func smallest(ts []*tensors.Tensor) *tensors.Tensor {
@@ -122,7 +124,7 @@ func (s *Session) settled() error {
 		return nil
 	}
 	err := s.model.Device.Sync()
-	if !s.spoiled() {
+	if !s.spoiled(err != nil) {
 		return nil // an error is another session's
 	}
 	return s.recovered(cmp.Or(err, errDevice))

@@ -33,7 +33,8 @@ func OnXLA(t *testing.T, depth int, test func(t *testing.T, backend string, p *s
 	}
 }
 
-// AtDepth lets executions of a plugin be in flight for the time of a test.
+// AtDepth lets executions of a plugin's backends, those to come too, be in flight for the time of a test. Backends that are still open
+// behind it have the depth of those to come.
 func AtDepth(t *testing.T, p *seam.Plugin, depth int) {
 	t.Helper()
 	before := p.Depth()

@@ -166,7 +166,7 @@ func (p *Plugin) shares() (shared bool) {
 	return shared
 }
 
-// Depth is what SetDepth set.
+// Depth is what SetDepth set, for backends to come; those that are open may have another by now, see [Client.Depth].
 func (p *Plugin) Depth() int { return int(C.seam_depth(p.slot, 0)) }
 
 // Sync waits for all outstanding executions and copies of all backends, and returns the first error among them.

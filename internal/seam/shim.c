@@ -114,11 +114,18 @@ static PJRT_Error *client_create(plugin *p, PJRT_Client_Create_Args *a) {
   return NULL;
 }
 
+// client_destroy takes the backend out of the list first, so that nobody makes a lane for it any more.
 static PJRT_Error *client_destroy(plugin *p, PJRT_Client_Destroy_Args *a) {
   backend *b = NULL;
+  pthread_rwlock_wrlock(&p->asking);
   pthread_mutex_lock(&p->mu);
-  for (int i = 0; i < p->nbackends && !b; i++) if (p->backends[i]->client == a->client) b = p->backends[i];
+  for (int i = 0; i < p->nbackends; i++) if (p->backends[i]->client == a->client) {
+    b = p->backends[i];
+    memmove(p->backends + i, p->backends + i + 1, (--p->nbackends - i) * sizeof *p->backends);
+    break;
+  }
   pthread_mutex_unlock(&p->mu);
+  pthread_rwlock_unlock(&p->asking);
   for (int i = 0; b && i < DEVICES; i++) {
     lane *l = &p->lanes[i];
     pthread_mutex_lock(&p->mu);
@@ -131,14 +138,6 @@ static PJRT_Error *client_destroy(plugin *p, PJRT_Client_Destroy_Args *a) {
     l->owner = NULL;
     pthread_mutex_unlock(&p->mu);
   }
-  pthread_rwlock_wrlock(&p->asking);
-  pthread_mutex_lock(&p->mu);
-  for (int i = 0; i < p->nbackends; i++) if (p->backends[i] == b) {
-    memmove(p->backends + i, p->backends + i + 1, (--p->nbackends - i) * sizeof *p->backends);
-    break;
-  }
-  pthread_mutex_unlock(&p->mu);
-  pthread_rwlock_unlock(&p->asking);
   free(b);
   return p->real->PJRT_Client_Destroy(a);
 }
