@@ -6,7 +6,8 @@
 // here first. It has no graphs, no kernels and no numbers of its own: kernels live beside their plain-graph twins, which
 // every backend that was not opened through the seam runs ([Available] tells).
 //
-// Start reading at [Open], then [Call] and [Configure]. Tests watch a plugin, and let programs and uploads fail, by
+// Start reading at [Open], then [Client], which is one of the backends that may be at work on a plugin at a time, [Call] and
+// [Configure]. Tests watch a plugin, and let programs and uploads fail, by
 // [Plugin.Watch].
 //
 // # What it relies on
